@@ -1,0 +1,73 @@
+//! Bounded contexts and the topics that belong to each.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// A bounded context of the write side: owner of its commands, streams and topics.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Context {
+    Catalogue,
+    Inventory,
+    Pricing,
+}
+
+// === impl Context ===
+
+impl Context {
+    pub const ALL: [Context; 3] = [Context::Catalogue, Context::Inventory, Context::Pricing];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Context::Catalogue => "catalogue",
+            Context::Inventory => "inventory",
+            Context::Pricing => "pricing",
+        }
+    }
+
+    /// Topic that carries the events of this context.
+    pub const fn events_topic(self) -> &'static str {
+        match self {
+            Context::Catalogue => "catalogue.events",
+            Context::Inventory => "inventory.events",
+            Context::Pricing => "pricing.events",
+        }
+    }
+
+    /// Topic that services publish commands onto.
+    pub const fn commands_topic(self) -> &'static str {
+        match self {
+            Context::Catalogue => "catalogue.commands",
+            Context::Inventory => "inventory.commands",
+            Context::Pricing => "pricing.commands",
+        }
+    }
+
+    /// Topic that says what became of the commands of the command topic.
+    pub const fn outcomes_topic(self) -> &'static str {
+        match self {
+            Context::Catalogue => "catalogue.command-outcomes",
+            Context::Inventory => "inventory.command-outcomes",
+            Context::Pricing => "pricing.command-outcomes",
+        }
+    }
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+impl FromStr for Context {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Context::ALL
+            .into_iter()
+            .find(|context| context.as_str() == text)
+            .ok_or_else(|| format!("unknown context {text:?}: use catalogue, inventory or pricing"))
+    }
+}

@@ -1,0 +1,154 @@
+//! The events, in the shape of their newest schema version. Older stored versions become these by upcasting.
+//!
+//! Every event carries the **result** of its change, so that folding it twice, or from the middle, gives the same.
+
+use serde::{Deserialize, Serialize};
+
+use crate::context::Context;
+use crate::contract::SchemaRef;
+use crate::id::{RegionId, ReservationId, Sku, WarehouseId};
+
+/// Any event of any context.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A product entered the catalogue.
+    ProductRegistered(Product),
+    /// A product's description changed; the product is the result, not the difference.
+    ProductRevised(Product),
+    ProductDiscontinued(ProductDiscontinued),
+    StockUpdated(StockUpdated),
+    PriceSet(PriceSet),
+}
+
+/// A product as the catalogue describes it: what registering and revising both result in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Product {
+    pub sku: Sku,
+    pub name: String,
+    #[serde(default)]
+    pub brand: Option<String>,
+    /// Category names from the widest to the narrowest.
+    #[serde(default)]
+    pub category_path: Vec<String>,
+    #[serde(default)]
+    pub description: Option<String>,
+    /// As printed on the pack, such as `500 g`.
+    #[serde(default)]
+    pub pack_size: Option<String>,
+    #[serde(default)]
+    pub tags: Vec<String>,
+}
+
+/// A product left the catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProductDiscontinued {
+    pub sku: Sku,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// The stock of one SKU in one warehouse changed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockUpdated {
+    pub sku: Sku,
+    pub warehouse: WarehouseId,
+    pub region: RegionId,
+    pub change: StockChange,
+    /// Units: the signed difference for `adjusted`, the counted total for `counted`, else a positive amount.
+    pub quantity: i64,
+    /// Units in the warehouse after the change.
+    pub on_hand: i64,
+    /// Units of `on_hand` promised to reservations after the change.
+    pub reserved: i64,
+    #[serde(default)]
+    pub reservation_id: Option<ReservationId>,
+    /// Milliseconds since 1970 (UTC); only for `reserved`.
+    #[serde(default)]
+    pub expires_at: Option<i64>,
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// What happened to the stock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StockChange {
+    Received,
+    Adjusted,
+    Reserved,
+    Released,
+    Shipped,
+    Counted,
+}
+
+/// The price of a SKU in a region was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PriceSet {
+    pub sku: Sku,
+    pub region: RegionId,
+    /// ISO 4217 code.
+    pub currency: String,
+    /// Price of one pack in minor units of the currency.
+    pub amount_minor: i64,
+}
+
+// === impl Event ===
+
+impl Event {
+    pub fn context(&self) -> Context {
+        match self {
+            Event::ProductRegistered(_) | Event::ProductRevised(_) | Event::ProductDiscontinued(_) => {
+                Context::Catalogue
+            }
+            Event::StockUpdated(_) => Context::Inventory,
+            Event::PriceSet(_) => Context::Pricing,
+        }
+    }
+
+    /// The SKU that the event is about: the partition key of every event.
+    pub fn sku(&self) -> &Sku {
+        match self {
+            Event::ProductRegistered(event) => &event.sku,
+            Event::ProductRevised(event) => &event.sku,
+            Event::ProductDiscontinued(event) => &event.sku,
+            Event::StockUpdated(event) => &event.sku,
+            Event::PriceSet(event) => &event.sku,
+        }
+    }
+
+    /// The schema that the event is written with: the newest version of its name.
+    pub fn schema(&self) -> SchemaRef {
+        let (name, version) = match self {
+            Event::ProductRegistered(_) => ("millrace.catalogue.ProductRegistered", 2),
+            Event::ProductRevised(_) => ("millrace.catalogue.ProductRevised", 1),
+            Event::ProductDiscontinued(_) => ("millrace.catalogue.ProductDiscontinued", 1),
+            Event::StockUpdated(_) => ("millrace.inventory.StockUpdated", 1),
+            Event::PriceSet(_) => ("millrace.pricing.PriceSet", 1),
+        };
+        SchemaRef { name, version }
+    }
+
+    /// The event as JSON for people and tools: its fields, without the envelope.
+    pub fn to_json(&self) -> serde_json::Value {
+        let json = match self {
+            Event::ProductRegistered(event) => serde_json::to_value(event),
+            Event::ProductRevised(event) => serde_json::to_value(event),
+            Event::ProductDiscontinued(event) => serde_json::to_value(event),
+            Event::StockUpdated(event) => serde_json::to_value(event),
+            Event::PriceSet(event) => serde_json::to_value(event),
+        };
+        json.unwrap_or(serde_json::Value::Null)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_are_written_with_the_newest_version() {
+        for event in crate::codec::samples() {
+            assert_eq!(SchemaRef::newest(event.schema().name), Some(event.schema()));
+        }
+    }
+}

@@ -1,0 +1,266 @@
+//! Inventory: the stock of one SKU in one warehouse. Always `on_hand >= reserved >= 0` (invariant W3).
+//!
+//! The warehouse's region is a fact about the warehouse, not about the SKU: whoever loads the state of a new
+//! stream fills in [`StockState::region`] from the claim on the warehouse, and `decide` only compares.
+
+use std::collections::BTreeMap;
+
+use schemas::command::{MAX_NUMBER, ReserveStock};
+use schemas::event::{StockChange, StockUpdated};
+use schemas::{Command, Event, RegionId, ReservationId, WarehouseId};
+use serde::{Deserialize, Serialize};
+
+use crate::aggregate::misrouted;
+use crate::rejection::Rejection;
+
+/// Stock of one SKU in one warehouse.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct StockState {
+    /// Region of the warehouse, once known.
+    pub region: Option<RegionId>,
+    /// Units in the warehouse.
+    pub on_hand: i64,
+    /// Units of `on_hand` promised to reservations.
+    pub reserved: i64,
+    /// Reservations that are neither released nor shipped.
+    pub open: BTreeMap<ReservationId, Reservation>,
+}
+
+/// An open promise of units.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reservation {
+    pub quantity: i64,
+    /// Milliseconds since 1970.
+    pub expires_at: i64,
+}
+
+/// Decides a stock command at `now` (milliseconds since 1970).
+pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<Vec<Event>, Rejection> {
+    match command {
+        Command::ReceiveStock(data) => {
+            let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
+            let on_hand = state.on_hand.saturating_add(data.quantity);
+            within_bounds(on_hand)?;
+            Ok(vec![updated(
+                command,
+                &data.warehouse,
+                region,
+                StockChange::Received,
+                data.quantity,
+                on_hand,
+                state.reserved,
+            )])
+        }
+        Command::AdjustStock(data) => {
+            let region = state.agreed_region(None, &data.warehouse)?;
+            let on_hand = state.on_hand.saturating_add(data.delta);
+            within_bounds(on_hand)?;
+            if on_hand < state.reserved {
+                return Err(Rejection::new(
+                    "adjustment_below_reserved",
+                    format!(
+                        "{} on hand adjusted by {} leaves {on_hand}, {} are reserved",
+                        state.on_hand, data.delta, state.reserved
+                    ),
+                ));
+            }
+            let mut event = updated_fields(
+                command,
+                &data.warehouse,
+                region,
+                StockChange::Adjusted,
+                data.delta,
+                on_hand,
+                state.reserved,
+            );
+            event.reason = Some(data.reason.clone());
+            Ok(vec![Event::StockUpdated(event)])
+        }
+        Command::CountStock(data) => {
+            let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
+            if data.counted < state.reserved {
+                return Err(Rejection::new(
+                    "count_below_reserved",
+                    format!("{} counted, {} are reserved; release reservations first", data.counted, state.reserved),
+                ));
+            }
+            Ok(vec![updated(
+                command,
+                &data.warehouse,
+                region,
+                StockChange::Counted,
+                data.counted,
+                data.counted,
+                state.reserved,
+            )])
+        }
+        Command::ReserveStock(data) => reserve(state, command, data, now),
+        Command::ReleaseReservation(data) => {
+            let region = state.agreed_region(None, &data.warehouse)?;
+            let reservation = state.open_reservation(&data.reservation_id)?;
+            let reserved = state.reserved - reservation.quantity;
+            let mut event = updated_fields(
+                command,
+                &data.warehouse,
+                region,
+                StockChange::Released,
+                reservation.quantity,
+                state.on_hand,
+                reserved,
+            );
+            event.reservation_id = Some(data.reservation_id.clone());
+            event.reason = data.reason.clone();
+            Ok(vec![Event::StockUpdated(event)])
+        }
+        Command::ShipReservation(data) => {
+            let region = state.agreed_region(None, &data.warehouse)?;
+            let reservation = state.open_reservation(&data.reservation_id)?;
+            let mut event = updated_fields(
+                command,
+                &data.warehouse,
+                region,
+                StockChange::Shipped,
+                reservation.quantity,
+                state.on_hand - reservation.quantity,
+                state.reserved - reservation.quantity,
+            );
+            event.reservation_id = Some(data.reservation_id.clone());
+            Ok(vec![Event::StockUpdated(event)])
+        }
+        other => Err(misrouted(other)),
+    }
+}
+
+pub(crate) fn apply(state: &mut StockState, event: &Event) {
+    let Event::StockUpdated(event) = event else { return };
+    state.region = Some(event.region.clone());
+    state.on_hand = event.on_hand;
+    state.reserved = event.reserved;
+    let Some(reservation_id) = &event.reservation_id else { return };
+    match event.change {
+        StockChange::Reserved => {
+            let reservation =
+                Reservation { quantity: event.quantity, expires_at: event.expires_at.unwrap_or(i64::MAX) };
+            state.open.insert(reservation_id.clone(), reservation);
+        }
+        StockChange::Released | StockChange::Shipped => {
+            state.open.remove(reservation_id);
+        }
+        StockChange::Received | StockChange::Adjusted | StockChange::Counted => {}
+    }
+}
+
+// === impl StockState ===
+
+impl StockState {
+    /// Units that may still be reserved.
+    pub fn available(&self) -> i64 {
+        self.on_hand - self.reserved
+    }
+
+    /// The warehouse's region, from what is known and what the command says.
+    fn agreed_region(&self, named: Option<&RegionId>, warehouse: &WarehouseId) -> Result<RegionId, Rejection> {
+        match (&self.region, named) {
+            (Some(known), Some(named)) if known != named => Err(Rejection::new(
+                "warehouse_in_other_region",
+                format!("warehouse {warehouse} is in region {known}, not {named}"),
+            )),
+            (Some(known), _) => Ok(known.clone()),
+            (None, Some(named)) => Ok(named.clone()),
+            (None, None) => Err(Rejection::new(
+                "warehouse_unknown",
+                format!("warehouse {warehouse} has no region yet; receive or count stock there with a region first"),
+            )),
+        }
+    }
+
+    fn open_reservation(&self, id: &ReservationId) -> Result<&Reservation, Rejection> {
+        self.open.get(id).ok_or_else(|| {
+            Rejection::new(
+                "reservation_not_open",
+                format!("reservation {id} was never made, or is released or shipped"),
+            )
+        })
+    }
+}
+
+fn reserve(state: &StockState, command: &Command, data: &ReserveStock, now: i64) -> Result<Vec<Event>, Rejection> {
+    let region = state.agreed_region(None, &data.warehouse)?;
+    if data.expires_at <= now {
+        return Err(Rejection::new(
+            "reservation_expired",
+            format!("the reservation ends {} ms before the command came", now - data.expires_at),
+        ));
+    }
+    if state.open.contains_key(&data.reservation_id) {
+        return Err(Rejection::new(
+            "reservation_exists",
+            format!("reservation {} is open already", data.reservation_id),
+        ));
+    }
+    let available = state.available();
+    if data.quantity > available {
+        return Err(Rejection::new("insufficient_stock", format!("{} asked, {available} available", data.quantity)));
+    }
+    let mut event = updated_fields(
+        command,
+        &data.warehouse,
+        region,
+        StockChange::Reserved,
+        data.quantity,
+        state.on_hand,
+        state.reserved + data.quantity,
+    );
+    event.reservation_id = Some(data.reservation_id.clone());
+    event.expires_at = Some(data.expires_at);
+    Ok(vec![Event::StockUpdated(event)])
+}
+
+/// Keeps sums far from an overflow in every reader, JavaScript's 2^53 included.
+fn within_bounds(on_hand: i64) -> Result<(), Rejection> {
+    if on_hand > MAX_NUMBER {
+        return Err(Rejection::new(
+            "stock_too_large",
+            format!("{on_hand} on hand would pass the limit of {MAX_NUMBER}"),
+        ));
+    }
+    Ok(())
+}
+
+fn updated(
+    command: &Command,
+    warehouse: &WarehouseId,
+    region: RegionId,
+    change: StockChange,
+    quantity: i64,
+    on_hand: i64,
+    reserved: i64,
+) -> Event {
+    Event::StockUpdated(updated_fields(command, warehouse, region, change, quantity, on_hand, reserved))
+}
+
+fn updated_fields(
+    command: &Command,
+    warehouse: &WarehouseId,
+    region: RegionId,
+    change: StockChange,
+    quantity: i64,
+    on_hand: i64,
+    reserved: i64,
+) -> StockUpdated {
+    StockUpdated {
+        sku: command.sku().clone(),
+        warehouse: warehouse.clone(),
+        region,
+        change,
+        quantity,
+        on_hand,
+        reserved,
+        reservation_id: None,
+        expires_at: None,
+        reason: None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,59 @@
+//! Names of streams: `product-<sku>`, `stock-<sku>@<warehouse>`, `price-<sku>@<region>`.
+//!
+//! Ids cannot hold `@`, so a name splits in one way only.
+
+use std::fmt;
+
+use schemas::{Command, Context, Sku};
+use serde::{Deserialize, Serialize};
+
+/// A stream of events of one aggregate.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct StreamId(String);
+
+// === impl StreamId ===
+
+impl StreamId {
+    /// The stream that decides a command.
+    pub fn of(command: &Command) -> Self {
+        let stock = |sku: &Sku, warehouse: &dyn fmt::Display| Self(format!("stock-{sku}@{warehouse}"));
+        match command {
+            Command::RegisterProduct(_) | Command::ReviseProduct(_) | Command::DiscontinueProduct(_) => {
+                Self(format!("product-{}", command.sku()))
+            }
+            Command::ReceiveStock(data) => stock(&data.sku, &data.warehouse),
+            Command::AdjustStock(data) => stock(&data.sku, &data.warehouse),
+            Command::CountStock(data) => stock(&data.sku, &data.warehouse),
+            Command::ReserveStock(data) => stock(&data.sku, &data.warehouse),
+            Command::ReleaseReservation(data) => stock(&data.sku, &data.warehouse),
+            Command::ShipReservation(data) => stock(&data.sku, &data.warehouse),
+            Command::SetPrice(data) => Self(format!("price-{}@{}", data.sku, data.region)),
+        }
+    }
+
+    /// A name read back from the event table.
+    pub fn from_stored(name: impl Into<String>) -> Self {
+        Self(name.into())
+    }
+
+    /// The context whose aggregate the stream belongs to; `None` for a stream of no aggregate, such as outcomes.
+    pub fn context(&self) -> Option<Context> {
+        match self.0.split_once('-')?.0 {
+            "product" => Some(Context::Catalogue),
+            "stock" => Some(Context::Inventory),
+            "price" => Some(Context::Pricing),
+            _ => None,
+        }
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for StreamId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
