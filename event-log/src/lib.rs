@@ -1,0 +1,15 @@
+//! The event log: topics of partitions of records, on Kafka or in a SQLite file, and the envelope and schema
+//! registry that go with it.
+//!
+//! The only crate that knows Kafka and the registry.
+
+pub mod envelope;
+mod error;
+pub mod frame;
+mod log;
+mod registry;
+
+pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope, Headers};
+pub use error::EventLogError;
+pub use log::{EventLog, NewRecord, PartitionEnds, Record, Signal, Subscription, TopicPartition, TopicSpec};
+pub use registry::SchemaRegistry;

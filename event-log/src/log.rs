@@ -1,0 +1,120 @@
+//! The port: what Millrace needs of an event log, whatever keeps it.
+//!
+//! Every adapter passes the same contract suite.
+
+use std::fmt;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+
+use crate::envelope::Headers;
+use crate::error::EventLogError;
+
+/// A topic that must be there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TopicSpec {
+    pub name: String,
+    pub partitions: u32,
+}
+
+/// One partition of one topic.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TopicPartition {
+    pub topic: String,
+    pub partition: u32,
+}
+
+/// A record to publish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRecord {
+    pub at: TopicPartition,
+    pub key: Vec<u8>,
+    pub headers: Headers,
+    pub value: Vec<u8>,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+}
+
+/// A record as it was read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    pub at: TopicPartition,
+    pub offset: u64,
+    pub key: Bytes,
+    pub headers: Headers,
+    pub value: Bytes,
+    /// Milliseconds since 1970.
+    pub timestamp: i64,
+}
+
+/// The offsets that a partition holds: `first` is the oldest kept, `next` the one that the next record gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PartitionEnds {
+    pub partition: u32,
+    pub first: u64,
+    pub next: u64,
+}
+
+/// What a subscription has to say.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Signal {
+    /// These partitions are ours now. Nothing of one is delivered before [`Subscription::start`].
+    Assigned(Vec<TopicPartition>),
+    /// These are no longer ours; nothing more of them is delivered.
+    Revoked(Vec<TopicPartition>),
+    /// Records of one partition, in order of their offsets.
+    Records(Vec<Record>),
+}
+
+/// An append-only log of partitioned topics.
+#[async_trait]
+pub trait EventLog: Send + Sync {
+    /// Creates the topics that are missing. A topic with another partition count is an error: keys would move.
+    async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), EventLogError>;
+
+    /// Publishes records, in their order within each partition; returns when every one is acknowledged by all
+    /// replicas. After an error some may be in the log: publish the same ones again, consumers drop the twins.
+    async fn publish(&self, records: Vec<NewRecord>) -> Result<(), EventLogError>;
+
+    /// The ends of every partition of a topic.
+    async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError>;
+
+    /// Joins a group of consumers that share the partitions of some topics.
+    async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError>;
+
+    /// Whether the log answers; for readiness.
+    async fn ping(&self) -> Result<(), EventLogError>;
+}
+
+/// A member of a consumer group.
+#[async_trait]
+pub trait Subscription: Send {
+    /// Waits for what comes next. Safe to drop and call again: nothing is lost.
+    async fn next(&mut self) -> Result<Signal, EventLogError>;
+
+    /// Begins the delivery of an assigned partition at `offset`. An offset that the log no longer or not yet
+    /// holds is an error ([`EventLogError::OffsetOutOfRange`]), never a silent jump.
+    async fn start(&mut self, at: &TopicPartition, offset: u64) -> Result<(), EventLogError>;
+
+    /// Stops the delivery of a partition for a while, without leaving the group.
+    async fn pause(&mut self, at: &TopicPartition) -> Result<(), EventLogError>;
+
+    /// Goes on where [`Subscription::pause`] stopped.
+    async fn resume(&mut self, at: &TopicPartition) -> Result<(), EventLogError>;
+
+    /// Tells the log how far a partition is applied (`next_offset` is the first not applied): for lag tools only,
+    /// Millrace never resumes from it.
+    async fn commit(&mut self, at: &TopicPartition, next_offset: u64) -> Result<(), EventLogError>;
+}
+
+impl TopicPartition {
+    pub fn new(topic: impl Into<String>, partition: u32) -> Self {
+        Self { topic: topic.into(), partition }
+    }
+}
+
+impl fmt::Display for TopicPartition {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}/{}", self.topic, self.partition)
+    }
+}
