@@ -1,0 +1,249 @@
+//! The port: what Millrace needs of an event store, whatever keeps it.
+//!
+//! Every adapter passes the same contract suite. The order that matters: [`EventStore::load`] ends before
+//! [`EventStore::append`] makes its first write, so commit order and version order agree, and the relay's order is
+//! right (faults 2 and 3).
+
+use std::collections::HashMap;
+
+use async_trait::async_trait;
+use domain::{State, StreamId};
+use schemas::{Context, Outcome, RegionId, SchemaRef, StorePosition, WarehouseId};
+use uuid::Uuid;
+
+use crate::error::EventStoreError;
+
+/// What is fixed when an event store is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Topology {
+    /// Partitions of every topic.
+    pub partitions: u32,
+}
+
+/// What a batch of commands needs to be decided.
+#[derive(Debug, Clone, Default)]
+pub struct LoadRequest {
+    pub streams: Vec<StreamId>,
+    pub command_ids: Vec<Uuid>,
+    pub warehouses: Vec<WarehouseId>,
+}
+
+/// The answer to a [`LoadRequest`]: one consistent view, all of it from before the append's first write.
+#[derive(Debug, Clone, Default)]
+pub struct Loaded {
+    /// Every asked stream of an aggregate, also those without events.
+    pub streams: HashMap<StreamId, LoadedStream>,
+    /// Commands that were decided before.
+    pub outcomes: HashMap<Uuid, StoredOutcome>,
+    /// Region of each asked warehouse that has one.
+    pub regions: HashMap<WarehouseId, RegionId>,
+}
+
+/// A stream folded to its newest version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LoadedStream {
+    pub state: State,
+    /// 0 before the first event.
+    pub version: u64,
+    /// Place of the newest event in the event table.
+    pub position: Option<StorePosition>,
+    /// Version that the newest usable snapshot holds; 0 without one.
+    pub snapshot_version: u64,
+}
+
+/// The first outcome of a command id, and the digest of the body that it belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredOutcome {
+    pub digest: [u8; 32],
+    pub outcome: Outcome,
+}
+
+/// Commands to commit together: one transaction, all or nothing.
+#[derive(Debug, Clone, Default)]
+pub struct AppendBatch {
+    pub commands: Vec<DecidedCommand>,
+    /// Offsets of command topics that this batch consumed.
+    pub offsets: Vec<OffsetAdvance>,
+}
+
+/// One decided command with all that it changes.
+#[derive(Debug, Clone)]
+pub struct DecidedCommand {
+    pub id: Uuid,
+    pub digest: [u8; 32],
+    /// Milliseconds since 1970.
+    pub received_at: i64,
+    pub stream: StreamId,
+    /// Version of the stream before this command's first event, earlier commands of the same batch included.
+    pub expected_version: u64,
+    /// Outcome as decided; `position` is filled in by the store from the last event, where there are events.
+    pub outcome: Outcome,
+    pub events: Vec<NewEvent>,
+    /// Regions of warehouses that this command is the first to name.
+    pub claims: Vec<Claim>,
+    pub timers: Vec<TimerChange>,
+    pub snapshot: Option<NewSnapshot>,
+    /// Context on whose outcome topic the outcome goes out: for a command that came by a command topic.
+    pub publish_outcome_on: Option<Context>,
+    /// Partition key of the published outcome: the SKU, or the record key where no SKU could be read.
+    pub outcome_key: String,
+    /// Short command type, for the published outcome.
+    pub command_type: Option<String>,
+}
+
+/// An event to append.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewEvent {
+    pub id: Uuid,
+    pub context: Context,
+    /// Partition key: the SKU.
+    pub key: String,
+    pub schema: SchemaRef,
+    /// Avro data, no header.
+    pub body: Vec<u8>,
+    /// Milliseconds since 1970.
+    pub time: i64,
+    pub correlation_id: Option<String>,
+    pub causation_id: Option<String>,
+    pub actor: Option<String>,
+    pub traceparent: Option<String>,
+}
+
+/// A warehouse lies in one region for good: the first claim holds, another one is a [`EventStoreError::Conflict`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    pub warehouse: WarehouseId,
+    pub region: RegionId,
+}
+
+/// A serialized [`domain::State`] at a version.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NewSnapshot {
+    pub stream: StreamId,
+    pub version: u64,
+    /// Serialized state (JSON), of [`domain::STATE_VERSION`].
+    pub body: Vec<u8>,
+}
+
+/// A consumed offset of a command topic: set to `next` only if it is `expected` now, in the same transaction as the
+/// events, so that two handlers after a rebalance cannot both take a command.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OffsetAdvance {
+    pub topic: String,
+    pub partition: u32,
+    pub expected: u64,
+    pub next: u64,
+}
+
+/// Something that the command side does by itself at a time: release an expired reservation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Timer {
+    /// Unique: `<stream>/<reservation>`.
+    pub key: String,
+    /// Milliseconds since 1970.
+    pub due_at: i64,
+    /// The command to give then, in its JSON form; its id is derived, so that giving it twice has one effect.
+    pub command: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TimerChange {
+    Set(Timer),
+    Clear { key: String },
+}
+
+/// What an append came to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Appended {
+    /// Per command, in the batch's order: place of its last event; `None` for a command without events.
+    pub positions: Vec<Option<StorePosition>>,
+}
+
+/// A committed row of the event table, as the relay reads it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StoredEvent {
+    pub position: StorePosition,
+    /// Topic it goes to: an event topic or an outcome topic.
+    pub topic: String,
+    pub stream: StreamId,
+    pub version: u64,
+    /// Partition key.
+    pub key: String,
+    pub id: Uuid,
+    pub schema: SchemaRef,
+    pub body: Vec<u8>,
+    /// Milliseconds since 1970.
+    pub time: i64,
+    pub correlation_id: Option<String>,
+    pub causation_id: Option<String>,
+    pub actor: Option<String>,
+    pub traceparent: Option<String>,
+}
+
+/// How far the relay has published, and the last sequence of every topic partition.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RelayCursor {
+    pub position: StorePosition,
+    pub sequences: HashMap<(String, u32), u64>,
+}
+
+/// The right to relay, until another takes a higher epoch.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelayLease {
+    pub epoch: u64,
+    pub cursor: RelayCursor,
+}
+
+/// An append-only store of streams of events.
+#[async_trait]
+pub trait EventStore: Send + Sync {
+    /// Fixes the topology at the first start; later ones must ask for the same, or for none (`None`).
+    async fn topology(&self, asked: Option<Topology>) -> Result<Topology, EventStoreError>;
+
+    /// Loads what a batch needs: one consistent view.
+    async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError>;
+
+    /// Commits decided commands in one transaction. [`EventStoreError::Conflict`] when a stream has moved on, a
+    /// command id is known, a claim is taken or an offset is not the expected one; then nothing is written.
+    async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError>;
+
+    /// The stored next offset of each partition of a command topic.
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError>;
+
+    /// Timers that are due, oldest first.
+    async fn due_timers(&self, now: i64, limit: usize) -> Result<Vec<Timer>, EventStoreError>;
+
+    /// The outcome of a command id, for whoever lost its answer.
+    async fn outcome(&self, id: Uuid) -> Result<Option<StoredOutcome>, EventStoreError>;
+
+    /// Forgets outcomes older than `before` (milliseconds since 1970), at most `limit`; returns how many.
+    async fn forget_outcomes(&self, before: i64, limit: usize) -> Result<u64, EventStoreError>;
+
+    /// Takes the relay over: a higher epoch, and the saved cursor. Waits while another relay holds the lock, so
+    /// that a standby can simply call it.
+    async fn lease_relay(&self) -> Result<RelayLease, EventStoreError>;
+
+    /// Committed rows after `cursor`, in (xid, position) order, never at or above the snapshot horizon.
+    async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError>;
+
+    /// Saves how far the relay has published. [`EventStoreError::RelaySuperseded`] when another holds a higher epoch.
+    async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError>;
+
+    /// Waits until something may have been appended by this process, or `timeout` passes: spares an idle relay from
+    /// polling hard without a NOTIFY in the command transaction.
+    async fn wait_for_appends(&self, timeout: std::time::Duration);
+
+    /// Events of a stream from a version on, decoded nowhere: for audit and `tail`.
+    async fn read_stream(
+        &self,
+        stream: &StreamId,
+        from_version: u64,
+        limit: usize,
+    ) -> Result<Vec<StoredEvent>, EventStoreError>;
+
+    /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag.
+    async fn relay_lag(&self, now: i64) -> Result<(u64, Option<i64>), EventStoreError>;
+
+    /// Whether the store answers; for readiness.
+    async fn ping(&self) -> Result<(), EventStoreError>;
+}
