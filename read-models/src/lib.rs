@@ -1,1 +1,18 @@
-//! .
+//! Read models: what is read, kept with the checkpoint that it is true at, fenced by epoch.
+//!
+//! The only crate that knows Redis and tantivy. Whatever the store: effect, checkpoint and parked events change
+//! as one atomic unit, or not at all.
+
+mod checkpoint;
+mod error;
+mod parked;
+mod read_model;
+pub mod search;
+mod status;
+pub mod stock;
+
+pub use checkpoint::{Checkpoint, PartitionRef};
+pub use error::ReadModelError;
+pub use parked::ParkedEvent;
+pub use read_model::{Batch, Claimed, Generation, Head, ReadModel};
+pub use status::{PartitionStatus, ReadModelStatus};

@@ -1,0 +1,39 @@
+//! What can go wrong with a read model. The fields tell the whole situation.
+
+use crate::checkpoint::{Checkpoint, PartitionRef};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ReadModelError {
+    /// The store cannot be reached or does not answer in time: trying again may help.
+    #[error("read model {name} at {address} does not answer: {problem}")]
+    Unavailable { name: String, address: String, problem: String },
+    /// Another owner claimed the partition: this one must stop.
+    #[error("{name} {partition}: epoch {epoch} was superseded by epoch {current}")]
+    Superseded { name: String, partition: PartitionRef, epoch: u64, current: u64 },
+    /// The stored checkpoint is not the one that the batch starts from: claim again and resume from the stored one.
+    #[error("{name} {partition}: the batch starts at {expected}, the store is at {found}")]
+    CheckpointMoved { name: String, partition: PartitionRef, expected: Checkpoint, found: Checkpoint },
+    /// The store has no data of this generation, or not all of it yet: never answer from it.
+    #[error("read model {name} is being rebuilt")]
+    Rebuilding { name: String },
+    /// The generation in the store was built by another fold, or for another number of partitions.
+    #[error("read model {name} holds {found}, this program needs {needed}; {remedy}")]
+    Generation { name: String, found: String, needed: String, remedy: String },
+    #[error("{path} is in use by another process; stop it, or choose another directory")]
+    Locked { path: String },
+    #[error("search query: {problem}")]
+    Query { problem: String },
+    #[error("setting {key}: {problem}")]
+    Setting { key: &'static str, problem: String },
+    #[error("read model {name}: stored data is damaged: {problem}")]
+    Damaged { name: String, problem: String },
+    #[error("read model {name} refused: {problem}")]
+    Permanent { name: String, problem: String },
+}
+
+impl ReadModelError {
+    /// Whether trying again may help.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, ReadModelError::Unavailable { .. } | ReadModelError::Rebuilding { .. })
+    }
+}

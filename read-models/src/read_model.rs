@@ -1,0 +1,111 @@
+//! The port: one atomic unit of effect, checkpoint and parked events, fenced by epoch.
+//!
+//! Every adapter passes the same contract suite. Invariants P2 (read model = fold up to its checkpoint) and P3
+//! (a superseded owner changes nothing) rest on [`ReadModel::apply`] alone.
+
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::Hash;
+
+use async_trait::async_trait;
+
+use crate::checkpoint::{Checkpoint, PartitionRef};
+use crate::error::ReadModelError;
+use crate::parked::ParkedEvent;
+use crate::status::ReadModelStatus;
+
+/// A build of a read model: `stock@1`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generation {
+    /// `stock` or `search`.
+    pub name: String,
+    /// 1, 2, 3 …
+    pub number: u32,
+    /// Version of the fold that builds it.
+    pub fold_version: u32,
+    /// Partitions of each event topic.
+    pub partitions: u32,
+}
+
+/// What a new owner of a partition finds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claimed {
+    /// Higher than every earlier owner's.
+    pub epoch: u64,
+    /// Where to go on.
+    pub checkpoint: Checkpoint,
+    /// Keys whose events must be parked behind the one that could not be folded.
+    pub parked_keys: HashSet<String>,
+    pub live: bool,
+}
+
+/// One atomic write to one partition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Batch<K, R> {
+    pub partition: PartitionRef,
+    pub epoch: u64,
+    /// The checkpoint that the batch starts from: the write is refused unless the stored one is exactly this.
+    pub from: Checkpoint,
+    pub to: Checkpoint,
+    /// The new rows, one per key.
+    pub changes: Vec<(K, R)>,
+    /// Events to append to the parked ones, in order.
+    pub parked: Vec<ParkedEvent>,
+    /// Marks the partition as readable; a partition that is readable stays so.
+    pub live: bool,
+}
+
+/// The log's end, as a projector saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Offset that the next record will get.
+    pub next_offset: u64,
+    /// Milliseconds since 1970.
+    pub seen_at: i64,
+}
+
+/// Where a projection's rows live.
+#[async_trait]
+pub trait ReadModel: Send + Sync + 'static {
+    /// Names a row.
+    type Key: Clone + Eq + Hash + fmt::Debug + Send + Sync;
+    /// A row, in the shape of the fold's version.
+    type Row: Clone + PartialEq + fmt::Debug + Send + Sync;
+
+    /// Creates the generation where it is missing; refuses one of another fold version or partition count.
+    async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError>;
+
+    /// Takes a partition over: a higher epoch, and the state to go on from.
+    async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError>;
+
+    /// The rows of some keys of one partition, in the order of the keys.
+    async fn load(&self, partition: PartitionRef, keys: &[Self::Key])
+    -> Result<Vec<Option<Self::Row>>, ReadModelError>;
+
+    /// Writes a batch, or nothing. Refused with [`ReadModelError::CheckpointMoved`] unless the stored checkpoint is
+    /// exactly `batch.from`, with [`ReadModelError::Superseded`] when a higher epoch is stored. A higher epoch than
+    /// the stored one is stored by the write itself: a store that lost its last second may have lost the claim.
+    async fn apply(&self, batch: &Batch<Self::Key, Self::Row>) -> Result<(), ReadModelError>;
+
+    /// Notes the log's end, for lag and freshness. Not fenced: it is only ever newer news.
+    async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError>;
+
+    async fn status(&self) -> Result<ReadModelStatus, ReadModelError>;
+
+    /// Parked events of one partition, in order, from `after_sequence` on.
+    async fn parked(
+        &self,
+        partition: PartitionRef,
+        after_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, ReadModelError>;
+
+    /// Whether the store answers; for readiness.
+    async fn ping(&self) -> Result<(), ReadModelError>;
+}
+
+impl fmt::Display for Generation {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}@{}", self.name, self.number)
+    }
+}

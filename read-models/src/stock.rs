@@ -1,0 +1,62 @@
+//! The stock read model: units of each SKU in each warehouse.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use schemas::{PositionToken, RegionId, Sku, WarehouseId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::ReadModelError;
+use crate::read_model::ReadModel;
+
+/// Version of the fold whose rows this program writes.
+pub const FOLD_VERSION: u32 = 1;
+
+/// One SKU in one warehouse.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct StockKey {
+    pub sku: Sku,
+    pub warehouse: WarehouseId,
+}
+
+/// Units of a SKU in a warehouse.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StockRow {
+    pub region: RegionId,
+    pub on_hand: i64,
+    pub reserved: i64,
+    /// Version of the stream `stock-<sku>@<warehouse>` that the row is true at.
+    pub version: u64,
+}
+
+/// All that the read model knows of one SKU, and the position that it is true at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockAnswer {
+    pub sku: Sku,
+    /// One per warehouse, sorted by warehouse; empty when the SKU has no stock event.
+    pub warehouses: Vec<(WarehouseId, StockRow)>,
+    /// Position of the SKU's partition of `inventory.events` at which the rows are true.
+    pub position: PositionToken,
+    /// Whether events of this SKU are parked: the rows are the last good state.
+    pub parked: bool,
+}
+
+/// What the query API needs of a stock read model.
+#[async_trait]
+pub trait StockReader: Send + Sync {
+    /// The stock of each SKU, in the order asked. Rows and position of a SKU are read as one.
+    /// [`ReadModelError::Rebuilding`] while a partition is not live.
+    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError>;
+
+    /// Waits until the partitions that `min` names (those of inventory) are at least there; returns early when they
+    /// are, [`ReadModelError::Unavailable`] never: `Ok(false)` when `timeout` passed first.
+    async fn wait_for(&self, min: &PositionToken, timeout: std::time::Duration) -> Result<bool, ReadModelError>;
+}
+
+/// A stock store: written by the projector, read by the query API.
+pub trait StockReadModel: ReadModel<Key = StockKey, Row = StockRow> + StockReader {}
+
+impl<T: ReadModel<Key = StockKey, Row = StockRow> + StockReader> StockReadModel for T {}
+
+/// A shared stock store.
+pub type SharedStock = Arc<dyn StockReadModel>;
