@@ -6,6 +6,7 @@
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::context::Context;
@@ -39,7 +40,7 @@ pub struct CommandEnvelope {
 }
 
 /// Any command of any context.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 #[serde(tag = "type", content = "data")]
 pub enum Command {
     RegisterProduct(RegisterProduct),
@@ -57,7 +58,7 @@ pub enum Command {
 macro_rules! data {
     ($(#[$doc:meta])* $name:ident { $($(#[$field_doc:meta])* $field:ident: $type:ty,)* }) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
         #[serde(deny_unknown_fields)]
         pub struct $name { $($(#[$field_doc])* pub $field: $type,)* }
     };
@@ -216,16 +217,7 @@ impl CommandEnvelope {
         let parsed: CommandJson<'_> =
             serde_json::from_slice(json).map_err(|error| CommandError::Malformed(error.to_string()))?;
         let command = Command::from_json(&parsed.r#type, parsed.data.get().as_bytes())?;
-        for (field, text) in [
-            ("correlation_id", &parsed.correlation_id),
-            ("causation_id", &parsed.causation_id),
-            ("actor", &parsed.actor),
-        ] {
-            if let Some(text) = text {
-                check_text("command", field, text, 1, MAX_TEXT)?;
-            }
-        }
-        Ok(Self {
+        let envelope = Self {
             id: parsed.id,
             correlation_id: parsed.correlation_id,
             causation_id: parsed.causation_id,
@@ -233,7 +225,24 @@ impl CommandEnvelope {
             traceparent,
             received_at,
             command,
-        })
+        };
+        envelope.check()?;
+        Ok(envelope)
+    }
+
+    /// Checks what came beside the command itself; [`Command`] is checked when it is read.
+    pub fn check(&self) -> Result<(), CommandError> {
+        for (field, text) in [
+            ("correlation_id", &self.correlation_id),
+            ("causation_id", &self.causation_id),
+            ("actor", &self.actor),
+            ("traceparent", &self.traceparent),
+        ] {
+            if let Some(text) = text {
+                check_text("command", field, text, 1, MAX_TEXT)?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// Longest id in characters (all of them ASCII, so also in bytes).
 pub const MAX_ID_LENGTH: usize = 64;
@@ -29,7 +30,8 @@ pub fn is_id(text: &str) -> bool {
 macro_rules! id {
     ($(#[$doc:meta])* $name:ident, $kind:literal) => {
         $(#[$doc])*
-        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+        #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+        #[schema(value_type = String, pattern = "^[A-Za-z0-9._-]{1,64}$")]
         #[serde(try_from = "String", into = "String")]
         pub struct $name(String);
 

@@ -1,18 +1,20 @@
 //! What became of a command: the answer to its sender, kept with its id and given again to a repeat.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::position::PositionToken;
 
 /// The answer to one command.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Outcome {
     /// Id of the command; nil where none could be read.
     pub id: Uuid,
     pub outcome: OutcomeKind,
     /// Give it to a read that must see this write.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "inventory-7-812.4021")]
     pub position: Option<PositionToken>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stream: Option<String>,
@@ -23,7 +25,7 @@ pub struct Outcome {
     pub reason: Option<Reason>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum OutcomeKind {
     /// Its events are committed.
@@ -37,7 +39,7 @@ pub enum OutcomeKind {
 }
 
 /// Why a command was not accepted.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Reason {
     /// For programs: `insufficient_stock`, `unknown_field` …
     pub code: String,

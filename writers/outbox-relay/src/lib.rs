@@ -1,1 +1,15 @@
-//! .
+//! The outbox relay: every committed event goes to its topic, in order, with a gapless sequence.
+//!
+//! At least once: after a crash the same events go out again with the same ids and sequences (fault 1), and
+//! consumers drop them. The cursor and the counters are saved only after every delivery report of a batch.
+
+mod error;
+mod metrics;
+mod relay;
+mod stamp;
+mod topics;
+
+pub use error::RelayError;
+pub use metrics::describe_metrics;
+pub use relay::{Relay, RelaySettings};
+pub use topics::topic_specs;

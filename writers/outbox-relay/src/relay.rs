@@ -1,0 +1,180 @@
+//! The relay's loop: take the lease, then batch after batch. Stops 5 and 6 of an event's path.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use event_log::{EventLog, SchemaRegistry};
+use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
+use metrics::{counter, gauge, histogram};
+use schemas::SchemaRef;
+use telemetry::ComponentHealth;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::error::RelayError;
+use crate::metrics::{BATCH_SECONDS, EVENTS, LAG_EVENTS, LAG_SECONDS, LEADER};
+use crate::stamp::Stamper;
+use crate::topics::topic_specs;
+
+/// How the relay works.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// Most events in a batch.
+    pub batch: usize,
+    /// How long an idle relay waits before it looks again, when no append of this process wakes it.
+    pub poll: Duration,
+}
+
+/// Publishes committed events. One per event store leads; others wait to take over.
+pub struct Relay {
+    store: Arc<dyn EventStore>,
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+    topology: Topology,
+    settings: RelaySettings,
+    health: ComponentHealth,
+    /// Registry ids of (topic, schema): they never change.
+    schema_ids: HashMap<(String, SchemaRef), u32>,
+}
+
+/// How often the lag is measured.
+const LAG_EVERY: Duration = Duration::from_secs(2);
+
+impl Default for RelaySettings {
+    fn default() -> Self {
+        Self { batch: 2_000, poll: Duration::from_millis(20) }
+    }
+}
+
+// === impl Relay ===
+
+impl Relay {
+    pub fn new(
+        store: Arc<dyn EventStore>,
+        log: Arc<dyn EventLog>,
+        registry: Arc<dyn SchemaRegistry>,
+        topology: Topology,
+        settings: RelaySettings,
+        health: ComponentHealth,
+    ) -> Self {
+        Self { store, log, registry, topology, settings, health, schema_ids: HashMap::new() }
+    }
+
+    /// Relays until `shutdown`, or until an error that trying again cannot mend.
+    pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
+        let mut delays = backoff();
+        loop {
+            let lead = self.lead(&shutdown);
+            let error = match lead.await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            gauge!(LEADER).set(0.0);
+            self.health.not_ready(error.to_string());
+            match error {
+                RelayError::Store(EventStoreError::RelaySuperseded { .. }) => {
+                    tracing::info!(%error, "relay waits to lead again");
+                }
+                error if error.is_transient() => tracing::warn!(%error, "relay tries again"),
+                error => {
+                    tracing::error!(%error, "relay halts");
+                    return Err(error);
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+        }
+    }
+
+    /// Leads until an error or the end. Every start goes on from the saved cursor.
+    async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), RelayError> {
+        self.log.ensure_topics(&topic_specs(self.topology)).await?;
+        let lease = tokio::select! {
+            lease = self.store.lease_relay() => lease?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        gauge!(LEADER).set(1.0);
+        tracing::info!(epoch = lease.epoch, position = %lease.cursor.position, "relay leads");
+        let RelayLease { epoch, cursor } = lease;
+        let mut position = cursor.position;
+        let mut stamper = Stamper::new(self.topology, cursor);
+        let mut lag_measured: Option<Instant> = None;
+        let mut events = self.store.read_committed(position, self.settings.batch).await?;
+        self.health.ready();
+        loop {
+            if lag_measured.is_none_or(|at| at.elapsed() > LAG_EVERY) {
+                lag_measured = Some(Instant::now());
+                self.measure_lag().await?;
+            }
+            if let Some(last) = events.last() {
+                position = last.position;
+                events = self.relay_batch(&mut stamper, epoch, events).await?;
+                if shutdown.is_cancelled() {
+                    return Ok(());
+                }
+                continue;
+            }
+            tokio::select! {
+                () = self.store.wait_for_appends(self.settings.poll) => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            events = self.store.read_committed(position, self.settings.batch).await?;
+        }
+    }
+
+    /// Publishes one batch and saves the cursor behind it; reads the next one meanwhile.
+    async fn relay_batch(
+        &mut self,
+        stamper: &mut Stamper,
+        epoch: u64,
+        events: Vec<StoredEvent>,
+    ) -> Result<Vec<StoredEvent>, RelayError> {
+        let started = Instant::now();
+        self.look_up_schema_ids(&events).await?;
+        let stamped = stamper.stamp(&events, |event| self.schema_ids[&(event.topic.clone(), event.schema)])?;
+        let span = tracing::debug_span!("relay_batch", events = events.len());
+        let publish = self.log.publish(stamped.records).instrument(tracing::debug_span!(parent: &span, "publish"));
+        let read_ahead = self.store.read_committed(stamped.cursor.position, self.settings.batch);
+        let (published, next) = tokio::join!(publish, read_ahead);
+        published?;
+        self.store.save_cursor(epoch, &stamped.cursor).await?;
+        for event in &events {
+            counter!(EVENTS, "topic" => event.topic.clone()).increment(1);
+        }
+        histogram!(BATCH_SECONDS).record(started.elapsed().as_secs_f64());
+        Ok(next?)
+    }
+
+    async fn look_up_schema_ids(&mut self, events: &[StoredEvent]) -> Result<(), RelayError> {
+        for event in events {
+            let place = (event.topic.clone(), event.schema);
+            if !self.schema_ids.contains_key(&place) {
+                let id = self.registry.id_of(&event.topic, event.schema).await?;
+                self.schema_ids.insert(place, id);
+            }
+        }
+        Ok(())
+    }
+
+    async fn measure_lag(&self) -> Result<(), RelayError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let (events, oldest) = self.store.relay_lag(now).await?;
+        gauge!(LAG_EVENTS).set(events as f64);
+        gauge!(LAG_SECONDS).set(oldest.unwrap_or(0) as f64 / 1000.0);
+        Ok(())
+    }
+}
+
+/// Full jitter between 50 ms and 5 s.
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .build()
+        .map(|delay| delay.mul_f64(rand::random::<f64>()))
+}
