@@ -70,6 +70,41 @@ impl Headers {
         self.0.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }
 
+    /// One piece of bytes, for logs that store headers themselves: for each header the length of its name (2 bytes,
+    /// big endian), the name, the length of its value (4 bytes) and the value.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.0.iter().map(|(name, value)| 6 + name.len() + value.len()).sum());
+        for (name, value) in &self.0 {
+            // A longer name is cut at a length that no header comes near to: Kafka's own bound is 32,767 bytes.
+            let name = name.get(..name.len().min(usize::from(u16::MAX))).unwrap_or_default();
+            bytes.extend_from_slice(&(name.len() as u16).to_be_bytes());
+            bytes.extend_from_slice(name.as_bytes());
+            bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
+            bytes.extend_from_slice(value.as_bytes());
+        }
+        bytes
+    }
+
+    /// Reads what [`Headers::to_bytes`] wrote. `None` when the bytes are damaged.
+    pub(crate) fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+        fn text(bytes: &mut &[u8], length: usize) -> Option<String> {
+            let (text, rest) = bytes.split_at_checked(length)?;
+            *bytes = rest;
+            String::from_utf8(text.to_vec()).ok()
+        }
+        let mut headers = Vec::with_capacity(16);
+        while !bytes.is_empty() {
+            let (length, rest) = bytes.split_first_chunk::<2>()?;
+            bytes = rest;
+            let name = text(&mut bytes, usize::from(u16::from_be_bytes(*length)))?;
+            let (length, rest) = bytes.split_first_chunk::<4>()?;
+            bytes = rest;
+            let value = text(&mut bytes, u32::from_be_bytes(*length) as usize)?;
+            headers.push((name, value));
+        }
+        Some(Self(headers))
+    }
+
     fn required(&self, header: &'static str) -> Result<&str, EnvelopeError> {
         self.get(header).ok_or(EnvelopeError::Missing { header })
     }
@@ -190,6 +225,18 @@ mod tests {
         assert_eq!(headers.get("ce_sequence"), Some("00000000000000000042"));
         assert_eq!(headers.get("ce_time"), Some("2023-11-14T22:13:20.123Z"));
         assert_eq!(EventEnvelope::from_headers(&headers), Ok(envelope()));
+    }
+
+    #[test]
+    fn stored_headers_read_back_and_damaged_ones_are_refused() {
+        let headers = envelope().to_headers();
+        let bytes = headers.to_bytes();
+        assert_eq!(Headers::from_bytes(&bytes), Some(headers));
+        assert_eq!(Headers::from_bytes(&[]), Some(Headers::default()));
+        for length in [1, 3, bytes.len() - 1] {
+            assert_eq!(Headers::from_bytes(&bytes[..length]), None);
+        }
+        assert_eq!(Headers::from_bytes(&[0, 1, 0xff, 0, 0, 0, 0]), None);
     }
 
     #[test]

@@ -6,10 +6,15 @@
 pub mod envelope;
 mod error;
 pub mod frame;
+mod kafka;
+mod sqlite;
 mod log;
+pub mod metrics;
 mod registry;
 
 pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope, Headers};
 pub use error::EventLogError;
+pub use kafka::{KafkaEventLog, KafkaSettings};
 pub use log::{EventLog, NewRecord, PartitionEnds, Record, Signal, Subscription, TopicPartition, TopicSpec};
 pub use registry::SchemaRegistry;
+pub use sqlite::SqliteEventLog;

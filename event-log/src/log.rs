@@ -43,7 +43,7 @@ pub struct Record {
     pub key: Bytes,
     pub headers: Headers,
     pub value: Bytes,
-    /// Milliseconds since 1970.
+    /// Milliseconds since 1970: that of the new record, or when the broker appended it.
     pub timestamp: i64,
 }
 
@@ -105,6 +105,10 @@ pub trait Subscription: Send {
     /// Tells the log how far a partition is applied (`next_offset` is the first not applied): for lag tools only,
     /// Millrace never resumes from it.
     async fn commit(&mut self, at: &TopicPartition, next_offset: u64) -> Result<(), EventLogError>;
+
+    /// Leaves the group and waits, for some seconds at most, until others may take over. Dropping a subscription does
+    /// the same in the background, which the end of a process may cut short: others then wait for its session to expire.
+    async fn close(&mut self) {}
 }
 
 impl TopicPartition {

@@ -1,0 +1,236 @@
+//! Publishing to Kafka, so that what is acknowledged is in the log, in order, on all in-sync replicas.
+//!
+//! The producer is idempotent (acks=all, its own retries make no twins and change no order), and a record that fails
+//! stops those behind it: `enable.gapless.guarantee` turns a rejected batch into a fatal error instead of sending the
+//! next one past it. Records do not expire one by one (`message.timeout.ms` 0), which would let later ones overtake;
+//! the call as a whole has a deadline, after which the producer with all that it holds is thrown away. The same
+//! happens after a fatal error. The next call makes a new producer and the caller publishes the same records again.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::Duration;
+
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::client_log::{ClientLog, code_of};
+use super::settings::KafkaSettings;
+use crate::envelope::Headers;
+use crate::error::EventLogError;
+use crate::log::NewRecord;
+
+/// Longest time for one call: a broker that restarts is back within it, and the producer goes on where it was.
+const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long to wait when the producer's queue is full. Half a linger: it empties at that pace.
+const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
+/// Records handed over before other tasks get a turn.
+const RECORDS_PER_TURN: usize = 256;
+
+type KafkaProducer = ThreadedProducer<DeliveryContext>;
+
+pub(super) struct Publisher {
+    settings: KafkaSettings,
+    /// `None`: the next call makes one.
+    producer: Mutex<Option<Arc<KafkaProducer>>>,
+}
+
+/// The records of one call that are under way.
+struct Batch {
+    /// Records not yet reported on, and one for the call itself while it still hands records over.
+    outstanding: AtomicUsize,
+    /// The first failure, and the topic that it happened on.
+    failure: Mutex<Option<(KafkaError, String)>>,
+    is_done: Notify,
+}
+
+struct DeliveryContext(ClientLog);
+
+// === impl Publisher ===
+
+impl Publisher {
+    pub fn new(settings: KafkaSettings) -> Self {
+        Self { settings, producer: Mutex::default() }
+    }
+
+    pub async fn publish(&self, records: &[NewRecord]) -> Result<(), EventLogError> {
+        let producer = self.producer()?;
+        let log = &producer.client().context().0;
+        let deadline = Instant::now() + PUBLISH_WITHIN;
+        let batch = Arc::new(Batch::new());
+        self.hand_over(&producer, records, &batch, deadline).await;
+        batch.one_done();
+        if tokio::time::timeout_at(deadline, batch.done()).await.is_err() {
+            let problem = format!(
+                "{} of {} records were not acknowledged within {} s",
+                batch.outstanding.load(Ordering::Acquire),
+                records.len(),
+                PUBLISH_WITHIN.as_secs()
+            );
+            let error = log.unavailable(problem);
+            self.discard(&producer);
+            return Err(error);
+        }
+        let Some((error, topic)) = batch.failure() else { return Ok(()) };
+        if let Some((code, reason)) = producer.client().fatal_error() {
+            tracing::debug!(%code, reason, "kafka producer is replaced after a fatal error");
+            self.discard(&producer);
+        }
+        Err(match code_of(&error) {
+            // Only what came first says what was wrong; the others follow from it, and from throwing away.
+            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
+                log.unavailable(error)
+            }
+            _ => log.classify(&error, &topic),
+        })
+    }
+
+    /// Hands records over until one is refused. What follows a refused one must not overtake it.
+    async fn hand_over(&self, producer: &KafkaProducer, records: &[NewRecord], batch: &Arc<Batch>, deadline: Instant) {
+        // A broker refuses a record from its future (the clock went back, say); for retention now is as good.
+        let now = chrono::Utc::now().timestamp_millis();
+        for (index, record) in records.iter().enumerate() {
+            if index % RECORDS_PER_TURN == RECORDS_PER_TURN - 1 {
+                tokio::task::yield_now().await;
+            }
+            batch.outstanding.fetch_add(1, Ordering::AcqRel);
+            let mut message = BaseRecord::with_opaque_to(&record.at.topic, batch.clone())
+                .partition(i32::try_from(record.at.partition).unwrap_or(i32::MAX))
+                .key(&record.key[..])
+                .payload(&record.value[..])
+                .timestamp(record.timestamp.min(now))
+                .headers(native_headers(&record.headers));
+            while let Err((error, given_back)) = producer.send(message) {
+                let is_full = code_of(&error) == Some(RDKafkaErrorCode::QueueFull);
+                if !is_full || Instant::now() >= deadline {
+                    batch.fail(error, &record.at.topic);
+                    batch.one_done();
+                    return;
+                }
+                message = given_back;
+                tokio::time::sleep(QUEUE_FULL_WAIT).await;
+            }
+        }
+    }
+
+    fn producer(&self) -> Result<Arc<KafkaProducer>, EventLogError> {
+        let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(producer) = current.as_ref().filter(|producer| producer.client().fatal_error().is_none()) {
+            return Ok(producer.clone());
+        }
+        let producer: KafkaProducer = self
+            .settings
+            .client_config()
+            .set("acks", "all")
+            .set("enable.idempotence", "true")
+            .set("enable.gapless.guarantee", "true")
+            .set("message.timeout.ms", "0")
+            .set("compression.codec", "lz4")
+            // A call hands over all its records at once, so lingering only fills the last requests of a call.
+            .set("linger.ms", "4")
+            .set("batch.size", "1000000")
+            .set("batch.num.messages", "10000")
+            .set("queue.buffering.max.messages", "100000")
+            .set("queue.buffering.max.kbytes", "131072")
+            // A topic that does not exist is an error after this, not a wait for someone to make it.
+            .set("topic.metadata.propagation.max.ms", "5000")
+            .create_with_context(DeliveryContext(ClientLog::new(self.settings.address())))
+            .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
+        let producer = Arc::new(producer);
+        if let Some(old) = current.replace(producer.clone()) {
+            drop_elsewhere(old);
+        }
+        Ok(producer)
+    }
+
+    fn discard(&self, producer: &Arc<KafkaProducer>) {
+        let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, producer)) {
+            current.take();
+        }
+        drop_elsewhere(producer.clone());
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        if let Some(producer) = self.producer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            drop_elsewhere(producer);
+        }
+    }
+}
+
+/// The last owner of a producer waits until librdkafka has let go of it: not a thing for a task of the runtime. What it
+/// still holds is thrown away at once, for all who wait for it.
+fn drop_elsewhere(producer: Arc<KafkaProducer>) {
+    let dropping = thread::Builder::new().name("kafka-producer-end".to_owned()).spawn(move || {
+        producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
+        drop(producer);
+    });
+    if let Err(error) = dropping {
+        tracing::debug!(%error, "no thread to drop a kafka producer on");
+    }
+}
+
+// === impl Batch ===
+
+impl Batch {
+    fn new() -> Self {
+        Self { outstanding: AtomicUsize::new(1), failure: Mutex::default(), is_done: Notify::new() }
+    }
+
+    fn one_done(&self) {
+        if self.outstanding.fetch_sub(1, Ordering::AcqRel) == 1 {
+            self.is_done.notify_one();
+        }
+    }
+
+    fn fail(&self, error: KafkaError, topic: &str) {
+        let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert_with(|| (error, topic.to_owned()));
+    }
+
+    fn failure(&self) -> Option<(KafkaError, String)> {
+        self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn done(&self) {
+        while self.outstanding.load(Ordering::Acquire) > 0 {
+            self.is_done.notified().await;
+        }
+    }
+}
+
+// === impl DeliveryContext ===
+
+impl ClientContext for DeliveryContext {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
+        self.0.log(level, facility, line);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.0.error(error, reason);
+    }
+}
+
+impl ProducerContext for DeliveryContext {
+    type DeliveryOpaque = Arc<Batch>;
+
+    fn delivery(&self, result: &DeliveryResult<'_>, batch: Arc<Batch>) {
+        if let Err((error, message)) = result {
+            batch.fail(error.clone(), message.topic());
+        }
+        batch.one_done();
+    }
+}
+
+fn native_headers(headers: &Headers) -> OwnedHeaders {
+    headers.0.iter().fold(OwnedHeaders::new_with_capacity(headers.0.len()), |native, (name, value)| {
+        native.insert(Header { key: name, value: Some(value) })
+    })
+}

@@ -1,0 +1,54 @@
+//! What every event log does, whatever keeps it: one suite, run on each adapter.
+
+mod fixture;
+
+use std::sync::Arc;
+
+use fixture::{Fixture, suite};
+use event_log::SqliteEventLog;
+
+fn sqlite() -> Fixture {
+    let folder = tempfile::tempdir().unwrap();
+    let log = SqliteEventLog::open(folder.path().join("log.sqlite")).unwrap();
+    Fixture { log: Arc::new(log), prefix: "t".to_owned(), folder: Some(folder) }
+}
+
+macro_rules! contract {
+    ($($test:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::suite::$test(&crate::sqlite()).await;
+                }
+            )*
+        }
+
+        mod on_kafka {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs servers: run make test"]
+                async fn $test() {
+                    crate::suite::$test(&crate::fixture::kafka()).await;
+                }
+            )*
+        }
+    };
+}
+
+contract!(
+    topics_are_made_once_and_keep_their_partition_count,
+    records_of_a_partition_keep_their_order,
+    five_thousand_records_go_out_in_one_call,
+    delivery_begins_exactly_where_it_is_started,
+    a_started_partition_can_be_started_again,
+    an_offset_out_of_range_is_refused,
+    a_paused_partition_is_silent_until_resumed,
+    each_group_sees_everything,
+    ends_follow_what_is_published,
+    any_bytes_and_headers_survive,
+    a_waiting_subscription_gets_records_within_a_second,
+    a_dropped_wait_loses_nothing,
+    a_topic_that_is_not_there_is_named,
+    nothing_is_delivered_before_start,
+);
