@@ -5,14 +5,17 @@
 
 mod checkpoint;
 mod error;
+mod metrics;
 mod parked;
 mod read_model;
 pub mod search;
+mod sqlite;
 mod status;
 pub mod stock;
 
 pub use checkpoint::{Checkpoint, PartitionRef};
 pub use error::ReadModelError;
+pub use metrics::describe_metrics;
 pub use parked::ParkedEvent;
 pub use read_model::{Batch, Claimed, Generation, Head, ReadModel};
 pub use status::{PartitionStatus, ReadModelStatus};

@@ -8,6 +8,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use async_trait::async_trait;
+use schemas::Context;
 
 use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
@@ -102,6 +103,32 @@ pub trait ReadModel: Send + Sync + 'static {
 
     /// Whether the store answers; for readiness.
     async fn ping(&self) -> Result<(), ReadModelError>;
+}
+
+// === impl Generation ===
+
+impl Generation {
+    /// Refuses one of the same number that was built by another fold, or for another number of partitions.
+    pub(crate) fn check(&self, wanted: &Generation) -> Result<(), ReadModelError> {
+        if self == wanted {
+            return Ok(());
+        }
+        let told = |one: &Generation| format!("fold version {} of {} partitions", one.fold_version, one.partitions);
+        Err(ReadModelError::Generation {
+            name: self.to_string(),
+            found: told(self),
+            needed: told(wanted),
+            remedy: "run the program that built it, or build a new generation by a replay".to_owned(),
+        })
+    }
+
+    pub(crate) fn check_partition(&self, partition: PartitionRef, contexts: &[Context]) -> Result<(), ReadModelError> {
+        if contexts.contains(&partition.context) && partition.partition < self.partitions {
+            return Ok(());
+        }
+        let problem = format!("{partition} is none of its {} partitions", self.partitions);
+        Err(ReadModelError::Permanent { name: self.to_string(), problem })
+    }
 }
 
 impl fmt::Display for Generation {

@@ -1,16 +1,23 @@
 //! The stock read model: units of each SKU in each warehouse.
 
+mod sqlite;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use schemas::{PositionToken, RegionId, Sku, WarehouseId};
+use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ReadModelError;
 use crate::read_model::ReadModel;
 
+pub use sqlite::SqliteStock;
+
 /// Version of the fold whose rows this program writes.
 pub const FOLD_VERSION: u32 = 1;
+
+const NAME: &str = "stock";
+const CONTEXTS: [Context; 1] = [Context::Inventory];
 
 /// One SKU in one warehouse.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

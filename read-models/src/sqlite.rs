@@ -1,0 +1,282 @@
+//! A read model's SQLite file: its connections, and how its errors are told. What the tables hold in common is in
+//! [`ledger`].
+//!
+//! WAL mode, so that readers and the writer do not wait for each other. `synchronous` is NORMAL: a power cut may take
+//! back the last transactions, effect and checkpoint together, and the log gives them again.
+
+pub(crate) mod ledger;
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+use tokio::sync::watch;
+
+use crate::error::ReadModelError;
+
+/// How long a transaction waits for one of another process.
+const BUSY: Duration = Duration::from_secs(5);
+/// Reader connections kept open while nobody uses them.
+const IDLE_READERS: usize = 8;
+
+/// One SQLite file. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct SqliteFile {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    /// Read model, for errors.
+    name: &'static str,
+    path: PathBuf,
+    /// What to do when the file is damaged.
+    remedy: &'static str,
+    /// `None`: opened for reading only.
+    writer: Option<Mutex<Connection>>,
+    idle_readers: Mutex<Vec<Connection>>,
+    /// Changes whenever this process has written.
+    written: watch::Sender<()>,
+}
+
+/// How a SQLite file is made.
+pub(crate) struct Layout {
+    /// In `PRAGMA user_version`; another one is refused.
+    pub(crate) version: i64,
+    pub(crate) tables: &'static [&'static str],
+}
+
+/// Why a transaction was given up.
+#[derive(Debug)]
+pub(crate) enum Abort {
+    Sqlite(rusqlite::Error),
+    Refused(ReadModelError),
+}
+
+impl From<rusqlite::Error> for Abort {
+    fn from(error: rusqlite::Error) -> Self {
+        Abort::Sqlite(error)
+    }
+}
+
+impl From<ReadModelError> for Abort {
+    fn from(error: ReadModelError) -> Self {
+        Abort::Refused(error)
+    }
+}
+
+// === impl SqliteFile ===
+
+impl SqliteFile {
+    /// Opens the file for reading and writing, and makes it when it is missing. Blocks for as long as that takes.
+    pub(crate) fn open(
+        name: &'static str,
+        path: &Path,
+        layout: &Layout,
+        remedy: &'static str,
+    ) -> Result<Self, ReadModelError> {
+        let flags =
+            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let fails = |error| sqlite_error(name, path, remedy, error);
+        let mut writer = Connection::open_with_flags(path, flags).map_err(fails)?;
+        set_up(&writer).map_err(fails)?;
+        // Moving the log into the file after 16 MB instead of 4 keeps that work off most commits.
+        writer
+            .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL; PRAGMA wal_autocheckpoint = 4000;")
+            .map_err(fails)?;
+        let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fails)?;
+        let found = layout_of(&transaction).map_err(fails)?;
+        if found == 0 {
+            for tables in layout.tables {
+                transaction.execute_batch(tables).map_err(fails)?;
+            }
+            transaction.pragma_update(None, "user_version", layout.version).map_err(fails)?;
+        } else if found != layout.version {
+            return Err(unknown_layout(name, path, found, layout));
+        }
+        transaction.commit().map_err(fails)?;
+        Ok(Self::with(name, path, remedy, Some(Mutex::new(writer))))
+    }
+
+    /// Opens a file that another process writes. `None` while there is none, or none that is ready.
+    pub(crate) fn open_read_only(
+        name: &'static str,
+        path: &Path,
+        layout: &Layout,
+        remedy: &'static str,
+    ) -> Result<Option<Self>, ReadModelError> {
+        if !path.exists() {
+            return Ok(None);
+        }
+        let file = Self::with(name, path, remedy, None);
+        let reader = file.reader()?;
+        match layout_of(&reader).map_err(|error| file.error(error))? {
+            0 => Ok(None),
+            found if found == layout.version => {
+                file.give_back(reader);
+                Ok(Some(file))
+            }
+            found => Err(unknown_layout(name, path, found, layout)),
+        }
+    }
+
+    fn with(name: &'static str, path: &Path, remedy: &'static str, writer: Option<Mutex<Connection>>) -> Self {
+        let inner = Inner {
+            name,
+            path: path.to_owned(),
+            remedy,
+            writer,
+            idle_readers: Mutex::default(),
+            written: watch::Sender::new(()),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Changes whenever this process has written.
+    pub(crate) fn written(&self) -> watch::Receiver<()> {
+        self.inner.written.subscribe()
+    }
+
+    /// Runs blocking file work off the runtime.
+    pub(crate) async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&SqliteFile) -> Result<T, ReadModelError> + Send + 'static,
+    ) -> Result<T, ReadModelError> {
+        let file = self.clone();
+        match tokio::task::spawn_blocking(move || work(&file)).await {
+            Ok(result) => result,
+            Err(error) => Err(self.permanent(error.to_string())),
+        }
+    }
+
+    /// One write transaction: all of `work`, or nothing.
+    pub(crate) fn write<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
+    ) -> Result<T, ReadModelError> {
+        let Some(writer) = &self.inner.writer else {
+            return Err(self.permanent("it was opened for reading only".to_owned()));
+        };
+        // A poisoned lock is only a lock: the transaction of the thread that panicked was rolled back.
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction = writer
+            .transaction_with_behavior(TransactionBehavior::Immediate)
+            .map_err(|error| self.error(error))?;
+        let result = work(&transaction).map_err(|abort| self.aborted(abort))?;
+        transaction.commit().map_err(|error| self.error(error))?;
+        drop(writer);
+        self.inner.written.send_replace(());
+        Ok(result)
+    }
+
+    /// One read transaction: everything that `work` reads is of one moment.
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
+    ) -> Result<T, ReadModelError> {
+        let mut reader = self.reader()?;
+        let transaction = reader.transaction().map_err(|error| self.error(error))?;
+        let result = work(&transaction).map_err(|abort| self.aborted(abort));
+        transaction.finish().map_err(|error| self.error(error))?;
+        // A connection that met an error is not used again.
+        if !matches!(result, Err(ReadModelError::Unavailable { .. } | ReadModelError::Damaged { .. })) {
+            self.give_back(reader);
+        }
+        result
+    }
+
+    fn reader(&self) -> Result<Connection, ReadModelError> {
+        let idle = self.inner.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        if let Some(reader) = idle {
+            return Ok(reader);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&self.inner.path, flags).map_err(|error| self.error(error))?;
+        set_up(&reader).map_err(|error| self.error(error))?;
+        Ok(reader)
+    }
+
+    fn give_back(&self, reader: Connection) {
+        let mut idle = self.inner.idle_readers.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < IDLE_READERS {
+            idle.push(reader);
+        }
+    }
+
+    fn aborted(&self, abort: Abort) -> ReadModelError {
+        match abort {
+            Abort::Sqlite(error) => self.error(error),
+            Abort::Refused(error) => error,
+        }
+    }
+
+    fn error(&self, error: rusqlite::Error) -> ReadModelError {
+        sqlite_error(self.inner.name, &self.inner.path, self.inner.remedy, error)
+    }
+
+    pub(crate) fn damaged(&self, problem: impl std::fmt::Display) -> ReadModelError {
+        damaged(self.inner.name, &self.inner.path, self.inner.remedy, problem)
+    }
+
+    fn permanent(&self, problem: String) -> ReadModelError {
+        ReadModelError::Permanent {
+            name: self.inner.name.to_owned(),
+            problem: format!("{}: {problem}", address(&self.inner.path)),
+        }
+    }
+}
+
+/// A full disk, a failed write and a lock that another process holds may pass; a damaged file does not.
+fn sqlite_error(name: &str, path: &Path, remedy: &str, error: rusqlite::Error) -> ReadModelError {
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationInterrupted,
+        ) => ReadModelError::Unavailable {
+            name: name.to_owned(),
+            address: address(path),
+            problem: error.to_string(),
+        },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(name, path, remedy, error),
+        // Without a code: a value that is not what the tables are for.
+        None => damaged(name, path, remedy, error),
+        Some(_) => ReadModelError::Permanent {
+            name: name.to_owned(),
+            problem: format!("{}: {error}", address(path)),
+        },
+    }
+}
+
+fn damaged(name: &str, path: &Path, remedy: &str, problem: impl std::fmt::Display) -> ReadModelError {
+    let problem = format!("{}: {problem}; {remedy}", path.display());
+    ReadModelError::Damaged { name: name.to_owned(), problem }
+}
+
+fn unknown_layout(name: &str, path: &Path, found: i64, layout: &Layout) -> ReadModelError {
+    let wanted = layout.version;
+    ReadModelError::Permanent {
+        name: name.to_owned(),
+        problem: format!(
+            "{} has layout {found}, this build reads layout {wanted}: another program or version wrote it",
+            path.display()
+        ),
+    }
+}
+
+fn address(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+fn layout_of(connection: &Connection) -> rusqlite::Result<i64> {
+    connection.query_row("PRAGMA user_version", [], |row| row.get(0))
+}

@@ -1,0 +1,266 @@
+//! The stock read model in one SQLite file: the embedded default, nothing to install.
+//!
+//! One process writes; its own readers are woken by the write. A poll finds what another process wrote, so that
+//! `serve` can read beside `project stock`.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use rusqlite::{OptionalExtension, Row, Transaction, params};
+use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId, partition_of};
+
+use crate::checkpoint::PartitionRef;
+use crate::error::ReadModelError;
+use crate::metrics;
+use crate::parked::ParkedEvent;
+use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
+use crate::sqlite::{Abort, Layout, SqliteFile, ledger};
+use crate::status::ReadModelStatus;
+use crate::stock::{CONTEXTS, NAME, StockAnswer, StockKey, StockReader, StockRow};
+
+const LAYOUT: Layout = Layout { version: 1, tables: &[ledger::TABLES, include_str!("sqlite.sql")] };
+const REMEDY: &str = "stop Millrace and delete the file: it is rebuilt from the event log";
+/// How often a waiting read looks for what another process wrote.
+const POLL: Duration = Duration::from_millis(20);
+
+/// A stock store in a SQLite file.
+pub struct SqliteStock {
+    file: SqliteFile,
+    /// What this process writes; `None` in one that only reads.
+    prepared: ArcSwapOption<Generation>,
+}
+
+// === impl SqliteStock ===
+
+impl SqliteStock {
+    /// Opens the file, and makes it when it is missing. Blocks for as long as that takes.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, ReadModelError> {
+        let file = SqliteFile::open(NAME, path.as_ref(), &LAYOUT, REMEDY)?;
+        Ok(Self { file, prepared: ArcSwapOption::empty() })
+    }
+
+    fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {
+        self.prepared.load_full().ok_or_else(|| ReadModelError::Permanent {
+            name: NAME.to_owned(),
+            problem: "no generation was prepared in this process".to_owned(),
+        })
+    }
+}
+
+#[async_trait]
+impl ReadModel for SqliteStock {
+    type Key = StockKey;
+    type Row = StockRow;
+
+    async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        let wanted = Arc::new(generation.clone());
+        let stored = Arc::clone(&wanted);
+        self.file.blocking(move |file| file.write(|transaction| ledger::prepare(transaction, &stored))).await?;
+        self.prepared.store(Some(wanted));
+        Ok(())
+    }
+
+    async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
+        let generation = self.prepared()?;
+        generation.check_partition(partition, &CONTEXTS)?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        self.file
+            .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))
+            .await
+    }
+
+    async fn load(
+        &self,
+        _partition: PartitionRef,
+        keys: &[StockKey],
+    ) -> Result<Vec<Option<StockRow>>, ReadModelError> {
+        let generation = self.prepared()?;
+        let keys = keys.to_vec();
+        self.file
+            .blocking(move |file| {
+                file.read(|transaction| {
+                    let mut select = transaction.prepare_cached(
+                        "SELECT region, on_hand, reserved, version FROM stock
+                         WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
+                    )?;
+                    let mut row = |key: &StockKey| {
+                        let place = params![generation.number, key.sku.as_str(), key.warehouse.as_str()];
+                        select.query_row(place, |row| row_of(row, 0)).optional()
+                    };
+                    Ok(keys.iter().map(&mut row).collect::<rusqlite::Result<_>>()?)
+                })
+            })
+            .await
+    }
+
+    async fn apply(&self, batch: &Batch<StockKey, StockRow>) -> Result<(), ReadModelError> {
+        let generation = self.prepared()?;
+        generation.check_partition(batch.partition, &CONTEXTS)?;
+        let batch = batch.clone();
+        metrics::timed_apply(NAME, async {
+            self.file
+                .blocking(move |file| {
+                    file.write(|transaction| {
+                        ledger::advance(transaction, &generation, &batch)?;
+                        write_rows(transaction, generation.number, &batch.changes)
+                    })
+                })
+                .await
+        })
+        .await
+    }
+
+    async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError> {
+        let generation = self.prepared()?;
+        let heads = heads.to_vec();
+        self.file
+            .blocking(move |file| file.write(|transaction| ledger::observe(transaction, &generation, &heads)))
+            .await
+    }
+
+    async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
+        let prepared = self.prepared.load_full();
+        self.file
+            .blocking(move |file| {
+                file.read(|transaction| {
+                    let generation = match prepared {
+                        Some(prepared) => prepared.as_ref().clone(),
+                        None => ledger::serving(transaction, NAME)?,
+                    };
+                    ledger::status(transaction, &generation, &CONTEXTS)
+                })
+            })
+            .await
+    }
+
+    async fn parked(
+        &self,
+        partition: PartitionRef,
+        after_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, ReadModelError> {
+        let prepared = self.prepared.load_full();
+        self.file
+            .blocking(move |file| {
+                file.read(|transaction| {
+                    let generation = match prepared {
+                        Some(prepared) => prepared.as_ref().clone(),
+                        None => ledger::serving(transaction, NAME)?,
+                    };
+                    ledger::parked(transaction, &generation, partition, after_sequence, limit)
+                })
+            })
+            .await
+    }
+
+    async fn ping(&self) -> Result<(), ReadModelError> {
+        self.file
+            .blocking(|file| {
+                file.read(|transaction| Ok(transaction.query_row("SELECT count(*) FROM generations", [], |_| Ok(()))?))
+            })
+            .await
+    }
+}
+
+#[async_trait]
+impl StockReader for SqliteStock {
+    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
+        let skus = skus.to_vec();
+        self.file
+            .blocking(move |file| {
+                file.read(|transaction| {
+                    let generation = ledger::serving(transaction, NAME)?;
+                    skus.into_iter().map(|sku| answer(transaction, &generation, sku)).collect()
+                })
+            })
+            .await
+    }
+
+    async fn wait_for(&self, min: &PositionToken, timeout: Duration) -> Result<bool, ReadModelError> {
+        let deadline = tokio::time::Instant::now() + timeout;
+        let mut written = self.file.written();
+        loop {
+            written.mark_unchanged();
+            let min = min.clone();
+            let is_reached = self
+                .file
+                .blocking(move |file| {
+                    file.read(|transaction| {
+                        let generation = ledger::serving(transaction, NAME)?;
+                        ledger::is_reached(transaction, &generation, &CONTEXTS, &min)
+                    })
+                })
+                .await;
+            match is_reached {
+                Ok(true) => return Ok(true),
+                Ok(false) => {}
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
+            }
+            if tokio::time::Instant::now() >= deadline {
+                return Ok(false);
+            }
+            // A write, a poll or the deadline: each is a reason to look again.
+            let poll = deadline.min(tokio::time::Instant::now() + POLL);
+            let _ = tokio::time::timeout_at(poll, written.changed()).await;
+        }
+    }
+}
+
+fn answer(transaction: &Transaction<'_>, generation: &Generation, sku: Sku) -> Result<StockAnswer, Abort> {
+    let number = partition_of(sku.as_str().as_bytes(), generation.partitions);
+    let partition = PartitionRef { context: Context::Inventory, partition: number };
+    let position = ledger::live_position(transaction, generation, partition)?;
+    let warehouses = transaction
+        .prepare_cached(
+            "SELECT warehouse, region, on_hand, reserved, version FROM stock
+             WHERE generation = ?1 AND sku = ?2 ORDER BY warehouse",
+        )?
+        .query_map(params![generation.number, sku.as_str()], |row| {
+            Ok((WarehouseId::new(row.get::<_, String>(0)?).map_err(|error| not_an_id(0, error))?, row_of(row, 1)?))
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    let parked = ledger::is_parked(transaction, generation, partition, sku.as_str())?;
+    Ok(StockAnswer { sku, warehouses, position: partition.token(position), parked })
+}
+
+fn write_rows(
+    transaction: &Transaction<'_>,
+    generation: u32,
+    changes: &[(StockKey, StockRow)],
+) -> Result<(), Abort> {
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO stock (generation, sku, warehouse, region, on_hand, reserved, version)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+         ON CONFLICT DO UPDATE SET region = excluded.region, on_hand = excluded.on_hand,
+             reserved = excluded.reserved, version = excluded.version",
+    )?;
+    for (key, row) in changes {
+        upsert.execute(params![
+            generation,
+            key.sku.as_str(),
+            key.warehouse.as_str(),
+            row.region.as_str(),
+            row.on_hand,
+            row.reserved,
+            row.version as i64,
+        ])?;
+    }
+    Ok(())
+}
+
+fn row_of(row: &Row<'_>, first: usize) -> rusqlite::Result<StockRow> {
+    Ok(StockRow {
+        region: RegionId::new(row.get::<_, String>(first)?).map_err(|error| not_an_id(first, error))?,
+        on_hand: row.get(first + 1)?,
+        reserved: row.get(first + 2)?,
+        version: row.get::<_, i64>(first + 3)? as u64,
+    })
+}
+
+fn not_an_id(column: usize, error: schemas::IdError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
+}
