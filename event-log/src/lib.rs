@@ -3,18 +3,22 @@
 //!
 //! The only crate that knows Kafka and the registry.
 
+mod connect;
+mod decoder;
 pub mod envelope;
 mod error;
 pub mod frame;
 mod kafka;
-mod sqlite;
 mod log;
 pub mod metrics;
 mod registry;
+mod sqlite;
 
+pub use connect::{connect_event_log, connect_registry};
+pub use decoder::{CommandDecoder, DecodeError, DecodedEvent, EventDecoder};
 pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope, Headers};
 pub use error::EventLogError;
 pub use kafka::{KafkaEventLog, KafkaSettings};
 pub use log::{EventLog, NewRecord, PartitionEnds, Record, Signal, Subscription, TopicPartition, TopicSpec};
-pub use registry::SchemaRegistry;
+pub use registry::{EmbeddedRegistry, HttpRegistry, SchemaRegistry};
 pub use sqlite::SqliteEventLog;

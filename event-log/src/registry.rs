@@ -1,11 +1,17 @@
 //! The port to a schema registry: which id stands for which schema.
 
+mod embedded;
+mod http;
+
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use schemas::{Contract, SchemaRef, WriterSchema};
 
 use crate::error::EventLogError;
+
+pub use embedded::EmbeddedRegistry;
+pub use http::HttpRegistry;
 
 /// Ids of schemas, as they stand in the frame of each record.
 #[async_trait]

@@ -91,6 +91,10 @@ impl ClientContext for ClientLog {
 
     fn error(&self, error: KafkaError, reason: &str) {
         tracing::debug!(target: "librdkafka", %error, reason, "librdkafka error");
+        // "All brokers are down" follows from the refused connections before it, and says less.
+        if code_of(&error) == Some(RDKafkaErrorCode::AllBrokersDown) {
+            return;
+        }
         *self.last_problem.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason.to_owned());
     }
 }

@@ -2,10 +2,17 @@
 //!
 //! The event table is the outbox. SQL stays in this crate.
 
+mod connect;
 mod error;
+mod outcome_row;
+mod rebuild;
+mod sqlite;
 mod store;
 
+pub use connect::connect_event_store;
+pub use domain::StreamId;
 pub use error::EventStoreError;
+pub use sqlite::SqliteEventStore;
 pub use store::{
     AppendBatch, Appended, Claim, DecidedCommand, EventStore, LoadRequest, Loaded, LoadedStream, NewEvent, NewSnapshot,
     OffsetAdvance, RelayCursor, RelayLease, StoredEvent, StoredOutcome, Timer, TimerChange, Topology,

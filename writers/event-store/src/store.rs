@@ -197,8 +197,12 @@ pub struct RelayLease {
 /// An append-only store of streams of events.
 #[async_trait]
 pub trait EventStore: Send + Sync {
-    /// Fixes the topology at the first start; later ones must ask for the same, or for none (`None`).
-    async fn topology(&self, asked: Option<Topology>) -> Result<Topology, EventStoreError>;
+    /// The topology, once it is fixed.
+    async fn topology(&self) -> Result<Option<Topology>, EventStoreError>;
+
+    /// Fixes the topology at the first start; later ones must ask for the same ([`EventStoreError::Topology`]).
+    /// Comes before the first append.
+    async fn fix_topology(&self, asked: Topology) -> Result<Topology, EventStoreError>;
 
     /// Loads what a batch needs: one consistent view.
     async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError>;

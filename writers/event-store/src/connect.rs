@@ -1,0 +1,23 @@
+//! Picks the adapter that an address names.
+
+use std::sync::Arc;
+
+use crate::error::EventStoreError;
+use crate::sqlite::SqliteEventStore;
+use crate::store::EventStore;
+
+/// Connects to `sqlite:PATH` or `postgres://user@host:port/database`, and brings its tables up to date.
+pub async fn connect_event_store(url: &str) -> Result<Arc<dyn EventStore>, EventStoreError> {
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || SqliteEventStore::open(path)).await;
+        return match opened {
+            Ok(store) => Ok(Arc::new(store?)),
+            Err(error) => Err(EventStoreError::Permanent { problem: error.to_string() }),
+        };
+    }
+    // The rest of the address may hold a password.
+    let scheme: String = url.chars().take_while(|character| *character != ':').take(20).collect();
+    let problem = format!("{scheme:?} is no event store: use sqlite:PATH or postgres://user@host:port/database");
+    Err(EventStoreError::Setting { key: "event-store", problem })
+}

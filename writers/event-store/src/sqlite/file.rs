@@ -1,0 +1,193 @@
+//! The SQLite file: its tables, its one writer, its readers, the relay's lock, and how its errors are told.
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavior};
+
+use crate::error::EventStoreError;
+
+/// Each brings a file of the version before it to its own. Only ever added to; a step only ever adds, so that the
+/// release before can still run on the file.
+const MIGRATIONS: [&str; 1] = [include_str!("../../sql/sqlite/0001_tables.sql")];
+
+/// How long a transaction waits for one of another process.
+const BUSY: Duration = Duration::from_secs(5);
+/// Reader connections kept open while nobody uses them.
+const IDLE_READERS: usize = 8;
+
+pub(super) struct EventFile {
+    path: PathBuf,
+    writer: Mutex<Connection>,
+    idle_readers: Mutex<Vec<Connection>>,
+    /// Locked while this process leads the relay.
+    relay_lock: Mutex<Option<File>>,
+}
+
+/// Why a transaction was given up.
+#[derive(Debug)]
+pub(super) enum Abort {
+    Sqlite(rusqlite::Error),
+    Refused(EventStoreError),
+}
+
+impl From<rusqlite::Error> for Abort {
+    fn from(error: rusqlite::Error) -> Self {
+        Abort::Sqlite(error)
+    }
+}
+
+impl From<EventStoreError> for Abort {
+    fn from(error: EventStoreError) -> Self {
+        Abort::Refused(error)
+    }
+}
+
+// === impl EventFile ===
+
+impl EventFile {
+    pub(super) fn open(path: &Path) -> Result<Self, EventStoreError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let mut writer = Connection::open_with_flags(path, flags).map_err(|error| sqlite_error(path, &error))?;
+        migrate(path, &mut writer)?;
+        Ok(Self {
+            path: path.to_owned(),
+            writer: Mutex::new(writer),
+            idle_readers: Mutex::default(),
+            relay_lock: Mutex::default(),
+        })
+    }
+
+    /// One write transaction: all of `work`, or nothing. On the disk when it returns.
+    pub(super) fn write<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
+    ) -> Result<T, EventStoreError> {
+        // A poisoned lock is only a lock: the transaction of the thread that panicked was rolled back.
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let transaction =
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| self.error(&error))?;
+        let result = work(&transaction).map_err(|abort| self.aborted(abort))?;
+        transaction.commit().map_err(|error| self.error(&error))?;
+        Ok(result)
+    }
+
+    /// One read transaction: everything that `work` reads is of one moment.
+    pub(super) fn read<T>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
+    ) -> Result<T, EventStoreError> {
+        let mut reader = self.reader()?;
+        let transaction = reader.transaction().map_err(|error| self.error(&error))?;
+        let result = work(&transaction).map_err(|abort| self.aborted(abort));
+        transaction.finish().map_err(|error| self.error(&error))?;
+        // A connection that met an error is not used again.
+        if result.is_ok() {
+            let mut idle = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner);
+            if idle.len() < IDLE_READERS {
+                idle.push(reader);
+            }
+        }
+        result
+    }
+
+    fn reader(&self) -> Result<Connection, EventStoreError> {
+        if let Some(reader) = self.idle_readers.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+            return Ok(reader);
+        }
+        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let reader = Connection::open_with_flags(&self.path, flags).map_err(|error| self.error(&error))?;
+        set_up(&reader).map_err(|error| self.error(&error))?;
+        Ok(reader)
+    }
+
+    /// Takes the relay's lock, or says that another holds it. Taking it again is no error: the relay leads anew after
+    /// an error of the log, say.
+    pub(super) fn take_relay_lock(&self) -> Result<bool, EventStoreError> {
+        let mut held = self.relay_lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if held.is_some() {
+            return Ok(true);
+        }
+        let path = self.path.with_added_extension("relay-lock");
+        let unavailable = |problem: String| EventStoreError::Unavailable { address: address(&path), problem };
+        let file = OpenOptions::new()
+            .create(true)
+            .truncate(false)
+            .write(true)
+            .open(&path)
+            .map_err(|error| unavailable(error.to_string()))?;
+        match file.try_lock() {
+            Ok(()) => {
+                *held = Some(file);
+                Ok(true)
+            }
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(unavailable(error.to_string())),
+        }
+    }
+
+    fn aborted(&self, abort: Abort) -> EventStoreError {
+        match abort {
+            Abort::Sqlite(error) => self.error(&error),
+            Abort::Refused(error) => error,
+        }
+    }
+
+    fn error(&self, error: &rusqlite::Error) -> EventStoreError {
+        sqlite_error(&self.path, error)
+    }
+}
+
+fn migrate(path: &Path, writer: &mut Connection) -> Result<(), EventStoreError> {
+    let fails = |error: rusqlite::Error| sqlite_error(path, &error);
+    set_up(writer).map_err(fails)?;
+    // Moving the log into the file after 16 MB instead of 4 keeps that work off most commits.
+    writer
+        .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")
+        .map_err(fails)?;
+    let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fails)?;
+    let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fails)?;
+    let Some(missing) = MIGRATIONS.get(found as usize..) else {
+        let problem = format!(
+            "{} has tables of version {found}, this build knows {}: run the newer one",
+            path.display(),
+            MIGRATIONS.len()
+        );
+        return Err(EventStoreError::Permanent { problem });
+    };
+    for migration in missing {
+        transaction.execute_batch(migration).map_err(fails)?;
+    }
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32).map_err(fails)?;
+    transaction.commit().map_err(fails)
+}
+
+fn set_up(connection: &Connection) -> rusqlite::Result<()> {
+    connection.busy_timeout(BUSY)?;
+    connection.set_prepared_statement_cache_capacity(32);
+    Ok(())
+}
+
+/// A full disk, a failed write and a lock that another process holds may pass; a damaged file does not.
+fn sqlite_error(path: &Path, error: &rusqlite::Error) -> EventStoreError {
+    match error.sqlite_error_code() {
+        Some(
+            ErrorCode::DatabaseBusy
+            | ErrorCode::DatabaseLocked
+            | ErrorCode::DiskFull
+            | ErrorCode::SystemIoFailure
+            | ErrorCode::OutOfMemory
+            | ErrorCode::OperationInterrupted,
+        ) => EventStoreError::Unavailable { address: address(path), problem: error.to_string() },
+        Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
+            EventStoreError::Damaged { what: address(path), problem: format!("{error}; restore it from a backup") }
+        }
+        _ => EventStoreError::Permanent { problem: format!("{}: {error}", address(path)) },
+    }
+}
+
+fn address(path: &Path) -> String {
+    format!("sqlite:{}", path.display())
+}

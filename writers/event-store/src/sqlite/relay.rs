@@ -1,0 +1,107 @@
+//! Stop 5 on SQLite: the rows in their order, and how far the relay is.
+
+use std::collections::HashMap;
+
+use domain::StreamId;
+use rusqlite::{OptionalExtension, Transaction, params};
+use schemas::StorePosition;
+
+use super::file::Abort;
+use super::{EVENT_COLUMNS, stored_event};
+use crate::error::EventStoreError;
+use crate::store::{RelayCursor, RelayLease, StoredEvent};
+
+/// Takes a higher epoch, and finds the cursor.
+pub(super) fn lease(transaction: &Transaction<'_>) -> Result<RelayLease, Abort> {
+    transaction.execute("UPDATE relay SET epoch = epoch + 1", [])?;
+    let (epoch, position) = epoch_and_position(transaction)?;
+    let end = table_end(transaction)?;
+    if position > end {
+        return Err(EventStoreError::Permanent {
+            problem: format!(
+                "the event table ends at {end}, before the relay's cursor at {position}: rows were removed from it"
+            ),
+        }
+        .into());
+    }
+    let sequences = transaction
+        .prepare("SELECT topic, partition, sequence FROM relay_sequences")?
+        .query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, i64>(2)? as u64)))?
+        .collect::<rusqlite::Result<HashMap<_, _>>>()?;
+    let cursor = RelayCursor { position: StorePosition { xid: 0, position }, sequences };
+    Ok(RelayLease { epoch, cursor })
+}
+
+pub(super) fn read_committed(
+    reader: &Transaction<'_>,
+    cursor: StorePosition,
+    limit: usize,
+) -> Result<Vec<StoredEvent>, Abort> {
+    let mut select = reader.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events WHERE position > ?1 ORDER BY position LIMIT ?2"
+    ))?;
+    let mut rows = select.query(params![cursor.position as i64, limit as i64])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(stored_event(row)?);
+    }
+    Ok(events)
+}
+
+pub(super) fn save_cursor(transaction: &Transaction<'_>, epoch: u64, cursor: &RelayCursor) -> Result<(), Abort> {
+    let (current, _) = epoch_and_position(transaction)?;
+    if current != epoch {
+        return Err(EventStoreError::RelaySuperseded { epoch, current }.into());
+    }
+    transaction
+        .prepare_cached("UPDATE relay SET position = max(position, ?1)")?
+        .execute([cursor.position.position as i64])?;
+    let mut save = transaction.prepare_cached(
+        "INSERT INTO relay_sequences (topic, partition, sequence) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET sequence = max(sequence, excluded.sequence)",
+    )?;
+    for ((topic, partition), sequence) in &cursor.sequences {
+        save.execute(params![topic, partition, *sequence as i64])?;
+    }
+    Ok(())
+}
+
+pub(super) fn read_stream(
+    reader: &Transaction<'_>,
+    stream: &StreamId,
+    from_version: u64,
+    limit: usize,
+) -> Result<Vec<StoredEvent>, Abort> {
+    let mut select = reader.prepare_cached(&format!(
+        "SELECT {EVENT_COLUMNS} FROM events WHERE stream = ?1 AND version >= ?2 ORDER BY version LIMIT ?3"
+    ))?;
+    let mut rows = select.query(params![stream.as_str(), from_version as i64, limit as i64])?;
+    let mut events = Vec::new();
+    while let Some(row) = rows.next()? {
+        events.push(stored_event(row)?);
+    }
+    Ok(events)
+}
+
+/// Rows after the cursor, and the age of the oldest in milliseconds.
+pub(super) fn lag(reader: &Transaction<'_>, now: i64) -> Result<(u64, Option<i64>), Abort> {
+    let (_, position) = epoch_and_position(reader)?;
+    let waiting: i64 = reader
+        .prepare_cached("SELECT count(*) FROM events WHERE position > ?1")?
+        .query_row([position as i64], |row| row.get(0))?;
+    let oldest: Option<i64> = reader
+        .prepare_cached("SELECT time FROM events WHERE position > ?1 ORDER BY position LIMIT 1")?
+        .query_row([position as i64], |row| row.get(0))
+        .optional()?;
+    Ok((waiting as u64, oldest.map(|time| (now - time).max(0))))
+}
+
+fn epoch_and_position(reader: &Transaction<'_>) -> rusqlite::Result<(u64, u64)> {
+    reader
+        .prepare_cached("SELECT epoch, position FROM relay")?
+        .query_row([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
+}
+
+fn table_end(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
+    reader.query_row("SELECT coalesce(max(position), 0) FROM events", [], |row| Ok(row.get::<_, i64>(0)? as u64))
+}
