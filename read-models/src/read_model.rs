@@ -84,7 +84,8 @@ pub trait ReadModel: Send + Sync + 'static {
     -> Result<Vec<Option<Self::Row>>, ReadModelError>;
 
     /// Writes a batch, or nothing. Refused with [`ReadModelError::CheckpointMoved`] unless the stored checkpoint is
-    /// exactly `batch.from`, with [`ReadModelError::Superseded`] when a higher epoch is stored. A higher epoch than
+    /// exactly `batch.from`, or when the store has none: a partition is claimed before it is written. Refused with
+    /// [`ReadModelError::Superseded`] when a higher epoch is stored. A higher epoch than
     /// the stored one is stored by the write itself: a store that lost its last second may have lost the claim.
     async fn apply(&self, batch: &Batch<Self::Key, Self::Row>) -> Result<(), ReadModelError>;
 
@@ -93,7 +94,8 @@ pub trait ReadModel: Send + Sync + 'static {
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError>;
 
-    /// Parked events of one partition, in order, from `after_sequence` on.
+    /// Parked events of one partition, in order (sequence, offset), those above `after_sequence`. About `limit` of
+    /// them: events that share a sequence are never parted, so that the next page begins behind the last sequence.
     async fn parked(
         &self,
         partition: PartitionRef,

@@ -75,8 +75,7 @@ impl SqliteFile {
         layout: &Layout,
         remedy: &'static str,
     ) -> Result<Self, ReadModelError> {
-        let flags =
-            OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let fails = |error| sqlite_error(name, path, remedy, error);
         let mut writer = Connection::open_with_flags(path, flags).map_err(fails)?;
         set_up(&writer).map_err(fails)?;
@@ -159,9 +158,8 @@ impl SqliteFile {
         };
         // A poisoned lock is only a lock: the transaction of the thread that panicked was rolled back.
         let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let transaction = writer
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| self.error(error))?;
+        let transaction =
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| self.error(error))?;
         let result = work(&transaction).map_err(|abort| self.aborted(abort))?;
         transaction.commit().map_err(|error| self.error(error))?;
         drop(writer);
@@ -170,10 +168,7 @@ impl SqliteFile {
     }
 
     /// One read transaction: everything that `work` reads is of one moment.
-    pub(crate) fn read<T>(
-        &self,
-        work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
-    ) -> Result<T, ReadModelError> {
+    pub(crate) fn read<T>(&self, work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>) -> Result<T, ReadModelError> {
         let mut reader = self.reader()?;
         let transaction = reader.transaction().map_err(|error| self.error(error))?;
         let result = work(&transaction).map_err(|abort| self.aborted(abort));
@@ -236,18 +231,11 @@ fn sqlite_error(name: &str, path: &Path, remedy: &str, error: rusqlite::Error) -
             | ErrorCode::SystemIoFailure
             | ErrorCode::OutOfMemory
             | ErrorCode::OperationInterrupted,
-        ) => ReadModelError::Unavailable {
-            name: name.to_owned(),
-            address: address(path),
-            problem: error.to_string(),
-        },
+        ) => ReadModelError::Unavailable { name: name.to_owned(), address: address(path), problem: error.to_string() },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => damaged(name, path, remedy, error),
         // Without a code: a value that is not what the tables are for.
         None => damaged(name, path, remedy, error),
-        Some(_) => ReadModelError::Permanent {
-            name: name.to_owned(),
-            problem: format!("{}: {error}", address(path)),
-        },
+        Some(_) => ReadModelError::Permanent { name: name.to_owned(), problem: format!("{}: {error}", address(path)) },
     }
 }
 

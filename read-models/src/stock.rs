@@ -1,5 +1,6 @@
 //! The stock read model: units of each SKU in each warehouse.
 
+mod redis;
 mod sqlite;
 
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::ReadModelError;
 use crate::read_model::ReadModel;
 
+pub use redis::RedisStock;
 pub use sqlite::SqliteStock;
 
 /// Version of the fold whose rows this program writes.
@@ -67,3 +69,26 @@ impl<T: ReadModel<Key = StockKey, Row = StockRow> + StockReader> StockReadModel 
 
 /// A shared stock store.
 pub type SharedStock = Arc<dyn StockReadModel>;
+
+/// Connects a stock store: `sqlite:PATH`, `redis://host:port[/db]`, `rediss://…` (TLS), or a Redis Cluster as
+/// `redis+cluster://host:port,host:port,…` or `rediss+cluster://…`. A `?prefix=` on the Redis ones sets what keys begin
+/// with (default `millrace`), so that several Millraces can share servers.
+pub async fn connect_stock(url: &str) -> Result<SharedStock, ReadModelError> {
+    if let Some(path) = url.strip_prefix("sqlite:") {
+        let path = path.to_owned();
+        let opened = tokio::task::spawn_blocking(move || SqliteStock::open(path)).await;
+        let opened =
+            opened.map_err(|error| ReadModelError::Permanent { name: NAME.to_owned(), problem: error.to_string() })?;
+        return Ok(Arc::new(opened?));
+    }
+    match url.split_once("://") {
+        Some(("redis" | "rediss" | "redis+cluster" | "rediss+cluster", _)) => {
+            Ok(Arc::new(RedisStock::connect(url).await?))
+        }
+        _ => Err(ReadModelError::Setting {
+            key: "stock-store",
+            problem: "is none of sqlite:PATH, redis://HOST:PORT, rediss://HOST:PORT, redis+cluster://HOST:PORT,…"
+                .to_owned(),
+        }),
+    }
+}

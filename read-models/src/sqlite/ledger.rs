@@ -295,18 +295,23 @@ pub(crate) fn parked(
     after_sequence: u64,
     limit: usize,
 ) -> Result<Vec<ParkedEvent>, Abort> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let place = params![
-        generation.number,
-        partition.context.as_str(),
-        partition.partition,
-        stored(after_sequence),
-        limit
-    ];
+    if limit == 0 {
+        return Ok(Vec::new());
+    }
+    // A page never ends between events of one sequence: the next one begins behind it.
+    let last = i64::try_from(limit - 1).unwrap_or(i64::MAX);
+    let place =
+        params![generation.number, partition.context.as_str(), partition.partition, stored(after_sequence), last];
     let events = connection
         .prepare_cached(
             "SELECT key, sequence, offset, xid, position, headers, value, reason, parked_at FROM parked_events
-             WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND sequence > ?4 ORDER BY sequence LIMIT ?5",
+             WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND sequence > ?4
+                 AND sequence <= ifnull((
+                     SELECT sequence FROM parked_events
+                     WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND sequence > ?4
+                     ORDER BY sequence, offset LIMIT 1 OFFSET ?5
+                 ), 9223372036854775807)
+             ORDER BY sequence, offset",
         )?
         .query_map(place, parked_of)?
         .collect::<rusqlite::Result<_>>()?;
@@ -338,9 +343,8 @@ fn checkpoint_of(row: &Row<'_>) -> rusqlite::Result<Checkpoint> {
 }
 
 fn parked_of(row: &Row<'_>) -> rusqlite::Result<ParkedEvent> {
-    let headers = serde_json::from_str(row.get_ref(5)?.as_str()?).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error))
-    })?;
+    let headers = serde_json::from_str(row.get_ref(5)?.as_str()?)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error)))?;
     Ok(ParkedEvent {
         key: row.get(0)?,
         sequence: read(row.get(1)?),

@@ -42,6 +42,7 @@ CREATE TABLE parked_events (
     value BLOB NOT NULL,
     reason TEXT NOT NULL,
     parked_at INTEGER NOT NULL,
-    PRIMARY KEY (generation, context, partition, sequence)
+    -- A record that is no event of ours shares its sequence with the event before it: only the offset is its own.
+    PRIMARY KEY (generation, context, partition, sequence, offset)
 ) WITHOUT ROWID;
 CREATE INDEX parked_keys ON parked_events (generation, context, partition, key);

@@ -72,11 +72,7 @@ impl ReadModel for SqliteStock {
             .await
     }
 
-    async fn load(
-        &self,
-        _partition: PartitionRef,
-        keys: &[StockKey],
-    ) -> Result<Vec<Option<StockRow>>, ReadModelError> {
+    async fn load(&self, _partition: PartitionRef, keys: &[StockKey]) -> Result<Vec<Option<StockRow>>, ReadModelError> {
         let generation = self.prepared()?;
         let keys = keys.to_vec();
         self.file
@@ -159,7 +155,9 @@ impl ReadModel for SqliteStock {
     async fn ping(&self) -> Result<(), ReadModelError> {
         self.file
             .blocking(|file| {
-                file.read(|transaction| Ok(transaction.query_row("SELECT count(*) FROM generations", [], |_| Ok(()))?))
+                file.read(|transaction| {
+                    Ok(transaction.query_row("SELECT count(*) FROM generations", [], |_| Ok(()))?)
+                })
             })
             .await
     }
@@ -227,11 +225,7 @@ fn answer(transaction: &Transaction<'_>, generation: &Generation, sku: Sku) -> R
     Ok(StockAnswer { sku, warehouses, position: partition.token(position), parked })
 }
 
-fn write_rows(
-    transaction: &Transaction<'_>,
-    generation: u32,
-    changes: &[(StockKey, StockRow)],
-) -> Result<(), Abort> {
+fn write_rows(transaction: &Transaction<'_>, generation: u32, changes: &[(StockKey, StockRow)]) -> Result<(), Abort> {
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO stock (generation, sku, warehouse, region, on_hand, reserved, version)
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)

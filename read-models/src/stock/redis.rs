@@ -1,0 +1,312 @@
+//! The stock read model in Redis: one server, or a Redis Cluster.
+//!
+//! A Redis Function does each step on a partition as one: it checks epoch and checkpoint and writes rows, checkpoint and
+//! parked events (invariants P2 and P3), or reads rows with the position that they are true at (Q1). Every key of a
+//! partition carries one hash tag, so that a partition is on one server, and is lost or rolled back as one.
+//!
+//! How much a crash of Redis takes back is the operator's choice (`appendonly`, `appendfsync`, replicas). Whatever it
+//! takes, effect and checkpoint go back together, and the projector goes on from there. A store that came back empty
+//! answers [`ReadModelError::Rebuilding`], never zero stock; servers that evict keys are refused.
+
+mod codec;
+mod connection;
+mod keys;
+mod reader;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
+use futures::future::try_join_all;
+use redis::{FromRedisValue, Value, cmd, from_redis_value};
+use schemas::Context;
+
+use crate::checkpoint::{Checkpoint, PartitionRef};
+use crate::error::ReadModelError;
+use crate::metrics;
+use crate::parked::ParkedEvent;
+use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
+use crate::status::{PartitionStatus, ReadModelStatus};
+use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
+use connection::{Call, RedisAddress, RedisServers};
+use keys::PartitionKeys;
+
+/// A stock store in Redis.
+pub struct RedisStock {
+    servers: RedisServers,
+    /// Before every key.
+    prefix: String,
+    /// What this process writes; `None` in one that only reads.
+    prepared: ArcSwapOption<Generation>,
+    /// The generation that served the last read: it is read at once, while the pointer is checked.
+    last_served: ArcSwapOption<Generation>,
+}
+
+/// What became of a batch.
+enum Applied {
+    Written,
+    Superseded { current: u64 },
+    Moved { found: Checkpoint },
+}
+
+// === impl RedisStock ===
+
+impl RedisStock {
+    /// Connects to `redis://`, `rediss://`, `redis+cluster://host:port,…` or `rediss+cluster://…`. `?prefix=` sets what
+    /// keys begin with (default `millrace`). Fails at once where nothing answers.
+    pub async fn connect(url: &str) -> Result<Self, ReadModelError> {
+        let address = RedisAddress::parse(url)?;
+        let servers = RedisServers::connect(&address).await?;
+        Ok(Self {
+            servers,
+            prefix: address.prefix().to_owned(),
+            prepared: ArcSwapOption::empty(),
+            last_served: ArcSwapOption::empty(),
+        })
+    }
+
+    fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {
+        self.prepared.load_full().ok_or_else(|| ReadModelError::Permanent {
+            name: NAME.to_owned(),
+            problem: "no generation was prepared in this process".to_owned(),
+        })
+    }
+
+    fn keys(&self, generation: u32, at: PartitionRef) -> PartitionKeys {
+        PartitionKeys::new(&self.prefix, generation, at)
+    }
+
+    /// What a function answered, in the shape that it always has.
+    fn parse<T: FromRedisValue>(&self, answer: Value) -> Result<T, ReadModelError> {
+        from_redis_value(answer).map_err(|error| self.servers.damaged(error))
+    }
+
+    /// Writes the generation's mark where it is missing.
+    async fn mark(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        let call = Call::new("prepare", &[keys::generations(&self.prefix)])
+            .arg(generation.number)
+            .arg(codec::built(generation));
+        let built: String = self.parse(self.servers.call(call).await?)?;
+        let found = codec::generation(generation.number, &built)
+            .ok_or_else(|| self.servers.damaged(format!("generation {generation}: {built:?}")))?;
+        found.check(generation)
+    }
+
+    /// What this process writes, or else what serves.
+    async fn told_of(&self) -> Result<Arc<Generation>, ReadModelError> {
+        match self.prepared.load_full() {
+            Some(prepared) => Ok(prepared),
+            None => self.serving().await,
+        }
+    }
+
+    async fn write(
+        &self,
+        generation: &Generation,
+        batch: &Batch<StockKey, StockRow>,
+    ) -> Result<Applied, ReadModelError> {
+        let at = self.keys(generation.number, batch.partition);
+        let mut keys = vec![at.state(), at.parked_order(), at.parked_events(), at.parked_keys()];
+        let mut indexes = HashMap::new();
+        for (key, _) in &batch.changes {
+            indexes.entry(&key.sku).or_insert_with(|| {
+                keys.push(at.sku(&key.sku));
+                // The functions count the SKUs' keys from 1.
+                keys.len() - 4
+            });
+        }
+        let mut call = Call::new("apply", &keys)
+            .arg(batch.epoch.to_string())
+            .arg(&codec::checkpoint_fields(&batch.from))
+            .arg(&codec::checkpoint_fields(&batch.to))
+            .arg(u8::from(batch.live))
+            .arg(batch.parked.len());
+        for event in &batch.parked {
+            let written = codec::parked(event).map_err(|error| ReadModelError::Permanent {
+                name: generation.to_string(),
+                problem: error.to_string(),
+            })?;
+            call = call.arg(codec::place(event.sequence, event.offset)).arg(&event.key).arg(written);
+        }
+        for (key, row) in &batch.changes {
+            call = call.arg(indexes[&key.sku]).arg(key.warehouse.as_str()).arg(codec::row(row));
+        }
+        let answer: Vec<Value> = self.parse(self.servers.call(call).await?)?;
+        let mut answer = answer.into_iter();
+        let mut next = || answer.next().unwrap_or(Value::Nil);
+        let outcome: String = self.parse(next())?;
+        match outcome.as_str() {
+            "applied" => Ok(Applied::Written),
+            "missing" => Ok(Applied::Moved { found: Checkpoint::default() }),
+            "superseded" => {
+                let current: Option<String> = self.parse(next())?;
+                let current = codec::number(&current).ok_or_else(|| self.servers.damaged("an epoch is no number"))?;
+                Ok(Applied::Superseded { current })
+            }
+            "moved" => Ok(Applied::Moved { found: self.checkpoint(batch.partition, next())? }),
+            other => Err(self.servers.damaged(format!("a write was answered with {other:?}"))),
+        }
+    }
+
+    fn checkpoint(&self, partition: PartitionRef, fields: Value) -> Result<Checkpoint, ReadModelError> {
+        let fields: Vec<Option<String>> = self.parse(fields)?;
+        codec::checkpoint(&fields).ok_or_else(|| self.servers.damaged(format!("checkpoint of {partition}: {fields:?}")))
+    }
+
+    async fn partition_status(
+        &self,
+        generation: &Generation,
+        partition: PartitionRef,
+    ) -> Result<PartitionStatus, ReadModelError> {
+        let at = self.keys(generation.number, partition);
+        let call = Call::reading("status", &[at.state(), at.head(), at.parked_order(), at.parked_keys()]);
+        let answer = self.servers.call(call).await?;
+        let (live, checkpoint, head, parked_keys, parked_events): (
+            Option<String>,
+            Value,
+            Vec<Option<String>>,
+            u64,
+            u64,
+        ) = self.parse(answer)?;
+        let head = match (head.first().and_then(codec::number), head.get(1).and_then(codec::number)) {
+            (Some(next_offset), Some(seen_at)) => Some(Head { next_offset, seen_at }),
+            _ => None,
+        };
+        let checkpoint = match live {
+            Some(_) => self.checkpoint(partition, checkpoint)?,
+            None => Checkpoint::default(),
+        };
+        let live = live.as_deref() == Some("1");
+        Ok(PartitionStatus { partition, checkpoint, live, head, parked_keys, parked_events })
+    }
+}
+
+#[async_trait]
+impl ReadModel for RedisStock {
+    type Key = StockKey;
+    type Row = StockRow;
+
+    async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        self.mark(generation).await?;
+        self.prepared.store(Some(Arc::new(generation.clone())));
+        Ok(())
+    }
+
+    async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
+        let generation = self.prepared()?;
+        generation.check_partition(partition, &CONTEXTS)?;
+        // Redis may have been emptied since `prepare`.
+        self.mark(&generation).await?;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        let at = self.keys(generation.number, partition);
+        let call = Call::new("claim", &[at.state(), at.parked_keys()])
+            .arg(now.max(1).to_string())
+            .arg(codec::built(&generation));
+        let answer: Vec<Value> = self.parse(self.servers.call(call).await?)?;
+        let mut answer = answer.into_iter();
+        let mut next = || answer.next().unwrap_or(Value::Nil);
+        let outcome: String = self.parse(next())?;
+        let told: String = self.parse(next())?;
+        if outcome == "built" {
+            let found = codec::generation(generation.number, &told)
+                .ok_or_else(|| self.servers.damaged(format!("{partition} is built {told:?}")))?;
+            found.check(&generation)?;
+        }
+        let epoch = told.parse().map_err(|_| self.servers.damaged(format!("epoch of {partition}: {told:?}")))?;
+        let live: String = self.parse(next())?;
+        let checkpoint = self.checkpoint(partition, next())?;
+        Ok(Claimed { epoch, checkpoint, parked_keys: self.parse(next())?, live: live == "1" })
+    }
+
+    async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Vec<Option<StockRow>>, ReadModelError> {
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        let at = self.keys(self.prepared()?.number, partition);
+        let names: Vec<String> = keys.iter().map(|key| at.sku(&key.sku)).collect();
+        let warehouses: Vec<&str> = keys.iter().map(|key| key.warehouse.as_str()).collect();
+        let answer = self.servers.call(Call::reading("load", &names).arg(warehouses)).await?;
+        let rows: Vec<Option<String>> = self.parse(answer)?;
+        if rows.len() != keys.len() {
+            return Err(self.servers.damaged(format!("{} rows for {} keys", rows.len(), keys.len())));
+        }
+        rows.into_iter().map(|row| row.map(|row| self.row(&row)).transpose()).collect()
+    }
+
+    async fn apply(&self, batch: &Batch<StockKey, StockRow>) -> Result<(), ReadModelError> {
+        let generation = self.prepared()?;
+        let partition = batch.partition;
+        generation.check_partition(partition, &CONTEXTS)?;
+        metrics::timed_apply(NAME, async {
+            let name = generation.to_string();
+            match self.write(&generation, batch).await? {
+                Applied::Written => Ok(()),
+                Applied::Superseded { current } => {
+                    Err(ReadModelError::Superseded { name, partition, epoch: batch.epoch, current })
+                }
+                Applied::Moved { found } => {
+                    Err(ReadModelError::CheckpointMoved { name, partition, expected: batch.from, found })
+                }
+            }
+        })
+        .await
+    }
+
+    async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError> {
+        let generation = self.prepared()?;
+        // The mark may be on another server than the partitions, and lost without them.
+        self.mark(&generation).await?;
+        let observed = heads.iter().map(|(partition, head)| {
+            let call = Call::new("observe", &[self.keys(generation.number, *partition).head()])
+                .arg(head.next_offset.to_string())
+                .arg(head.seen_at.max(0).to_string());
+            self.servers.call(call)
+        });
+        try_join_all(observed).await.map(|_| ())
+    }
+
+    async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
+        let generation = self.told_of().await?;
+        let partitions = CONTEXTS.into_iter().flat_map(|context: Context| {
+            (0..generation.partitions).map(move |partition| PartitionRef { context, partition })
+        });
+        let partitions = partitions.map(|partition| self.partition_status(&generation, partition));
+        Ok(ReadModelStatus {
+            name: NAME.to_owned(),
+            generation: generation.number,
+            fold_version: generation.fold_version,
+            partitions: try_join_all(partitions).await?,
+        })
+    }
+
+    async fn parked(
+        &self,
+        partition: PartitionRef,
+        after_sequence: u64,
+        limit: usize,
+    ) -> Result<Vec<ParkedEvent>, ReadModelError> {
+        if limit == 0 {
+            return Ok(Vec::new());
+        }
+        let generation = self.told_of().await?;
+        let at = self.keys(generation.number, partition);
+        let call = Call::reading("parked", &[at.parked_order(), at.parked_events()])
+            // Behind every place of that sequence: `;` follows `:`.
+            .arg(format!("{after_sequence:020};"))
+            .arg(i64::try_from(limit).unwrap_or(i64::MAX));
+        let events: Vec<Option<Vec<u8>>> = self.parse(self.servers.call(call).await?)?;
+        events
+            .into_iter()
+            .map(|event| event.as_deref().and_then(codec::parked_of))
+            .map(|event| event.ok_or_else(|| self.servers.damaged(format!("a parked event of {partition}"))))
+            .collect()
+    }
+
+    async fn ping(&self) -> Result<(), ReadModelError> {
+        let mut any = cmd("HGET");
+        any.arg(keys::generations(&self.prefix)).arg("serving");
+        self.servers.command(&any).await.map(|_| ())
+    }
+}

@@ -1,0 +1,152 @@
+//! How generations, checkpoints, rows and parked events are written in Redis: text, and numbers as decimals.
+
+use std::str::FromStr;
+
+use schemas::{RegionId, StorePosition};
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Checkpoint;
+use crate::parked::ParkedEvent;
+use crate::read_model::Generation;
+use crate::stock::{NAME, StockRow};
+
+/// `fold version:partitions`.
+pub(super) fn built(generation: &Generation) -> String {
+    format!("{}:{}", generation.fold_version, generation.partitions)
+}
+
+pub(super) fn generation(number: u32, built: &str) -> Option<Generation> {
+    let (fold_version, partitions) = built.split_once(':')?;
+    Some(Generation {
+        name: NAME.to_owned(),
+        number,
+        fold_version: fold_version.parse().ok()?,
+        partitions: partitions.parse().ok()?,
+    })
+}
+
+/// In the order that the functions keep.
+pub(super) fn checkpoint_fields(checkpoint: &Checkpoint) -> [String; 5] {
+    [
+        checkpoint.sequence.to_string(),
+        checkpoint.next_offset.to_string(),
+        checkpoint.position.xid.to_string(),
+        checkpoint.position.position.to_string(),
+        checkpoint.event_time.to_string(),
+    ]
+}
+
+pub(super) fn checkpoint(fields: &[Option<String>]) -> Option<Checkpoint> {
+    Some(Checkpoint {
+        sequence: number(fields.first()?)?,
+        next_offset: number(fields.get(1)?)?,
+        position: StorePosition { xid: number(fields.get(2)?)?, position: number(fields.get(3)?)? },
+        event_time: number(fields.get(4)?)?,
+    })
+}
+
+pub(super) fn number<N: FromStr>(field: &Option<String>) -> Option<N> {
+    field.as_ref()?.parse().ok()
+}
+
+/// `region:on_hand:reserved:version`; no id holds a colon.
+pub(super) fn row(row: &StockRow) -> String {
+    format!("{}:{}:{}:{}", row.region.as_str(), row.on_hand, row.reserved, row.version)
+}
+
+pub(super) fn row_of(text: &str) -> Option<StockRow> {
+    let mut fields = text.split(':');
+    let row = StockRow {
+        region: RegionId::new(fields.next()?).ok()?,
+        on_hand: fields.next()?.parse().ok()?,
+        reserved: fields.next()?.parse().ok()?,
+        version: fields.next()?.parse().ok()?,
+    };
+    fields.next().is_none().then_some(row)
+}
+
+/// Place of a parked event in its partition: sorts as (sequence, offset) do.
+pub(super) fn place(sequence: u64, offset: u64) -> String {
+    format!("{sequence:020}:{offset:020}")
+}
+
+/// All of a parked event but its value, which follows as it came: JSON would make four bytes of one.
+#[derive(Serialize, Deserialize)]
+struct ParkedHead {
+    key: String,
+    sequence: u64,
+    offset: u64,
+    position: StorePosition,
+    headers: Vec<(String, String)>,
+    reason: String,
+    parked_at: i64,
+}
+
+/// One line of JSON, then the value.
+pub(super) fn parked(event: &ParkedEvent) -> serde_json::Result<Vec<u8>> {
+    let head = ParkedHead {
+        key: event.key.clone(),
+        sequence: event.sequence,
+        offset: event.offset,
+        position: event.position,
+        headers: event.headers.clone(),
+        reason: event.reason.clone(),
+        parked_at: event.parked_at,
+    };
+    let mut bytes = serde_json::to_vec(&head)?;
+    bytes.push(b'\n');
+    bytes.extend_from_slice(&event.value);
+    Ok(bytes)
+}
+
+pub(super) fn parked_of(bytes: &[u8]) -> Option<ParkedEvent> {
+    // JSON on one line has no line feed: it would be escaped.
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    let head: ParkedHead = serde_json::from_slice(&bytes[..end]).ok()?;
+    Some(ParkedEvent {
+        key: head.key,
+        sequence: head.sequence,
+        offset: head.offset,
+        position: head.position,
+        headers: head.headers,
+        value: bytes[end + 1..].to_vec(),
+        reason: head.reason,
+        parked_at: head.parked_at,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parked_event_reads_back_whatever_bytes_it_has() {
+        let event = ParkedEvent {
+            key: "SKU-1".to_owned(),
+            sequence: u64::MAX,
+            offset: 7,
+            position: StorePosition { xid: 1 << 60, position: 3 },
+            headers: vec![("ce_id".to_owned(), "a\nb\"".to_owned())],
+            value: vec![0, b'\n', b'{', 255, b'\n'],
+            reason: "line\nfeed".to_owned(),
+            parked_at: -1,
+        };
+        assert_eq!(parked_of(&parked(&event).unwrap()), Some(event));
+    }
+
+    #[test]
+    fn places_sort_by_sequence_then_offset() {
+        let mut places = vec![place(10, 1), place(9, 20), place(u64::MAX, 0), place(9, 3)];
+        places.sort();
+        assert_eq!(places, [place(9, 3), place(9, 20), place(10, 1), place(u64::MAX, 0)]);
+    }
+
+    #[test]
+    fn a_row_reads_back_and_a_damaged_one_does_not() {
+        let stock = StockRow { region: RegionId::new("eu").unwrap(), on_hand: i64::MAX, reserved: -1, version: 9 };
+        assert_eq!(row_of(&row(&stock)), Some(stock));
+        for damaged in ["", "eu", "eu:1:2", "eu:1:2:3:4", "eu:1:2:-3", "e u:1:2:3"] {
+            assert_eq!(row_of(damaged), None, "{damaged}");
+        }
+    }
+}

@@ -1,0 +1,355 @@
+//! One Redis server or a Redis Cluster: address, connection with its deadlines, calls of our functions, and how errors
+//! are told.
+//!
+//! The functions are loaded at the start, on every master, and again whenever a server does not know them: after a
+//! restart without its file, a flush, or a new master.
+
+use std::time::Duration;
+
+use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::cluster::ClusterClientBuilder;
+use redis::cluster_async::ClusterConnection;
+use redis::io::tcp::TcpSettings;
+use redis::{
+    Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
+};
+
+use crate::error::ReadModelError;
+use crate::stock::NAME;
+
+const FUNCTIONS: &str = include_str!("functions.lua");
+/// Raised with every change of the functions.
+const LIBRARY: &str = "millrace_stock_1";
+
+const CONNECT: Duration = Duration::from_secs(2);
+/// A call that takes longer has failed, though it may have done its work: a batch is then found to be there already.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Waits between attempts to connect again while calls fail.
+const RECONNECT: Duration = Duration::from_millis(500);
+
+/// Where the servers are. Displayed without its credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct RedisAddress {
+    /// URLs that the client library reads; one, or one per node of a Cluster.
+    nodes: Vec<String>,
+    is_cluster: bool,
+    /// Before every key.
+    prefix: String,
+    shown: String,
+}
+
+/// A connection that every caller shares. Cheap to clone; it comes back by itself after it was lost.
+#[derive(Clone)]
+pub(super) struct RedisServers {
+    link: Link,
+    shown: String,
+}
+
+#[derive(Clone)]
+enum Link {
+    Node(ConnectionManager),
+    Cluster(ClusterConnection),
+}
+
+/// One function call. All keys carry the same hash tag.
+pub(super) struct Call {
+    command: Cmd,
+}
+
+// === impl RedisAddress ===
+
+impl RedisAddress {
+    /// Reads `redis://`, `rediss://`, `redis+cluster://` and `rediss+cluster://`, the latter two with hosts separated
+    /// by commas. `?prefix=` sets what keys begin with, so that several Millraces can share servers.
+    pub(super) fn parse(url: &str) -> Result<Self, ReadModelError> {
+        let (scheme, rest) = url.split_once("://").ok_or_else(|| setting("is no URL"))?;
+        let (node_scheme, is_cluster) = match scheme.strip_suffix("+cluster") {
+            Some(node_scheme) => (node_scheme, true),
+            None => (scheme, false),
+        };
+        if !matches!(node_scheme, "redis" | "rediss") {
+            return Err(setting(format!(
+                "{scheme}:// is none of redis://, rediss://, redis+cluster://, rediss+cluster://"
+            )));
+        }
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, tail) = rest.split_at(end);
+        let (credentials, hosts) = match authority.rsplit_once('@') {
+            Some((credentials, hosts)) => (format!("{credentials}@"), hosts),
+            None => (String::new(), authority),
+        };
+        let hosts: Vec<&str> = if is_cluster { hosts.split(',').collect() } else { vec![hosts] };
+        let mut prefix = "millrace".to_owned();
+        let mut nodes = Vec::new();
+        for host in &hosts {
+            let node = format!("{node_scheme}://{credentials}{host}{tail}");
+            let mut node = redis::parse_redis_url(&node).ok_or_else(|| setting(format!("{host:?} is no host:port")))?;
+            let others: Vec<(String, String)> = node
+                .query_pairs()
+                .filter_map(|(name, value)| {
+                    if name == "prefix" {
+                        prefix = value.into_owned();
+                        return None;
+                    }
+                    Some((name.into_owned(), value.into_owned()))
+                })
+                .collect();
+            node.set_query(None);
+            if !others.is_empty() {
+                node.query_pairs_mut().extend_pairs(others);
+            }
+            node.as_str().into_connection_info().map_err(|error| setting(error.to_string()))?;
+            nodes.push(node.to_string());
+        }
+        // A brace would move the hash tag.
+        let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+        if prefix.is_empty() || prefix.len() > 64 || !prefix.bytes().all(is_plain) {
+            return Err(setting(format!("prefix {prefix:?} has another form than [A-Za-z0-9._-], 1 to 64 of them")));
+        }
+        Ok(Self { nodes, is_cluster, prefix, shown: format!("{scheme}://{}", hosts.join(",")) })
+    }
+
+    pub(super) fn prefix(&self) -> &str {
+        &self.prefix
+    }
+}
+
+fn setting(problem: impl Into<String>) -> ReadModelError {
+    ReadModelError::Setting { key: "stock-store", problem: problem.into() }
+}
+
+// === impl RedisServers ===
+
+impl RedisServers {
+    /// Connects, refuses servers that cannot keep a read model, and loads the functions.
+    pub(super) async fn connect(address: &RedisAddress) -> Result<Self, ReadModelError> {
+        let shown = address.shown.clone();
+        let opening = async {
+            // Data that nobody acknowledges ends the connection: otherwise a vanished server would hold it for minutes.
+            let tcp = TcpSettings::default().set_nodelay(true);
+            #[cfg(target_os = "linux")]
+            let tcp = tcp.set_user_timeout(ANSWER);
+            if address.is_cluster {
+                let client = ClusterClientBuilder::new(address.nodes.clone())
+                    .connection_timeout(CONNECT)
+                    .response_timeout(ANSWER)
+                    .retries(3)
+                    .max_retry_wait(200)
+                    .tcp_settings(tcp)
+                    .build()?;
+                return Ok(Link::Cluster(client.get_async_connection().await?));
+            }
+            let info = address.nodes[0].as_str().into_connection_info()?.set_tcp_settings(tcp);
+            let config = ConnectionManagerConfig::new()
+                .set_connection_timeout(Some(CONNECT))
+                .set_response_timeout(Some(ANSWER))
+                .set_number_of_retries(1)
+                .set_max_delay(RECONNECT);
+            let client = redis::Client::open(info)?;
+            Ok(Link::Node(ConnectionManager::new_with_config(client, config).await?))
+        };
+        let opened: RedisResult<Link> = match tokio::time::timeout(ANSWER, opening).await {
+            Ok(opened) => opened,
+            Err(_) => Err(no_answer()),
+        };
+        let servers = Self { link: opened.map_err(|error| told(&shown, error))?, shown: shown.clone() };
+        servers.check().await?;
+        servers.load_functions().await.map_err(|error| told(&shown, error))?;
+        Ok(servers)
+    }
+
+    /// Calls a function; loads the functions first where the server has none.
+    pub(super) async fn call(&self, call: Call) -> Result<Value, ReadModelError> {
+        match self.query(&call.command).await {
+            Err(error) if is_function_missing(&error) => {
+                // What matters is the call: a master elsewhere that does not answer must not stop it.
+                if let Err(error) = self.load_functions().await {
+                    tracing::debug!(%error, "functions not loaded on every master");
+                }
+                self.query(&call.command).await
+            }
+            answer => answer,
+        }
+        .map_err(|error| self.told(error))
+    }
+
+    pub(super) async fn command(&self, command: &Cmd) -> Result<Value, ReadModelError> {
+        self.query(command).await.map_err(|error| self.told(error))
+    }
+
+    /// An answer that is not what our functions give.
+    pub(super) fn damaged(&self, problem: impl std::fmt::Display) -> ReadModelError {
+        ReadModelError::Damaged {
+            name: NAME.to_owned(),
+            problem: format!(
+                "{}: {problem}; delete the keys of this generation: it is rebuilt from the event log",
+                self.shown
+            ),
+        }
+    }
+
+    fn told(&self, error: RedisError) -> ReadModelError {
+        told(&self.shown, error)
+    }
+
+    async fn query(&self, command: &Cmd) -> RedisResult<Value> {
+        let asked = async {
+            match self.link.clone() {
+                Link::Node(mut connection) => command.query_async(&mut connection).await,
+                Link::Cluster(mut connection) => command.query_async(&mut connection).await,
+            }
+        };
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(answer) => answer,
+            Err(_) => Err(no_answer()),
+        }
+    }
+
+    /// On a Cluster, the client sends this to every master.
+    async fn load_functions(&self) -> RedisResult<()> {
+        self.query(cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(FUNCTIONS)).await.map(|_| ())
+    }
+
+    /// A server that may drop single keys would answer zero where there is stock.
+    async fn check(&self) -> Result<(), ReadModelError> {
+        let info = self.command(&cmd("INFO")).await?;
+        for text in texts(info) {
+            let field = |name: &str| {
+                text.lines()
+                    .find_map(|line| line.strip_prefix(name)?.strip_prefix(':').map(|value| value.trim().to_owned()))
+            };
+            let policy = field("maxmemory_policy").unwrap_or_default();
+            if policy.starts_with("allkeys") && field("maxmemory").is_some_and(|limit| limit != "0") {
+                return Err(setting(format!(
+                    "{} evicts keys (maxmemory-policy {policy}) and would lose stock; set maxmemory-policy noeviction",
+                    self.shown
+                )));
+            }
+            let version = field("redis_version").unwrap_or_default();
+            let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+            if major.is_some_and(|major| major < 7) {
+                return Err(setting(format!("{} is Redis {version}; functions need Redis 7 or newer", self.shown)));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One text from a server, one per node from a Cluster.
+fn texts(info: Value) -> Vec<String> {
+    match info {
+        Value::Map(nodes) => nodes.into_iter().flat_map(|(_, text)| texts(text)).collect(),
+        Value::Array(nodes) => nodes.into_iter().flat_map(texts).collect(),
+        other => from_redis_value(other).into_iter().collect(),
+    }
+}
+
+fn is_function_missing(error: &RedisError) -> bool {
+    error.detail().is_some_and(|detail| detail.contains("Function not found"))
+        || error.to_string().contains("Function not found")
+}
+
+fn no_answer() -> RedisError {
+    let late = std::io::Error::new(std::io::ErrorKind::TimedOut, format!("no answer within {} s", ANSWER.as_secs()));
+    RedisError::from(late)
+}
+
+/// A lost server, a failover, a full disk or memory may pass; a refused command does not.
+fn told(shown: &str, error: RedisError) -> ReadModelError {
+    let may_pass = error.is_io_error()
+        || error.is_timeout()
+        || error.is_connection_dropped()
+        || error.is_connection_refusal()
+        || error.is_cluster_error()
+        || matches!(
+            error.kind(),
+            ErrorKind::Io
+                | ErrorKind::ClusterConnectionNotFound
+                | ErrorKind::Server(
+                    ServerErrorKind::BusyLoading
+                        | ServerErrorKind::TryAgain
+                        | ServerErrorKind::ClusterDown
+                        | ServerErrorKind::MasterDown
+                        | ServerErrorKind::ReadOnly
+                        | ServerErrorKind::Moved
+                        | ServerErrorKind::Ask
+                )
+        )
+        || matches!(error.code(), Some("OOM" | "MISCONF" | "BUSY" | "NOREPLICAS" | "UNBLOCKED"))
+        // Loaded, and gone again: a flush between the two.
+        || is_function_missing(&error);
+    if may_pass {
+        return ReadModelError::Unavailable {
+            name: NAME.to_owned(),
+            address: shown.to_owned(),
+            problem: error.to_string(),
+        };
+    }
+    ReadModelError::Permanent { name: NAME.to_owned(), problem: format!("{shown}: {error}") }
+}
+
+// === impl Call ===
+
+impl Call {
+    pub(super) fn new(function: &str, keys: &[String]) -> Self {
+        Self::with("FCALL", function, keys)
+    }
+
+    /// Of a function that writes nothing.
+    pub(super) fn reading(function: &str, keys: &[String]) -> Self {
+        Self::with("FCALL_RO", function, keys)
+    }
+
+    fn with(command: &str, function: &str, keys: &[String]) -> Self {
+        let mut command = cmd(command);
+        command.arg(format!("{LIBRARY}_{function}")).arg(keys.len()).arg(keys);
+        Self { command }
+    }
+
+    pub(super) fn arg(mut self, value: impl redis::ToRedisArgs) -> Self {
+        self.command.arg(value);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read_and_shown_without_their_password() {
+        let node = RedisAddress::parse("redis://me:secret@stock:6379/2?prefix=shop").unwrap();
+        assert_eq!(node.nodes, ["redis://me:secret@stock:6379/2"]);
+        assert_eq!((node.prefix(), node.is_cluster), ("shop", false));
+        assert_eq!(node.shown, "redis://stock:6379");
+
+        let cluster = RedisAddress::parse("rediss+cluster://:secret@a:1,b:2,c:3").unwrap();
+        assert_eq!(cluster.nodes, ["rediss://:secret@a:1", "rediss://:secret@b:2", "rediss://:secret@c:3"]);
+        assert_eq!((cluster.prefix(), cluster.is_cluster), ("millrace", true));
+        assert_eq!(cluster.shown, "rediss+cluster://a:1,b:2,c:3");
+    }
+
+    #[test]
+    fn a_wrong_address_is_refused_without_showing_its_password() {
+        for wrong in [
+            "stock:6379",
+            "http://x:1",
+            "redis://u:secret@host:port",
+            "redis://host:1/not-a-number",
+            "redis://u:secret@h:1?prefix=a{b}",
+            "redis+cluster://u:secret@h:1,,h:2",
+        ] {
+            let error = RedisAddress::parse(wrong).unwrap_err();
+            assert!(matches!(error, ReadModelError::Setting { key: "stock-store", .. }), "{wrong}: {error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_library_and_its_functions_carry_the_version() {
+        assert!(FUNCTIONS.starts_with(&format!("#!lua name={LIBRARY}\n")));
+        for function in ["prepare", "claim", "apply", "load", "read", "observe", "status", "parked"] {
+            assert!(FUNCTIONS.contains(&format!("'{LIBRARY}_{function}'")), "{function}");
+        }
+    }
+}

@@ -1,0 +1,53 @@
+//! Names of the keys. All keys of a partition of a generation carry one hash tag, so that they live on one server of a
+//! Cluster and one function call can change them together; so do their data, checkpoint and epoch get lost together.
+
+use schemas::Sku;
+
+use crate::checkpoint::PartitionRef;
+use crate::stock::NAME;
+
+/// The hash of all generations: number to how it is built, and `serving` to the number that reads are answered from.
+pub(super) fn generations(prefix: &str) -> String {
+    format!("{prefix}:{{{NAME}}}:generations")
+}
+
+/// The keys of one partition of one generation.
+pub(super) struct PartitionKeys {
+    stem: String,
+}
+
+impl PartitionKeys {
+    pub(super) fn new(prefix: &str, generation: u32, at: PartitionRef) -> Self {
+        Self { stem: format!("{prefix}:{{{NAME}@{generation}:{}:{}}}", at.context.as_str(), at.partition) }
+    }
+
+    /// Hash: epoch, checkpoint, live, how the generation is built.
+    pub(super) fn state(&self) -> String {
+        format!("{}:state", self.stem)
+    }
+
+    /// Hash: the log's end as last seen.
+    pub(super) fn head(&self) -> String {
+        format!("{}:head", self.stem)
+    }
+
+    /// Sorted set of the places of parked events, all of score 0: sorted by their bytes.
+    pub(super) fn parked_order(&self) -> String {
+        format!("{}:parked-order", self.stem)
+    }
+
+    /// Hash: place to parked event.
+    pub(super) fn parked_events(&self) -> String {
+        format!("{}:parked-events", self.stem)
+    }
+
+    /// Hash: parked key to its number of events.
+    pub(super) fn parked_keys(&self) -> String {
+        format!("{}:parked-keys", self.stem)
+    }
+
+    /// Hash: warehouse to row.
+    pub(super) fn sku(&self, sku: &Sku) -> String {
+        format!("{}:sku:{}", self.stem, sku.as_str())
+    }
+}
