@@ -36,6 +36,15 @@ install_wanted() {
     wanted_packages=()
 }
 
+# What the workspace's own build needs beside Rust: librdkafka, SQLite and zstd are compiled, and so is OpenSSL, whose
+# configuration is a Perl program that needs more of Perl than Debian's smallest set has.
+want_build_tools() {
+    want build-essential sh -c 'command -v cc && command -v c++ && command -v make'
+    want perl perl -MFindBin -MIPC::Cmd -MTime::Piece -e 1
+    want pkg-config command -v pkg-config
+    want ca-certificates test -e /etc/ssl/certs/ca-certificates.crt
+}
+
 # Kafka 4 needs Java 17 or newer.
 java_is_new_enough() {
     local major

@@ -1,0 +1,32 @@
+# Bare `make` lists the targets. Each is one line: what it does lies in the scripts that it calls.
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint fmt servers servers-stop bench
+
+SERVERS_ENV := .cache/servers.env
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## Show the whole pipeline in one process, on generated groceries
+	cargo run --release --locked -- demo
+
+test: ## Run every test on real Kafka, registry, Postgres and Redis; installs, starts and stops them
+	@system-tests/run
+
+lint: ## Check format and lints, warnings denied
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+servers: ## Start a set of servers for tests by hand, and print its addresses
+	@system-tests/servers/install
+	@[ -e $(SERVERS_ENV) ] || system-tests/servers/start $(SERVERS_ENV)
+	@cat $(SERVERS_ENV)
+
+servers-stop: ## Stop that set and remove its data
+	@system-tests/servers/stop $(SERVERS_ENV)
+
+bench: ## Measure from acknowledged command to visible stock and search, in one process (BENCH="…" for its flags)
+	@system-tests/bench $(BENCH)
