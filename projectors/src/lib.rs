@@ -1,1 +1,20 @@
-//! .
+//! Projectors: pure folds, and the engine that feeds them from the log into a read model.
+//!
+//! One worker per partition. The exact-sequence rule, the parking of poison and the resuming from the read model's
+//! own checkpoint are here; the atomic, fenced write is the read model's.
+
+mod engine;
+mod error;
+mod fold;
+mod metrics;
+mod projection;
+mod search;
+mod stock;
+mod worker;
+
+pub use engine::{ProjectorSettings, run_projector};
+pub use error::{FoldError, ProjectorError};
+pub use metrics::describe_metrics;
+pub use projection::Projection;
+pub use search::SearchProjection;
+pub use stock::StockProjection;

@@ -126,7 +126,8 @@ pub struct NewSnapshot {
 }
 
 /// A consumed offset of a command topic: set to `next` only if it is `expected` now, in the same transaction as the
-/// events, so that two handlers after a rebalance cannot both take a command.
+/// events, so that two handlers after a rebalance cannot both take a command. A partition that has no offset yet takes
+/// any expected one: an old topic does not begin at 0.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetAdvance {
     pub topic: String,

@@ -128,8 +128,9 @@ fn advance_offset(transaction: &Transaction<'_>, advance: &OffsetAdvance) -> Res
         .prepare_cached("SELECT next_offset FROM command_offsets WHERE topic = ?1 AND partition = ?2")?
         .query_row(params![advance.topic, advance.partition], |row| row.get(0))
         .optional()?;
-    let stored = stored.map_or(0, |offset| offset as u64);
-    if stored != advance.expected {
+    if let Some(stored) = stored
+        && stored as u64 != advance.expected
+    {
         let OffsetAdvance { topic, partition, expected, .. } = advance;
         return Err(conflict(format!("offset of {topic}/{partition}: {expected} expected, {stored} stored")));
     }

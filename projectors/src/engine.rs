@@ -1,0 +1,376 @@
+//! The engine: a subscription, and a worker for each partition that it is assigned.
+//!
+//! The engine alone talks to the subscription; workers ask it to. A worker that falls behind has its partition
+//! paused, so buffers stay bounded while the group membership is kept (fault 16).
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
+use metrics::gauge;
+use read_models::{Generation, Head, PartitionRef, ReadModel, ReadModelError};
+use schemas::Context;
+use telemetry::ComponentHealth;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ProjectorError;
+use crate::metrics::HALTED;
+use crate::projection::Projection;
+use crate::worker::{Request, WorkerContext, backoff, now, partition_worker};
+
+/// How a projector works.
+#[derive(Debug, Clone)]
+pub struct ProjectorSettings {
+    /// Consumer group; processes of one group share the partitions.
+    pub group: String,
+    /// Generation of the read model.
+    pub generation: u32,
+    /// Partitions of each event topic.
+    pub partitions: u32,
+    /// Most events in one write.
+    pub batch: usize,
+    /// Records that may wait for one worker before its partition is paused.
+    pub buffered: usize,
+    /// How long a missing sequence may take to follow before the partition halts.
+    pub gap_patience: Duration,
+    /// Parked keys of one partition at which the projection halts.
+    pub parked_keys_limit: usize,
+    /// How often the log's end is noted in the read model.
+    pub observe_every: Duration,
+}
+
+/// A partition that this process holds.
+struct Assignment {
+    run: u64,
+    records: mpsc::UnboundedSender<Vec<event_log::Record>>,
+    cancelled: CancellationToken,
+    waiting: usize,
+    paused: bool,
+}
+
+/// What the engine loop keeps.
+struct Engine<M: ?Sized> {
+    read_model: Arc<M>,
+    log: Arc<dyn EventLog>,
+    decoder: Arc<EventDecoder>,
+    settings: ProjectorSettings,
+    health: ComponentHealth,
+    requests: mpsc::UnboundedSender<Request>,
+    assignments: HashMap<TopicPartition, Assignment>,
+    halted: HashMap<TopicPartition, String>,
+    workers: JoinSet<()>,
+    runs: u64,
+}
+
+impl Default for ProjectorSettings {
+    fn default() -> Self {
+        Self {
+            group: String::new(),
+            generation: 1,
+            partitions: 12,
+            batch: 500,
+            buffered: 4_000,
+            gap_patience: Duration::from_secs(30),
+            parked_keys_limit: 1_000,
+            observe_every: Duration::from_millis(500),
+        }
+    }
+}
+
+/// Runs a projection until `shutdown`, or until an error that trying again cannot mend.
+pub async fn run_projector<P, M>(
+    read_model: Arc<M>,
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+    settings: ProjectorSettings,
+    health: ComponentHealth,
+    shutdown: CancellationToken,
+) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let decoder = Arc::new(EventDecoder::new(registry));
+    let mut delays = backoff();
+    loop {
+        let lived = tokio::select! {
+            result = subscribe_and_run::<P, M>(&read_model, &log, &decoder, &settings, &health, &shutdown) => result,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        let error = match lived {
+            Ok(()) => return Ok(()),
+            Err(error) => error,
+        };
+        health.not_ready(error.to_string());
+        // A topic that the relay has not made yet comes by itself.
+        let is_waiting = matches!(error, ProjectorError::Log(EventLogError::UnknownTopic { .. }));
+        if !error.is_transient() && !is_waiting {
+            return Err(error);
+        }
+        tracing::warn!(projection = P::NAME, %error, "projector tries again");
+        tokio::select! {
+            () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+async fn subscribe_and_run<P, M>(
+    read_model: &Arc<M>,
+    log: &Arc<dyn EventLog>,
+    decoder: &Arc<EventDecoder>,
+    settings: &ProjectorSettings,
+    health: &ComponentHealth,
+    shutdown: &CancellationToken,
+) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let generation = Generation {
+        name: P::NAME.to_owned(),
+        number: settings.generation,
+        fold_version: P::FOLD_VERSION,
+        partitions: settings.partitions,
+    };
+    read_model.prepare(&generation).await?;
+    let topics: Vec<&str> = P::CONTEXTS.iter().map(|context| context.events_topic()).collect();
+    let mut subscription = log.subscribe(&settings.group, &topics).await?;
+    let (requests, mut asked) = mpsc::unbounded_channel();
+    let mut engine = Engine {
+        read_model: Arc::clone(read_model),
+        log: Arc::clone(log),
+        decoder: Arc::clone(decoder),
+        settings: settings.clone(),
+        health: health.clone(),
+        requests,
+        assignments: HashMap::new(),
+        halted: HashMap::new(),
+        workers: JoinSet::new(),
+        runs: 0,
+    };
+    let observer = tokio::spawn(observe(
+        Arc::clone(read_model),
+        Arc::clone(log),
+        P::CONTEXTS,
+        settings.observe_every,
+        shutdown.clone(),
+    ));
+    health.ready();
+    let result = loop {
+        let step = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break Ok(()),
+            request = asked.recv() => match request {
+                Some(request) => engine.answer::<P>(request, subscription.as_mut()).await,
+                None => break Ok(()),
+            },
+            signal = subscription.next() => match signal {
+                Ok(signal) => engine.follow::<P>(signal, subscription.as_mut()).await,
+                Err(error) => Err(error.into()),
+            },
+        };
+        if let Err(error) = step {
+            break Err(error);
+        }
+    };
+    engine.stop().await;
+    observer.abort();
+    result
+}
+
+// === impl Engine ===
+
+impl<M: ?Sized> Engine<M> {
+    async fn follow<P>(&mut self, signal: Signal, subscription: &mut dyn Subscription) -> Result<(), ProjectorError>
+    where
+        P: Projection,
+        M: ReadModel<Key = P::Key, Row = P::Row>,
+    {
+        match signal {
+            Signal::Assigned(partitions) => {
+                for at in partitions {
+                    self.assign::<P>(at)?;
+                }
+            }
+            Signal::Revoked(partitions) => {
+                for at in partitions {
+                    // Its epoch protects the store from a write that is still under way.
+                    if let Some(assignment) = self.assignments.remove(&at) {
+                        assignment.cancelled.cancel();
+                    }
+                    self.halted.remove(&at);
+                }
+                self.report_halted::<P>();
+            }
+            Signal::Records(records) => {
+                let Some(at) = records.first().map(|record| record.at.clone()) else { return Ok(()) };
+                let Some(assignment) = self.assignments.get_mut(&at) else { return Ok(()) };
+                assignment.waiting += records.len();
+                // A worker that just ended says so by a request of its own.
+                let _ = assignment.records.send(records);
+                if assignment.waiting > self.settings.buffered && !assignment.paused {
+                    assignment.paused = true;
+                    subscription.pause(&at).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn answer<P>(&mut self, request: Request, subscription: &mut dyn Subscription) -> Result<(), ProjectorError>
+    where
+        P: Projection,
+        M: ReadModel<Key = P::Key, Row = P::Row>,
+    {
+        match request {
+            Request::Start { at, offset, run } => {
+                if !self.holds(&at, run) {
+                    return Ok(());
+                }
+                match subscription.start(&at, offset).await {
+                    Err(error @ EventLogError::OffsetOutOfRange { .. }) => self.halt::<P>(at, error.into()),
+                    other => other?,
+                }
+            }
+            Request::Done { at, records, next_offset, run } => {
+                if !self.holds(&at, run) {
+                    return Ok(());
+                }
+                if let Some(assignment) = self.assignments.get_mut(&at) {
+                    assignment.waiting = assignment.waiting.saturating_sub(records);
+                    if assignment.paused && assignment.waiting <= self.settings.buffered / 2 {
+                        assignment.paused = false;
+                        subscription.resume(&at).await?;
+                    }
+                }
+                // Only lag tools read it; a failure is theirs, not ours.
+                if let Err(error) = subscription.commit(&at, next_offset).await {
+                    tracing::debug!(%at, %error, "offset not published");
+                }
+            }
+            Request::Ended { at, run, result } => {
+                if !self.holds(&at, run) {
+                    return Ok(());
+                }
+                match result {
+                    Ok(()) => {
+                        self.assignments.remove(&at);
+                    }
+                    // The store is not where this owner thought: it lost its last second, or was wiped. Resume from what it has.
+                    Err(ProjectorError::ReadModel(error @ ReadModelError::CheckpointMoved { .. })) => {
+                        tracing::warn!(%at, %error, "partition is claimed again");
+                        self.assign::<P>(at)?;
+                    }
+                    Err(ProjectorError::ReadModel(error @ ReadModelError::Superseded { .. })) => {
+                        tracing::info!(%at, %error, "partition was taken over");
+                        self.assignments.remove(&at);
+                    }
+                    Err(error) => self.halt::<P>(at, error),
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn holds(&self, at: &TopicPartition, run: u64) -> bool {
+        self.assignments.get(at).is_some_and(|assignment| assignment.run == run)
+    }
+
+    /// Starts a worker, which claims the partition and then asks for its records.
+    fn assign<P>(&mut self, at: TopicPartition) -> Result<(), ProjectorError>
+    where
+        P: Projection,
+        M: ReadModel<Key = P::Key, Row = P::Row>,
+    {
+        let context = Context::ALL
+            .into_iter()
+            .find(|context| context.events_topic() == at.topic)
+            .ok_or_else(|| ProjectorError::ForeignTopic { at: at.clone() })?;
+        self.runs += 1;
+        let (records, received) = mpsc::unbounded_channel();
+        let cancelled = CancellationToken::new();
+        self.workers.spawn(partition_worker::<P, M>(WorkerContext {
+            partition: PartitionRef { context, partition: at.partition },
+            at: at.clone(),
+            run: self.runs,
+            read_model: Arc::clone(&self.read_model),
+            log: Arc::clone(&self.log),
+            decoder: Arc::clone(&self.decoder),
+            settings: self.settings.clone(),
+            records: received,
+            requests: self.requests.clone(),
+            cancelled: cancelled.clone(),
+        }));
+        let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false };
+        if let Some(earlier) = self.assignments.insert(at, assignment) {
+            earlier.cancelled.cancel();
+        }
+        // Workers that ended leave their entry behind until it is taken.
+        while self.workers.try_join_next().is_some() {}
+        Ok(())
+    }
+
+    /// Leaves a partition as it is until an operator looks; the others go on.
+    fn halt<P: Projection>(&mut self, at: TopicPartition, error: ProjectorError) {
+        tracing::error!(projection = P::NAME, %at, %error, "partition halts");
+        self.assignments.remove(&at);
+        self.halted.insert(at, error.to_string());
+        self.report_halted::<P>();
+    }
+
+    fn report_halted<P: Projection>(&self) {
+        gauge!(HALTED, "projection" => P::NAME).set(self.halted.len() as f64);
+        match self.halted.iter().next() {
+            Some((at, why)) => self.health.not_ready(format!("{at} halted: {why}")),
+            None => self.health.ready(),
+        }
+    }
+
+    /// Lets every worker end; a write that is under way is finished or fenced.
+    async fn stop(&mut self) {
+        for assignment in self.assignments.values() {
+            assignment.cancelled.cancel();
+        }
+        while self.workers.join_next().await.is_some() {}
+    }
+}
+
+/// Notes the log's ends in the read model, so that readers know lag and freshness without touching the log.
+async fn observe<M>(
+    read_model: Arc<M>,
+    log: Arc<dyn EventLog>,
+    contexts: &'static [Context],
+    every: Duration,
+    shutdown: CancellationToken,
+) where
+    M: ReadModel + ?Sized,
+{
+    let mut ticks = tokio::time::interval(every);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let mut heads = Vec::new();
+        for context in contexts {
+            match log.ends(context.events_topic()).await {
+                Ok(ends) => heads.extend(ends.into_iter().map(|ends| {
+                    let partition = PartitionRef { context: *context, partition: ends.partition };
+                    (partition, Head { next_offset: ends.next, seen_at: now() })
+                })),
+                Err(error) => tracing::debug!(%error, "log ends not seen"),
+            }
+        }
+        if heads.is_empty() {
+            continue;
+        }
+        if let Err(error) = read_model.observe(&heads).await {
+            tracing::debug!(%error, "log ends not noted");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Folds a batch of events in memory: the exact-sequence rule, coalescing per key, parking in order.
+//!
+//! Pure but for the rows that it is given; the worker does the reading and the writing. Kept apart from the worker so
+//! that the rules can be tested, and simulated, without a log or a store.
+
+use std::collections::{HashMap, HashSet};
+
+use event_log::{EventEnvelope, Record};
+use read_models::{Checkpoint, ParkedEvent};
+use schemas::Event;
+
+use crate::projection::Projection;
+
+/// What a record turned out to be.
+#[derive(Debug)]
+pub(crate) enum Read {
+    /// An event of ours. `event` is what it says, or why it cannot be decoded.
+    Event { envelope: EventEnvelope, event: Result<Event, String> },
+    /// Not an event of ours: no readable envelope, hence no sequence.
+    Foreign { why: String },
+}
+
+/// How a record's sequence stands to the last one.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    Next,
+    Duplicate,
+    Gap { last: u64, found: u64 },
+}
+
+/// Consumers accept exactly `last + 1`.
+pub(crate) fn order(last: u64, found: u64) -> Order {
+    if found == last + 1 {
+        Order::Next
+    } else if found <= last {
+        Order::Duplicate
+    } else {
+        Order::Gap { last, found }
+    }
+}
+
+/// A batch as it is folded.
+pub(crate) struct Fold<P: Projection> {
+    pub(crate) checkpoint: Checkpoint,
+    /// Newest row per key: one write per key, however many events it had.
+    pub(crate) changes: HashMap<P::Key, P::Row>,
+    pub(crate) parked: Vec<ParkedEvent>,
+    pub(crate) newly_parked: HashSet<String>,
+    pub(crate) applied: u64,
+    pub(crate) duplicates: u64,
+    pub(crate) foreign: u64,
+}
+
+/// A dead letter that is nobody's: it parks no key of ours, since no id holds this character.
+pub(crate) const FOREIGN_KEY: &str = "!foreign";
+
+const BEHIND: &str = "behind a parked event of the same key";
+
+// === impl Fold ===
+
+impl<P: Projection> Fold<P> {
+    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
+        Self {
+            checkpoint,
+            changes: HashMap::new(),
+            parked: Vec::new(),
+            newly_parked: HashSet::new(),
+            applied: 0,
+            duplicates: 0,
+            foreign: 0,
+        }
+    }
+
+    /// Takes the next record; its order was found to be [`Order::Next`] or a duplicate, or it is foreign.
+    ///
+    /// `row` gives the stored row of a key that this batch has not changed yet. `now` is in milliseconds since 1970.
+    pub(crate) fn take<'r>(
+        &mut self,
+        record: &Record,
+        read: Read,
+        parked_keys: &HashSet<String>,
+        row: impl Fn(&P::Key) -> Option<&'r P::Row>,
+        now: i64,
+    ) where
+        P::Row: 'r,
+    {
+        self.checkpoint.next_offset = record.offset + 1;
+        let (envelope, event) = match read {
+            Read::Event { envelope, event } => (envelope, event),
+            Read::Foreign { why } => {
+                self.foreign += 1;
+                let parked = self.parked_event(record, FOREIGN_KEY.to_owned(), why, now);
+                self.parked.push(parked);
+                return;
+            }
+        };
+        if order(self.checkpoint.sequence, envelope.sequence) == Order::Duplicate {
+            self.duplicates += 1;
+            return;
+        }
+        self.checkpoint.sequence = envelope.sequence;
+        self.checkpoint.position = envelope.position;
+        self.checkpoint.event_time = envelope.time;
+
+        let key = &envelope.partition_key;
+        let is_behind = parked_keys.contains(key) || self.newly_parked.contains(key);
+        let poison = if is_behind {
+            Some(BEHIND.to_owned())
+        } else {
+            match event {
+                Err(why) => Some(why),
+                Ok(event) => self.fold(&event, envelope.stream_version, row).err(),
+            }
+        };
+        match poison {
+            None => self.applied += 1,
+            Some(why) => {
+                self.newly_parked.insert(key.clone());
+                let parked = self.parked_event(record, key.clone(), why, now);
+                self.parked.push(parked);
+            }
+        }
+    }
+
+    fn fold<'r>(
+        &mut self,
+        event: &Event,
+        version: u64,
+        row: impl Fn(&P::Key) -> Option<&'r P::Row>,
+    ) -> Result<(), String>
+    where
+        P::Row: 'r,
+    {
+        let Some(key) = P::key(event) else { return Ok(()) };
+        let current = self.changes.get(&key).or_else(|| row(&key));
+        let folded = tracing::trace_span!("project").in_scope(|| P::project(current, event, version));
+        if let Some(new) = folded.map_err(|error| error.to_string())? {
+            self.changes.insert(key, new);
+        }
+        Ok(())
+    }
+
+    fn parked_event(&self, record: &Record, key: String, reason: String, now: i64) -> ParkedEvent {
+        ParkedEvent {
+            key,
+            sequence: self.checkpoint.sequence,
+            offset: record.offset,
+            position: self.checkpoint.position,
+            headers: record.headers.0.clone(),
+            value: record.value.to_vec(),
+            reason,
+            parked_at: now,
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

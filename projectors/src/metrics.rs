@@ -1,0 +1,25 @@
+//! The metrics of this crate, each described once.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+pub(crate) const APPLIED: &str = "millrace_events_applied_total";
+pub(crate) const DUPLICATES: &str = "millrace_events_duplicate_total";
+pub(crate) const PARKED: &str = "millrace_events_parked_total";
+pub(crate) const FOREIGN: &str = "millrace_records_foreign_total";
+pub(crate) const GAPS: &str = "millrace_sequence_gaps_total";
+pub(crate) const HALTED: &str = "millrace_partitions_halted";
+pub(crate) const VISIBLE_SECONDS: &str = "millrace_event_visible_seconds";
+pub(crate) const BATCH_EVENTS: &str = "millrace_projector_batch_events";
+pub(crate) const SUPERSEDED: &str = "millrace_writes_superseded_total";
+
+pub fn describe_metrics() {
+    describe_counter!(APPLIED, "Events folded into a read model, by projection");
+    describe_counter!(DUPLICATES, "Events dropped because their sequence was applied before, by projection");
+    describe_counter!(PARKED, "Events parked, by projection");
+    describe_counter!(FOREIGN, "Records on an event topic that are not events of ours, by projection");
+    describe_counter!(GAPS, "Sequences that were not the next one, by projection");
+    describe_gauge!(HALTED, "Partitions that wait for an operator, by projection");
+    describe_histogram!(VISIBLE_SECONDS, "From a command's arrival to its event's visibility, by projection");
+    describe_histogram!(BATCH_EVENTS, "Events that shared one write, by projection");
+    describe_counter!(SUPERSEDED, "Writes refused because another owner took the partition over, by projection");
+}

@@ -1,0 +1,350 @@
+//! The partition worker: claims its partition, then sequence check, decode, fold, one atomic write, again.
+//! Stop 7 of an event's path.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
+use metrics::{counter, histogram};
+use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+
+use crate::engine::ProjectorSettings;
+use crate::error::ProjectorError;
+use crate::fold::{Fold, Order, Read, order};
+use crate::metrics::{APPLIED, BATCH_EVENTS, DUPLICATES, FOREIGN, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS};
+use crate::projection::Projection;
+
+/// What a worker asks of the engine, which alone holds the subscription.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// Deliver the partition from this offset on.
+    Start { at: TopicPartition, offset: u64, run: u64 },
+    /// Records that the worker is done with; `next_offset` is the first not applied.
+    Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
+    /// The worker ended. `Ok` when another owner took over.
+    Ended { at: TopicPartition, run: u64, result: Result<(), ProjectorError> },
+}
+
+/// What a worker works with.
+pub(crate) struct WorkerContext<M: ?Sized> {
+    pub(crate) at: TopicPartition,
+    pub(crate) partition: PartitionRef,
+    /// Tells this worker's requests from those of an earlier owner of the same partition.
+    pub(crate) run: u64,
+    pub(crate) read_model: Arc<M>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) decoder: Arc<EventDecoder>,
+    pub(crate) settings: ProjectorSettings,
+    pub(crate) records: mpsc::UnboundedReceiver<Vec<Record>>,
+    pub(crate) requests: mpsc::UnboundedSender<Request>,
+    pub(crate) cancelled: CancellationToken,
+}
+
+/// A worker's hold on its partition.
+struct Owned<P: Projection> {
+    epoch: u64,
+    checkpoint: Checkpoint,
+    parked_keys: HashSet<String>,
+    live: bool,
+    /// The log's end when the partition was claimed: from there on it counts as live.
+    head: u64,
+    /// Rows as this owner last wrote or read them; right as long as its epoch holds.
+    rows: HashMap<P::Key, P::Row>,
+    /// Since when, and where, a sequence is missing.
+    gap: Option<(Instant, u64, u64, u64)>,
+}
+
+/// Rows kept in memory by one worker.
+const MAX_ROWS: usize = 50_000;
+
+pub(crate) async fn partition_worker<P, M>(mut context: WorkerContext<M>)
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let cancelled = context.cancelled.clone();
+    let result = tokio::select! {
+        result = run::<P, M>(&mut context) => result,
+        () = cancelled.cancelled() => Ok(()),
+    };
+    // The engine may be gone at shutdown; then nobody asks.
+    let _ = context.requests.send(Request::Ended { at: context.at, run: context.run, result });
+}
+
+async fn run<P, M>(context: &mut WorkerContext<M>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let mut owned = claim::<P, M>(context).await?;
+    let start = Request::Start { at: context.at.clone(), offset: owned.checkpoint.next_offset, run: context.run };
+    let _ = context.requests.send(start);
+    if !owned.live && owned.checkpoint.next_offset >= owned.head {
+        // Nothing to fold: without this an idle partition would stay "rebuilding".
+        let fold = Fold::<P>::new(owned.checkpoint);
+        write(context, &mut owned, fold).await?;
+    }
+    loop {
+        let records = match owned.gap {
+            Some((since, last, found, offset)) => {
+                let left = context.settings.gap_patience.saturating_sub(since.elapsed());
+                match tokio::time::timeout(left, context.records.recv()).await {
+                    Ok(records) => records,
+                    Err(_) => return Err(gap_error(context.partition, last, found, offset)),
+                }
+            }
+            None => context.records.recv().await,
+        };
+        let Some(mut records) = records else { return Ok(()) };
+        while records.len() < context.settings.batch {
+            let Ok(more) = context.records.try_recv() else { break };
+            records.extend(more);
+        }
+        let taken = records.len();
+        let span = tracing::debug_span!("partition_worker", projection = P::NAME, partition = %context.partition, events = taken);
+        for batch in records.chunks(context.settings.batch) {
+            work_off(context, &mut owned, batch).instrument(span.clone()).await?;
+        }
+        let done = Request::Done {
+            at: context.at.clone(),
+            records: taken,
+            next_offset: owned.checkpoint.next_offset,
+            run: context.run,
+        };
+        let _ = context.requests.send(done);
+    }
+}
+
+async fn claim<P, M>(context: &WorkerContext<M>) -> Result<Owned<P>, ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
+    let head = retrying(|| async {
+        let ends = context.log.ends(&context.at.topic).await?;
+        ends.iter()
+            .find(|ends| ends.partition == context.at.partition)
+            .map(|ends| ends.next)
+            .ok_or_else(|| ProjectorError::Log(EventLogError::UnknownTopic { topic: context.at.topic.clone() }))
+    })
+    .await?;
+    tracing::debug!(partition = %context.partition, epoch = claimed.epoch, checkpoint = %claimed.checkpoint, head, "partition claimed");
+    Ok(Owned {
+        epoch: claimed.epoch,
+        checkpoint: claimed.checkpoint,
+        parked_keys: claimed.parked_keys,
+        live: claimed.live,
+        head,
+        rows: HashMap::new(),
+        gap: None,
+    })
+}
+
+/// Folds and writes one batch.
+async fn work_off<P, M>(
+    context: &WorkerContext<M>,
+    owned: &mut Owned<P>,
+    records: &[Record],
+) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let mut next = owned.checkpoint.sequence;
+    let mut reads = Vec::with_capacity(records.len());
+    for record in records {
+        let read = read(context, record).await?;
+        if let Read::Event { envelope, .. } = &read {
+            match order(next, envelope.sequence) {
+                Order::Next => {
+                    next = envelope.sequence;
+                    owned.gap = None;
+                }
+                Order::Duplicate => {}
+                Order::Gap { last, found } => {
+                    // Not applied and not skipped past: a relay that starts again publishes the missing ones, and
+                    // this one once more behind them.
+                    counter!(GAPS, "projection" => P::NAME).increment(1);
+                    if owned.gap.is_none() {
+                        tracing::error!(partition = %context.partition, last, found, offset = record.offset, "sequence gap");
+                        owned.gap = Some((Instant::now(), last, found, record.offset));
+                    }
+                    continue;
+                }
+            }
+        }
+        // Behind an open gap the offset must not move, or a restart would begin past the missing events.
+        if owned.gap.is_none() {
+            reads.push((record, read));
+        }
+    }
+    load_rows(context, owned, &reads).await?;
+    let mut fold = Fold::<P>::new(owned.checkpoint);
+    let now = now();
+    for (record, read) in reads {
+        fold.take(record, read, &owned.parked_keys, |key| owned.rows.get(key), now);
+    }
+    write(context, owned, fold).await
+}
+
+async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<Read, ProjectorError> {
+    let envelope = match EventEnvelope::from_headers(&record.headers) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            tracing::warn!(at = %record.at, offset = record.offset, %error, "record is no event of ours");
+            return Ok(Read::Foreign { why: error.to_string() });
+        }
+    };
+    let mut delays = backoff();
+    loop {
+        match context.decoder.decode(record).await {
+            Ok(decoded) => return Ok(Read::Event { envelope, event: Ok(decoded.event) }),
+            // A registry that is down says nothing about the event: wait, never park (fault 13).
+            Err(error) if error.is_transient() => {
+                tracing::warn!(at = %record.at, offset = record.offset, %error, "decoding waits");
+                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+            }
+            Err(error) => return Ok(Read::Event { envelope, event: Err(error.to_string()) }),
+        }
+    }
+}
+
+/// Brings the rows of the batch's keys into memory, in one read.
+async fn load_rows<P, M>(
+    context: &WorkerContext<M>,
+    owned: &mut Owned<P>,
+    reads: &[(&Record, Read)],
+) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    if owned.rows.len() > MAX_ROWS {
+        owned.rows.clear();
+    }
+    let mut missing: Vec<P::Key> = Vec::new();
+    let mut seen = HashSet::new();
+    for (_, read) in reads {
+        let Read::Event { event: Ok(event), .. } = read else { continue };
+        if let Some(key) = P::key(event)
+            && !owned.rows.contains_key(&key)
+            && seen.insert(key.clone())
+        {
+            missing.push(key);
+        }
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let rows = retrying(|| async { Ok(context.read_model.load(context.partition, &missing).await?) }).await?;
+    owned.rows.extend(missing.into_iter().zip(rows).filter_map(|(key, row)| row.map(|row| (key, row))));
+    Ok(())
+}
+
+/// Stop 9: effect, checkpoint and parked events in one atomic write.
+async fn write<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>, fold: Fold<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let live = owned.live || fold.checkpoint.next_offset >= owned.head;
+    if fold.checkpoint == owned.checkpoint && live == owned.live {
+        return Ok(());
+    }
+    let parked = owned.parked_keys.union(&fold.newly_parked).count();
+    if !fold.newly_parked.is_empty() && parked > context.settings.parked_keys_limit {
+        let limit = context.settings.parked_keys_limit;
+        return Err(ProjectorError::TooManyParked { partition: context.partition, parked, limit });
+    }
+    let batch = Batch {
+        partition: context.partition,
+        epoch: owned.epoch,
+        from: owned.checkpoint,
+        to: fold.checkpoint,
+        changes: fold.changes.into_iter().collect(),
+        parked: fold.parked,
+        live,
+    };
+    apply(context, &batch).instrument(tracing::debug_span!("apply")).await.inspect_err(|error| {
+        if matches!(error, ProjectorError::ReadModel(ReadModelError::Superseded { .. })) {
+            counter!(SUPERSEDED, "projection" => P::NAME).increment(1);
+        }
+    })?;
+    if fold.applied > 0 {
+        let age = now().saturating_sub(batch.to.event_time).max(0);
+        histogram!(VISIBLE_SECONDS, "projection" => P::NAME).record(age as f64 / 1000.0);
+        histogram!(BATCH_EVENTS, "projection" => P::NAME).record(fold.applied as f64);
+    }
+    counter!(APPLIED, "projection" => P::NAME).increment(fold.applied);
+    counter!(DUPLICATES, "projection" => P::NAME).increment(fold.duplicates);
+    counter!(FOREIGN, "projection" => P::NAME).increment(fold.foreign);
+    counter!(PARKED, "projection" => P::NAME).increment(batch.parked.len() as u64);
+    owned.checkpoint = batch.to;
+    owned.live = batch.live;
+    owned.parked_keys.extend(fold.newly_parked);
+    owned.rows.extend(batch.changes);
+    Ok(())
+}
+
+async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
+where
+    M: ReadModel + ?Sized,
+{
+    let mut delays = backoff();
+    let mut is_retry = false;
+    loop {
+        match context.read_model.apply(batch).await {
+            Ok(()) => return Ok(()),
+            // The answer of the first try was lost, not its effect.
+            Err(ReadModelError::CheckpointMoved { found, .. }) if is_retry && found == batch.to => return Ok(()),
+            Err(error) if error.is_transient() => {
+                tracing::warn!(partition = %context.partition, %error, "write waits");
+                is_retry = true;
+                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+async fn retrying<T, F>(mut operation: impl FnMut() -> F) -> Result<T, ProjectorError>
+where
+    F: Future<Output = Result<T, ProjectorError>>,
+{
+    let mut delays = backoff();
+    loop {
+        match operation().await {
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "projector tries again");
+                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+            }
+            result => return result,
+        }
+    }
+}
+
+fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {
+    let remedy = "restart the relay, or rebuild the read model from the event table";
+    ProjectorError::Gap { partition, last, found, offset, remedy }
+}
+
+/// Full jitter between 20 ms and 2 s.
+pub(crate) fn backoff() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(20))
+        .with_max_delay(Duration::from_secs(2))
+        .without_max_times()
+        .build()
+        .map(|delay| delay.mul_f64(rand::random::<f64>()))
+}
+
+/// Milliseconds since 1970.
+pub(crate) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
+}

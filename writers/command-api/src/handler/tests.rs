@@ -1,0 +1,260 @@
+//! The handler on a real event store in a file.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use event_store::{SqliteEventStore, StreamId};
+use schemas::StorePosition;
+use serde_json::{Value, json};
+
+use super::*;
+
+const NOW: i64 = 1_700_000_000_000;
+
+struct Fixture {
+    store: Arc<dyn EventStore>,
+    handler: CommandHandler,
+    shutdown: CancellationToken,
+    running: JoinHandle<()>,
+    _folder: tempfile::TempDir,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        Self::with(HandlerSettings { snapshot_every: 3, ..HandlerSettings::default() }).await
+    }
+
+    async fn with(settings: HandlerSettings) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = SqliteEventStore::open(folder.path().join("events.db")).unwrap();
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        let topology = store.fix_topology(Topology { partitions: 4 }).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let (handler, running) = CommandHandler::start(store.clone(), topology, settings, shutdown.clone());
+        Self { store, handler, shutdown, running, _folder: folder }
+    }
+
+    async fn events(&self) -> Vec<event_store::StoredEvent> {
+        self.store.read_committed(StorePosition::default(), 10_000).await.unwrap()
+    }
+
+    async fn version(&self, stream: &str) -> u64 {
+        let stream = StreamId::from_stored(stream);
+        self.store.read_stream(&stream, 1, 10_000).await.unwrap().last().map_or(0, |event| event.version)
+    }
+}
+
+fn id(number: u128) -> Uuid {
+    Uuid::from_u128(number)
+}
+
+fn command(number: u128, kind: &str, data: Value) -> CommandEnvelope {
+    let text = json!({ "id": id(number), "type": kind, "data": data }).to_string();
+    CommandEnvelope::from_json(text.as_bytes(), None, NOW).unwrap()
+}
+
+fn receive(number: u128, quantity: i64) -> CommandEnvelope {
+    command(
+        number,
+        "ReceiveStock",
+        json!({ "sku": "TEA", "warehouse": "ham-1", "region": "north", "quantity": quantity }),
+    )
+}
+
+fn reserve(number: u128, quantity: i64) -> CommandEnvelope {
+    let data = json!({
+        "sku": "TEA", "warehouse": "ham-1", "quantity": quantity,
+        "reservation_id": format!("r-{number}"), "expires_at": NOW + 60_000,
+    });
+    command(number, "ReserveStock", data)
+}
+
+fn code(outcome: &Outcome) -> &str {
+    outcome.reason.as_ref().map_or("", |reason| &reason.code)
+}
+
+#[tokio::test]
+async fn an_accepted_command_is_stored_with_its_position_and_repeats_have_one_effect() {
+    let fixture = Fixture::new().await;
+    let first = fixture.handler.handle(receive(1, 7)).await;
+    assert_eq!((first.outcome, first.version), (OutcomeKind::Accepted, Some(1)));
+    assert!(first.position.is_some());
+    let again = fixture.handler.handle(receive(1, 7)).await;
+    assert_eq!(again, first);
+    // In one group, too.
+    let together = fixture.handler.handle_all(vec![receive(2, 5), receive(2, 5), receive(3, 1)]).await;
+    assert_eq!(together[0], together[1]);
+    assert_eq!(fixture.version("stock-TEA@ham-1").await, 3);
+    assert_eq!(fixture.handler.outcome(id(1)).await.unwrap(), Some(first));
+}
+
+#[tokio::test]
+async fn another_body_under_a_known_id_is_refused() {
+    let fixture = Fixture::new().await;
+    fixture.handler.handle(receive(1, 7)).await;
+    let other = fixture.handler.handle(receive(1, 8)).await;
+    assert_eq!((other.outcome, code(&other)), (OutcomeKind::Invalid, group::ID_REUSED));
+    let both = fixture.handler.handle_all(vec![receive(2, 1), receive(2, 2)]).await;
+    assert_eq!((both[0].outcome, both[1].outcome), (OutcomeKind::Accepted, OutcomeKind::Invalid));
+    assert_eq!(fixture.version("stock-TEA@ham-1").await, 2);
+}
+
+#[tokio::test]
+async fn the_last_units_are_reserved_once() {
+    let fixture = Fixture::new().await;
+    fixture.handler.handle(receive(1, 50)).await;
+    let asked = (0..200_u128).map(|number| {
+        let handler = fixture.handler.clone();
+        tokio::spawn(async move { handler.handle(reserve(1_000 + number, 1)).await })
+    });
+    let mut accepted = 0;
+    for outcome in futures::future::join_all(asked).await {
+        let outcome = outcome.unwrap();
+        match outcome.outcome {
+            OutcomeKind::Accepted => accepted += 1,
+            _ => assert_eq!(code(&outcome), "insufficient_stock"),
+        }
+    }
+    assert_eq!(accepted, 50);
+}
+
+#[tokio::test]
+async fn two_handlers_on_one_store_neither_oversell_nor_lose() {
+    let fixture = Fixture::new().await;
+    let (second, _running) = CommandHandler::start(
+        fixture.store.clone(),
+        Topology { partitions: 4 },
+        HandlerSettings::default(),
+        fixture.shutdown.clone(),
+    );
+    fixture.handler.handle(receive(1, 50)).await;
+    // Both hold the stream in their caches, each behind the other most of the time.
+    let asked = (0..200_u128).map(|number| {
+        let handler = if number % 2 == 0 { fixture.handler.clone() } else { second.clone() };
+        tokio::spawn(async move { handler.handle(reserve(1_000 + number, 1)).await })
+    });
+    let outcomes = futures::future::join_all(asked).await;
+    let accepted = outcomes.iter().filter(|outcome| outcome.as_ref().unwrap().outcome == OutcomeKind::Accepted).count();
+    assert_eq!(accepted, 50);
+    // A refusal is never decided on what a cache still believes.
+    second.handle(receive(2, 1)).await;
+    assert_eq!(fixture.handler.handle(reserve(3, 1)).await.outcome, OutcomeKind::Accepted);
+}
+
+#[tokio::test]
+async fn a_warehouse_stays_in_its_region_also_within_a_group() {
+    let fixture = Fixture::new().await;
+    let elsewhere = |number, sku| {
+        let data = json!({ "sku": sku, "warehouse": "ham-1", "region": "south", "quantity": 1 });
+        command(number, "ReceiveStock", data)
+    };
+    let outcomes = fixture.handler.handle_all(vec![receive(1, 1), elsewhere(2, "COFFEE")]).await;
+    assert_eq!(outcomes[0].outcome, OutcomeKind::Accepted);
+    assert_eq!(code(&outcomes[1]), "warehouse_in_other_region");
+    let later = fixture.handler.handle(elsewhere(3, "MILK")).await;
+    assert_eq!(code(&later), "warehouse_in_other_region");
+}
+
+#[tokio::test]
+async fn a_snapshot_and_the_events_after_it_are_the_state() {
+    let fixture = Fixture::new().await;
+    for number in 1..=7 {
+        fixture.handler.handle(receive(number, 1)).await;
+    }
+    let (fresh, _running) = CommandHandler::start(
+        fixture.store.clone(),
+        Topology { partitions: 4 },
+        HandlerSettings::default(),
+        fixture.shutdown.clone(),
+    );
+    assert_eq!(fresh.handle(reserve(100, 7)).await.outcome, OutcomeKind::Accepted);
+    assert_eq!(code(&fresh.handle(reserve(101, 1)).await), "insufficient_stock");
+}
+
+#[tokio::test]
+async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
+    let fixture = Fixture::new().await;
+    let group = |first: u64, commands: Vec<RecordCommand>| RecordGroup {
+        context: Context::Inventory,
+        topic: "inventory.commands".to_owned(),
+        partition: 1,
+        first,
+        next: first + commands.len() as u64,
+        commands,
+    };
+    let unreadable = RecordCommand::Unreadable {
+        place_id: id(900),
+        command_id: id(901),
+        key: "TEA".to_owned(),
+        code: "unreadable_command",
+        problem: "no frame".to_owned(),
+        received_at: NOW,
+    };
+    let repeat = || RecordCommand::Command(Box::new(receive(1, 7)));
+    let outcomes = fixture.handler.handle_records(group(5, vec![repeat(), repeat(), unreadable])).await.unwrap();
+    assert_eq!(outcomes.iter().map(|outcome| outcome.outcome).collect::<Vec<_>>(), [
+        OutcomeKind::Accepted,
+        OutcomeKind::Accepted,
+        OutcomeKind::Invalid
+    ]);
+    assert_eq!(fixture.store.command_offsets("inventory.commands").await.unwrap(), [(1, 8)].into());
+    let topics: Vec<String> = fixture.events().await.into_iter().map(|event| event.topic).collect();
+    assert_eq!(topics, ["inventory.events", "inventory.command-outcomes", "inventory.command-outcomes"]);
+
+    // A handler that was behind takes nothing.
+    let taken = fixture.handler.handle_records(group(5, vec![repeat()])).await.unwrap_err();
+    assert!(matches!(taken, HandlerError::OffsetTaken { stored: 8, .. }), "{taken}");
+    assert_eq!(fixture.events().await.len(), 3);
+}
+
+#[tokio::test]
+async fn an_expired_reservation_gives_its_units_back_once() {
+    static CLOCK: AtomicU64 = AtomicU64::new(NOW as u64);
+    let fixture = Fixture::new().await;
+    fixture.handler.handle(receive(1, 5)).await;
+    assert_eq!(fixture.handler.handle(reserve(2, 5)).await.outcome, OutcomeKind::Accepted);
+    assert!(fixture.store.due_timers(NOW + 59_999, 10).await.unwrap().is_empty());
+    CLOCK.store(NOW as u64 + 60_000, Ordering::SeqCst);
+    let expiry = |handler: CommandHandler| {
+        crate::run_expiry(
+            fixture.store.clone(),
+            handler,
+            Duration::from_millis(5),
+            || CLOCK.load(Ordering::SeqCst) as i64,
+            fixture.shutdown.clone(),
+        )
+    };
+    // Two processes may find the same timer.
+    let both = tokio::spawn(futures::future::join(expiry(fixture.handler.clone()), expiry(fixture.handler.clone())));
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while !fixture.store.due_timers(i64::MAX, 10).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the timer is never cleared");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.version("stock-TEA@ham-1").await, 3);
+    assert_eq!(fixture.handler.handle(reserve(3, 5)).await.outcome, OutcomeKind::Accepted);
+    fixture.shutdown.cancel();
+    both.await.unwrap();
+}
+
+#[tokio::test]
+async fn shutting_down_finishes_what_was_taken_and_refuses_the_rest() {
+    let mut fixture = Fixture::new().await;
+    let taken = fixture.handler.enqueue((1..=500).map(|number| receive(number, 1)).collect()).await;
+    fixture.shutdown.cancel();
+    let outcomes = taken.outcomes().await;
+    assert!(outcomes.iter().all(|outcome| outcome.outcome == OutcomeKind::Accepted));
+    (&mut fixture.running).await.unwrap();
+    let late = fixture.handler.handle(receive(1_000, 1)).await;
+    assert_eq!((late.outcome, code(&late)), (OutcomeKind::Failed, "not_decided"));
+    assert_eq!(fixture.events().await.len(), 500);
+}
+
+#[tokio::test]
+async fn a_full_queue_takes_nothing() {
+    let fixture = Fixture::with(HandlerSettings { queue: 1, ..HandlerSettings::default() }).await;
+    // Held open, the permit fills the queue.
+    let permit = fixture.handler.queue.reserve().await.unwrap();
+    assert_eq!(fixture.handler.try_handle(receive(1, 1), Duration::from_millis(1)).await, None);
+    drop(permit);
+    assert!(fixture.handler.try_handle(receive(1, 1), Duration::from_secs(10)).await.is_some());
+}

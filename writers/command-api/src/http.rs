@@ -1,0 +1,188 @@
+//! `POST /v1/commands`: one JSON command, or NDJSON for many; `GET /v1/commands/{id}`: the outcome of one.
+//!
+//! Stop 1 of an event's path. What cannot be read is answered here; all else is the handler's.
+
+mod bulk;
+mod lines;
+mod problem;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use schemas::{Command, CommandEnvelope, Outcome, OutcomeKind};
+use tracing::Instrument;
+use utoipa::{OpenApi, ToSchema};
+use uuid::Uuid;
+
+use crate::group::ID_REUSED;
+use crate::handler::CommandHandler;
+use problem::Problem;
+
+/// Largest command, alone or as a line of a bulk body, in bytes.
+pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
+/// How long a single command waits for a place in the queue before it is told to come back.
+const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the routes share.
+#[derive(Clone)]
+struct Shared {
+    handler: CommandHandler,
+    /// Milliseconds since 1970.
+    now: fn() -> i64,
+}
+
+/// Builds the routes of the command API. `now` gives milliseconds since 1970.
+pub fn router(handler: CommandHandler, now: fn() -> i64) -> Router {
+    Router::new()
+        .route("/v1/commands", post(post_commands).fallback(method_not_allowed))
+        .route("/v1/commands/{id}", get(get_outcome))
+        // Bulk bodies are bounded line by line, single ones below.
+        .layer(DefaultBodyLimit::disable())
+        .with_state(Arc::new(Shared { handler, now }))
+}
+
+/// The OpenAPI description of these routes.
+#[derive(OpenApi)]
+#[openapi(paths(post_commands, get_outcome), components(schemas(CommandBody, Outcome)))]
+pub struct CommandApiDoc;
+
+/// A command as it is sent.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "describes the body in the OpenAPI document; schemas::CommandEnvelope reads it")]
+struct CommandBody {
+    /// Chosen by the sender; the same id again returns the first outcome.
+    id: Uuid,
+    /// Type and data of the command.
+    #[schema(inline)]
+    #[serde(flatten)]
+    command: Command,
+    /// Ties together everything that one cause set off.
+    correlation_id: Option<String>,
+    /// What made the sender send it.
+    causation_id: Option<String>,
+    /// Who asked.
+    actor: Option<String>,
+}
+
+/// Give one command, or many
+///
+/// One JSON command, or `application/x-ndjson` with one command a line and one outcome line each, in the same order,
+/// streamed while they are decided. A line is at most 65,536 bytes.
+#[utoipa::path(
+    post, path = "/v1/commands", tag = "commands",
+    request_body(content(
+        (CommandBody = "application/json"),
+        (String = "application/x-ndjson"),
+    )),
+    responses(
+        (status = 200, description = "Accepted, or the first outcome of a repeat; for NDJSON an outcome line per command", body = Outcome),
+        (status = 400, description = "Not a command", body = Outcome, content_type = "application/problem+json"),
+        (status = 409, description = "The id was used for another command", body = Outcome, content_type = "application/problem+json"),
+        (status = 413, description = "Larger than 65,536 bytes", content_type = "application/problem+json"),
+        (status = 415, description = "Neither JSON nor NDJSON", content_type = "application/problem+json"),
+        (status = 422, description = "Refused by a rule; reason says which", body = Outcome, content_type = "application/problem+json"),
+        (status = 429, description = "The queue is full; Retry-After says when to come back", content_type = "application/problem+json"),
+        (status = 503, description = "Not decided; give it again under the same id after Retry-After", body = Outcome, content_type = "application/problem+json"),
+    )
+)]
+async fn post_commands(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    match media_type.as_str() {
+        "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
+            bulk::respond(shared.handler.clone(), body, traceparent, shared.now)
+        }
+        "application/json" => one(&shared, body, traceparent).instrument(tracing::debug_span!("route")).await,
+        other => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
+            .detail(format!("{other:?} is not taken; send application/json or application/x-ndjson"))
+            .into_response(),
+    }
+}
+
+async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Response {
+    let Ok(bytes) = axum::body::to_bytes(body, MAX_COMMAND_BYTES).await else {
+        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "Command too large")
+            .detail(format!("a command has at most {MAX_COMMAND_BYTES} bytes; send many as application/x-ndjson"))
+            .into_response();
+    };
+    let envelope = match CommandEnvelope::from_json(&bytes, traceparent, (shared.now)()) {
+        Ok(envelope) => envelope,
+        Err(error) => {
+            let outcome = Outcome::refused(readable_id(&bytes), OutcomeKind::Invalid, error.code(), error.to_string());
+            return respond(outcome);
+        }
+    };
+    match shared.handler.try_handle(envelope, QUEUE_PATIENCE).await {
+        Some(outcome) => respond(outcome),
+        None => Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many commands")
+            .detail("the command queue is full; nothing was taken")
+            .retry_after(1)
+            .into_response(),
+    }
+}
+
+/// Look an outcome up
+///
+/// For a sender that lost its answer. Outcomes are kept for 7 days unless set otherwise.
+#[utoipa::path(
+    get, path = "/v1/commands/{id}", tag = "commands",
+    params(("id" = Uuid, Path, description = "Command id")),
+    responses(
+        (status = 200, description = "The outcome", body = Outcome),
+        (status = 404, description = "No command of this id was decided", content_type = "application/problem+json"),
+        (status = 503, description = "The event store does not answer", content_type = "application/problem+json"),
+    )
+)]
+async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
+    let Ok(id) = id.parse::<Uuid>() else {
+        return Problem::new(StatusCode::BAD_REQUEST, "Not a command id").detail(format!("{id:?} is not a UUID")).into_response();
+    };
+    match shared.handler.outcome(id).await {
+        Ok(Some(outcome)) => axum::Json(outcome).into_response(),
+        Ok(None) => Problem::new(StatusCode::NOT_FOUND, "Unknown command")
+            .detail(format!("no command {id} was decided; it is safe to give it again"))
+            .into_response(),
+        Err(error) => {
+            tracing::warn!(%error, "outcome cannot be looked up");
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Event store unavailable").retry_after(1).into_response()
+        }
+    }
+}
+
+async fn method_not_allowed() -> Response {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed").detail("commands are given by POST").into_response()
+}
+
+/// An outcome alone: its status says what became of the command.
+fn respond(outcome: Outcome) -> Response {
+    let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
+    let (status, title) = match outcome.outcome {
+        OutcomeKind::Accepted => return axum::Json(outcome).into_response(),
+        OutcomeKind::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, "Command rejected"),
+        OutcomeKind::Invalid if is_reused => (StatusCode::CONFLICT, "Command id reused"),
+        OutcomeKind::Invalid => (StatusCode::BAD_REQUEST, "Command invalid"),
+        OutcomeKind::Failed => (StatusCode::SERVICE_UNAVAILABLE, "Command not decided"),
+    };
+    let problem = Problem::new(status, title).outcome(outcome);
+    let problem = if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(1) } else { problem };
+    problem.into_response()
+}
+
+/// The id of something that is no command otherwise, so that its sender can tell which it was.
+fn readable_id(json: &[u8]) -> Uuid {
+    #[derive(serde::Deserialize)]
+    struct OnlyId {
+        id: Uuid,
+    }
+    serde_json::from_slice::<OnlyId>(json).map_or(Uuid::nil(), |only| only.id)
+}
+
+#[cfg(test)]
+mod tests;

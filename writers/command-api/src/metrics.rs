@@ -1,0 +1,19 @@
+//! The metrics of this crate, each described once.
+
+use metrics::{describe_counter, describe_gauge, describe_histogram};
+
+pub(crate) const COMMANDS: &str = "millrace_commands_total";
+pub(crate) const GROUP_COMMANDS: &str = "millrace_command_group_commands";
+pub(crate) const GROUP_SECONDS: &str = "millrace_command_group_seconds";
+pub(crate) const QUEUED: &str = "millrace_commands_queued";
+pub(crate) const RETRIES: &str = "millrace_command_group_retries_total";
+pub(crate) const EXPIRED: &str = "millrace_reservations_expired_total";
+
+pub fn describe_metrics() {
+    describe_counter!(COMMANDS, "Commands by type and outcome");
+    describe_histogram!(GROUP_COMMANDS, "Commands that shared one transaction");
+    describe_histogram!(GROUP_SECONDS, "From taking a group off the queue to its commit");
+    describe_gauge!(QUEUED, "Commands that wait to be decided");
+    describe_counter!(RETRIES, "Groups decided again, by cause");
+    describe_counter!(EXPIRED, "Reservations released because their time was over");
+}

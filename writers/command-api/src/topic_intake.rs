@@ -1,0 +1,216 @@
+//! Command topics: a service publishes a CloudEvent command, and its outcome goes out on the outcome topic.
+//!
+//! The consumed offset is kept in the event store and moves in the transaction of the events, never in Kafka: a crash
+//! or a rebalance can neither lose a command nor take it twice. Records of one partition are committed one chunk after
+//! the other.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use event_log::{
+    CommandDecoder, EventLog, EventLogError, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
+};
+use event_store::EventStore;
+use schemas::Context;
+use telemetry::ComponentHealth;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::error::HandlerError;
+use crate::handler::{CommandHandler, RecordCommand, RecordGroup};
+
+/// Consumer group of the command handlers.
+pub const COMMAND_GROUP: &str = "millrace-commands";
+
+/// Under which unreadable records are stored: an id derived from their place, so that the sender may give a corrected
+/// command under the same command id.
+const UNREADABLE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
+/// Longest record key that is kept for the outcome of an unreadable command.
+const MAX_KEY: usize = 200;
+
+struct Intake {
+    handler: CommandHandler,
+    store: Arc<dyn EventStore>,
+    log: Arc<dyn EventLog>,
+    decoder: CommandDecoder,
+    now: fn() -> i64,
+    /// Next offset of each partition that is ours.
+    next: HashMap<TopicPartition, u64>,
+}
+
+/// Takes commands from the command topics until `shutdown`. `now` gives milliseconds since 1970.
+#[expect(clippy::too_many_arguments, reason = "called once, where everything is wired")]
+pub async fn run_topic_intake(
+    handler: CommandHandler,
+    store: Arc<dyn EventStore>,
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+    topics: Vec<TopicSpec>,
+    health: ComponentHealth,
+    now: fn() -> i64,
+    shutdown: CancellationToken,
+) -> Result<(), HandlerError> {
+    let decoder = CommandDecoder::new(registry);
+    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new() };
+    let mut delays = backoff();
+    loop {
+        let error = tokio::select! {
+            result = intake.take_in(&topics, &health) => match result {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            },
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        if matches!(error, HandlerError::ShuttingDown) {
+            return Ok(());
+        }
+        health.not_ready(error.to_string());
+        if !error.is_transient() && !matches!(error, HandlerError::OffsetTaken { .. }) {
+            return Err(error);
+        }
+        tracing::warn!(%error, "command topics are taken up again");
+        tokio::select! {
+            () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+            () = shutdown.cancelled() => return Ok(()),
+        }
+    }
+}
+
+// === impl Intake ===
+
+impl Intake {
+    /// Subscribes and takes commands until an error.
+    async fn take_in(&mut self, topics: &[TopicSpec], health: &ComponentHealth) -> Result<(), HandlerError> {
+        self.log.ensure_topics(topics).await?;
+        self.next.clear();
+        let names = Context::ALL.map(Context::commands_topic);
+        let mut subscription = self.log.subscribe(COMMAND_GROUP, &names).await?;
+        health.ready();
+        loop {
+            match subscription.next().await? {
+                Signal::Assigned(partitions) => {
+                    for at in partitions {
+                        self.start(subscription.as_mut(), at).await?;
+                    }
+                }
+                Signal::Revoked(partitions) => {
+                    for at in partitions {
+                        self.next.remove(&at);
+                    }
+                }
+                Signal::Records(records) => self.take_records(subscription.as_mut(), records).await?,
+            }
+        }
+    }
+
+    /// Begins where the event store says; at the oldest record where it says nothing yet.
+    async fn start(&mut self, subscription: &mut dyn Subscription, at: TopicPartition) -> Result<(), HandlerError> {
+        let stored = self.store.command_offsets(&at.topic).await?.get(&at.partition).copied();
+        let offset = match stored {
+            Some(offset) => offset,
+            None => {
+                let ends = self.log.ends(&at.topic).await?;
+                ends.iter().find(|ends| ends.partition == at.partition).map_or(0, |ends| ends.first)
+            }
+        };
+        subscription.start(&at, offset).await?;
+        self.next.insert(at, offset);
+        Ok(())
+    }
+
+    async fn take_records(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        records: Vec<Record>,
+    ) -> Result<(), HandlerError> {
+        let Some(at) = records.first().map(|record| record.at.clone()) else { return Ok(()) };
+        let Some(first) = self.next.get(&at).copied() else { return Ok(()) };
+        let Some(context) = Context::ALL.into_iter().find(|context| context.commands_topic() == at.topic) else {
+            return Ok(());
+        };
+        let mut commands = Vec::with_capacity(records.len());
+        let mut next = first;
+        for record in records.iter().filter(|record| record.offset >= first) {
+            commands.push(self.read(context, record).await?);
+            next = record.offset + 1;
+        }
+        if next == first {
+            return Ok(());
+        }
+        let group = RecordGroup { context, topic: at.topic.clone(), partition: at.partition, first, next, commands };
+        match self.handler.handle_records(group).await {
+            Ok(_) => {
+                self.next.insert(at.clone(), next);
+                // Only lag tools read it.
+                if let Err(error) = subscription.commit(&at, next).await {
+                    tracing::debug!(%at, %error, "offset not published");
+                }
+                Ok(())
+            }
+            // Taken by another handler, or by this one in a transaction whose answer was lost: go on from what is stored.
+            Err(HandlerError::OffsetTaken { stored, .. }) => {
+                tracing::info!(%at, stored, "records were taken already");
+                self.start(subscription, at).await
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn read(&self, context: Context, record: &Record) -> Result<RecordCommand, HandlerError> {
+        let received_at = (self.now)();
+        let (id, code, problem) = match self.decoder.decode(record, received_at).await {
+            Ok(envelope) => {
+                let problem = if envelope.command.context() == context {
+                    envelope.check().err().map(|error| (error.code(), error.to_string()))
+                } else {
+                    let right = envelope.command.context().commands_topic();
+                    Some(("wrong_topic", format!("{} belongs on {right}", envelope.command.command_type())))
+                };
+                match problem {
+                    None => return Ok(RecordCommand::Command(Box::new(envelope))),
+                    Some((code, problem)) => (Some(envelope.id), code, problem),
+                }
+            }
+            // A registry that is down says nothing about the command: it waits.
+            Err(error) if error.is_transient() => {
+                return Err(HandlerError::Log(EventLogError::RegistryUnavailable {
+                    address: record.at.to_string(),
+                    problem: error.to_string(),
+                }));
+            }
+            Err(error) => (readable_id(record), "unreadable_command", error.to_string()),
+        };
+        let place = format!("{}/{}", record.at, record.offset);
+        tracing::info!(place, code, problem, "command refused");
+        let place_id = Uuid::new_v5(&UNREADABLE_NAMESPACE, place.as_bytes());
+        Ok(RecordCommand::Unreadable {
+            place_id,
+            command_id: id.unwrap_or(place_id),
+            key: readable_key(record),
+            code,
+            problem: format!("{} offset {}: {problem}", record.at, record.offset),
+            received_at,
+        })
+    }
+}
+
+fn readable_id(record: &Record) -> Option<Uuid> {
+    record.headers.get("ce_id")?.parse().ok()
+}
+
+/// A key that is safe to store and to publish: it came from outside.
+fn readable_key(record: &Record) -> String {
+    String::from_utf8_lossy(&record.key).chars().filter(|character| !character.is_control()).take(MAX_KEY).collect()
+}
+
+/// Full jitter between 50 ms and 5 s.
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .build()
+        .map(|delay| delay.mul_f64(rand::random::<f64>()))
+}
