@@ -27,6 +27,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Waits between attempts to connect again while calls fail.
 const RECONNECT: Duration = Duration::from_millis(500);
 
+/// How often the functions are loaded for one call: another client may flush them in between.
+const LOADS: usize = 3;
+
 /// Where the servers are. Displayed without its credentials.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct RedisAddress {
@@ -160,17 +163,17 @@ impl RedisServers {
 
     /// Calls a function; loads the functions first where the server has none.
     pub(super) async fn call(&self, call: Call) -> Result<Value, ReadModelError> {
-        match self.query(&call.command).await {
-            Err(error) if is_function_missing(&error) => {
-                // What matters is the call: a master elsewhere that does not answer must not stop it.
-                if let Err(error) = self.load_functions().await {
-                    tracing::debug!(%error, "functions not loaded on every master");
-                }
-                self.query(&call.command).await
+        for _ in 0..LOADS {
+            match self.query(&call.command).await {
+                Err(error) if is_function_missing(&error) => {}
+                answer => return answer.map_err(|error| self.told(error)),
             }
-            answer => answer,
+            // What matters is the call: a master elsewhere that does not answer must not stop it.
+            if let Err(error) = self.load_functions().await {
+                tracing::debug!(%error, "functions not loaded on every master");
+            }
         }
-        .map_err(|error| self.told(error))
+        self.query(&call.command).await.map_err(|error| self.told(error))
     }
 
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, ReadModelError> {

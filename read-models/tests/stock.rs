@@ -1,0 +1,63 @@
+//! What every stock store does, whatever keeps it: one suite, run on each adapter.
+
+mod suite;
+
+use suite::{Fixture, fencing, parking, reading};
+
+macro_rules! contract {
+    ($($group:ident::$test:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    crate::$group::$test(&crate::Fixture::sqlite().await).await;
+                }
+            )*
+        }
+
+        mod on_redis {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs servers: run make test"]
+                async fn $test() {
+                    crate::$group::$test(&crate::Fixture::redis().await).await;
+                }
+            )*
+        }
+
+        mod on_redis_cluster {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs servers: run make test"]
+                async fn $test() {
+                    crate::$group::$test(&crate::Fixture::redis_cluster().await).await;
+                }
+            )*
+        }
+    };
+}
+
+contract!(
+    fencing::a_generation_is_prepared_twice,
+    fencing::another_fold_or_partition_count_is_refused,
+    fencing::nothing_is_written_without_a_generation_or_to_a_partition_that_is_none,
+    fencing::each_claim_raises_the_epoch,
+    fencing::what_was_applied_is_loaded_and_claimed,
+    fencing::a_repeated_batch_is_refused_and_changes_nothing,
+    fencing::a_superseded_owner_changes_nothing,
+    fencing::a_higher_epoch_is_stored_by_the_write,
+    fencing::epochs_are_compared_as_numbers,
+    fencing::a_partition_that_was_never_claimed_is_not_written,
+    fencing::five_thousand_rows_are_one_batch,
+    fencing::owners_side_by_side_write_each_step_once,
+    parking::parked_events_keep_their_order_and_bytes,
+    parking::records_of_nobody_share_a_sequence_and_none_is_lost,
+    parking::answers_tell_whether_the_sku_is_parked,
+    reading::reads_are_refused_until_the_partition_is_live,
+    reading::answers_come_in_the_order_asked_with_their_own_positions,
+    reading::rows_and_position_are_of_one_moment,
+    reading::a_wait_ends_when_the_position_is_there,
+    reading::a_wait_survives_a_store_that_is_being_rebuilt,
+    reading::status_tells_every_partition,
+    reading::the_first_generation_serves_while_another_is_built,
+);
