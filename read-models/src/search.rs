@@ -3,12 +3,24 @@
 //! A document has three independent parts (product, prices, availability), each a set of rows of its own, so that
 //! workers of different topics never write the same row. It is shown once its product part is there.
 
+mod index;
+mod indexer;
+mod query;
+mod read_model;
+mod reader;
+mod rows;
+
 use schemas::event::Product;
-use schemas::{RegionId, Sku, WarehouseId};
+use schemas::{PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
+
+pub use read_model::SearchReadModel;
+pub use reader::SearchReader;
 
 /// Version of the fold whose rows this program writes.
 pub const FOLD_VERSION: u32 = 1;
+
+const NAME: &str = "search";
 
 /// Names one row of one part of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -36,6 +48,95 @@ pub enum SearchRow {
         available: i64,
         version: u64,
     },
+}
+
+/// What to look for. Filters are joined by "and", the values of one filter by "or".
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SearchRequest {
+    /// Plain words, no syntax: every one must match, the last one also as the beginning of a word. Text without a word
+    /// is no text.
+    pub text: Option<String>,
+    /// Brands, as facets name them.
+    pub brand: Vec<String>,
+    /// Category paths joined by `/`, as facets name them; each with everything below it.
+    pub category: Vec<String>,
+    /// Region of prices and of `in_stock`.
+    pub region: Option<RegionId>,
+    /// Only what is, or is not, in stock: in `region`, or anywhere when there is none.
+    pub in_stock: Option<bool>,
+    /// Lowest price in minor units, itself included; needs a region.
+    pub price_min: Option<i64>,
+    /// Highest price in minor units, itself included; needs a region.
+    pub price_max: Option<i64>,
+    /// Hits on one page, at least 1.
+    pub limit: usize,
+    /// `next` of the page before.
+    pub cursor: Option<String>,
+    /// Whether to count facets.
+    pub facets: bool,
+}
+
+/// A page of hits, all of one state of the read model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SearchAnswer {
+    /// All that match, on this page or not.
+    pub total: u64,
+    /// The best first, and by SKU where they are equally good; by SKU alone without text.
+    pub hits: Vec<SearchHit>,
+    /// `None` unless asked for.
+    pub facets: Option<SearchFacets>,
+    /// Where the next page begins; `None` on the last one. Without text, pages neither repeat nor skip a product
+    /// whatever is written between them; with text they may, since hits change places. Text hits end at 10,000.
+    pub next: Option<String>,
+    /// What the answer is true at.
+    pub position: PositionToken,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SearchHit {
+    pub sku: Sku,
+    pub name: String,
+    pub brand: Option<String>,
+    pub category_path: Vec<String>,
+    pub pack_size: Option<String>,
+    /// In the asked region.
+    pub price: Option<RegionPrice>,
+    /// Regions that have it in stock.
+    pub in_stock: Vec<RegionId>,
+}
+
+/// Counts over all that match, the most frequent first; the 50 most frequent of each.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct SearchFacets {
+    pub brand: Vec<FacetCount>,
+    /// Every path and every beginning of one, joined by `/`.
+    pub category: Vec<FacetCount>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FacetCount {
+    pub value: String,
+    pub count: u64,
+}
+
+/// A price in one region.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegionPrice {
+    pub region: RegionId,
+    /// ISO 4217.
+    pub currency: String,
+    /// Minor units.
+    pub amount_minor: i64,
+}
+
+/// What the rows say of one SKU's product and prices, and the position that it is true at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ProductAnswer {
+    /// `None` before it is registered and after it is discontinued.
+    pub product: Option<Product>,
+    /// Sorted by region.
+    pub prices: Vec<RegionPrice>,
+    pub position: PositionToken,
 }
 
 // === impl SearchKey ===

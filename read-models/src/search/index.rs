@@ -1,0 +1,246 @@
+//! The tantivy index: its fields, a document from a SKU's parts, and what a commit says about itself.
+//!
+//! The index is derived: whatever is wrong with it, it is deleted and made again from the rows.
+
+use std::path::Path;
+
+use schemas::{PositionToken, RegionId, Sku};
+use serde::{Deserialize, Serialize};
+use tantivy::schema::{
+    FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions,
+};
+use tantivy::tokenizer::{AsciiFoldingFilter, LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
+use tantivy::{Index, TantivyDocument, TantivyError, Term};
+
+use crate::search::RegionPrice;
+use crate::search::rows::{Parts, RowsState};
+
+/// Raised whenever fields, analysis or what is stored change: an index of another layout is made again.
+const LAYOUT: u32 = 1;
+const WORDS: &str = "words";
+/// Longer words are left out, in documents and queries alike.
+const MAX_WORD_BYTES: usize = 64;
+/// In the field of regions that have stock: any region has. No region is called so, `*` is not of the id grammar.
+pub(super) const ANY_REGION: &str = "*";
+pub(super) const META_FILE: &str = "meta.json";
+
+/// The fields of a document.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields {
+    /// The key, and the order of hits that are equally good.
+    pub(super) sku: Field,
+    /// Words of the name.
+    pub(super) name: Field,
+    /// Words of everything else that is searched.
+    pub(super) text: Field,
+    /// The whole name in lower case, for completion.
+    pub(super) name_key: Field,
+    pub(super) brand: Field,
+    /// Each path from the widest category to the narrowest: `Vegetables`, `Vegetables/Onions`.
+    pub(super) category: Field,
+    /// Regions that have stock.
+    pub(super) in_stock: Field,
+    /// Region and amount, see [`price_term`].
+    pub(super) price: Field,
+    /// A [`Shown`] as JSON.
+    pub(super) shown: Field,
+}
+
+/// What a hit shows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Shown {
+    pub(super) name: String,
+    pub(super) brand: Option<String>,
+    pub(super) category_path: Vec<String>,
+    pub(super) pack_size: Option<String>,
+    pub(super) prices: Vec<RegionPrice>,
+    pub(super) in_stock: Vec<RegionId>,
+}
+
+/// What an index commit holds, in its payload.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Commit {
+    layout: u32,
+    /// Tells this index from one that was made again at its path.
+    pub(super) index: String,
+    /// The rows that it was made from.
+    pub(super) store: String,
+    pub(super) generation: u32,
+    /// Every document change up to this row version is in it, and none after.
+    pub(super) row_version: u64,
+    pub(super) live: bool,
+    /// The checkpoints that it is true at.
+    pub(super) position: PositionToken,
+}
+
+// === impl Fields ===
+
+impl Fields {
+    pub(super) fn schema() -> (Schema, Self) {
+        let words = TextFieldIndexing::default().set_tokenizer(WORDS).set_index_option(IndexRecordOption::WithFreqs);
+        let words = TextOptions::default().set_indexing_options(words);
+        let mut schema = Schema::builder();
+        let fields = Self {
+            sku: schema.add_text_field("sku", STRING | STORED | FAST),
+            name: schema.add_text_field("name", words.clone()),
+            text: schema.add_text_field("text", words),
+            name_key: schema.add_text_field("name_key", STRING | FAST),
+            brand: schema.add_text_field("brand", STRING | FAST),
+            category: schema.add_text_field("category", STRING | FAST),
+            in_stock: schema.add_text_field("in_stock", STRING),
+            price: schema.add_text_field("price", STRING),
+            shown: schema.add_text_field("shown", STORED),
+        };
+        (schema.build(), fields)
+    }
+
+    pub(super) fn key(&self, sku: &Sku) -> Term {
+        Term::from_field_text(self.sku, sku.as_str())
+    }
+
+    /// `None` while there is nothing to show: the product part is missing.
+    pub(super) fn document(&self, sku: &Sku, parts: Parts) -> Result<Option<TantivyDocument>, serde_json::Error> {
+        let Some(product) = parts.product else { return Ok(None) };
+        let mut document = TantivyDocument::default();
+        document.add_text(self.sku, sku.as_str());
+        document.add_text(self.name, &product.name);
+        document.add_text(self.name_key, folded(&product.name));
+        for text in product.brand.iter().chain(&product.description).chain(&product.category_path).chain(&product.tags)
+        {
+            document.add_text(self.text, text);
+        }
+        if let Some(brand) = &product.brand {
+            document.add_text(self.brand, brand);
+        }
+        for depth in 1..=product.category_path.len() {
+            document.add_text(self.category, product.category_path[..depth].join("/"));
+        }
+        if !parts.in_stock.is_empty() {
+            document.add_text(self.in_stock, ANY_REGION);
+        }
+        for region in &parts.in_stock {
+            document.add_text(self.in_stock, region.as_str());
+        }
+        for price in &parts.prices {
+            document.add_text(self.price, price_term(&price.region, price.amount_minor));
+        }
+        let shown = Shown {
+            name: product.name,
+            brand: product.brand,
+            category_path: product.category_path,
+            pack_size: product.pack_size,
+            prices: parts.prices,
+            in_stock: parts.in_stock,
+        };
+        document.add_text(self.shown, serde_json::to_string(&shown)?);
+        Ok(Some(document))
+    }
+}
+
+// === impl Commit ===
+
+impl Commit {
+    pub(super) fn of(index: &str, rows: RowsState) -> Self {
+        Self {
+            layout: LAYOUT,
+            index: index.to_owned(),
+            store: rows.store,
+            generation: rows.generation,
+            row_version: rows.row_version,
+            live: rows.live,
+            position: rows.position,
+        }
+    }
+
+    /// `None` before the first commit, and for one that this program does not read.
+    pub(super) fn of_payload(payload: Option<&str>) -> Option<Self> {
+        let commit: Self = serde_json::from_str(payload?).ok()?;
+        (commit.layout == LAYOUT).then_some(commit)
+    }
+
+    /// From the bytes of the index's meta file.
+    pub(super) fn of_meta(meta: &[u8]) -> Option<Self> {
+        #[derive(Deserialize)]
+        struct Meta {
+            payload: Option<String>,
+        }
+        Self::of_payload(serde_json::from_slice::<Meta>(meta).ok()?.payload.as_deref())
+    }
+
+    pub(super) fn payload(&self) -> Result<String, serde_json::Error> {
+        serde_json::to_string(self)
+    }
+}
+
+/// Opens an index; one with other fields is an error.
+pub(super) fn open(dir: &Path) -> Result<(Index, Fields), TantivyError> {
+    let (schema, fields) = Fields::schema();
+    let index = Index::open_in_dir(dir)?;
+    if index.schema() != schema {
+        return Err(TantivyError::SchemaError("the index has other fields".to_owned()));
+    }
+    index.tokenizers().register(WORDS, words());
+    Ok((index, fields))
+}
+
+/// Makes an empty index in place of whatever is there.
+pub(super) fn make(dir: &Path) -> Result<(Index, Fields), TantivyError> {
+    match std::fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        _ => std::fs::create_dir_all(dir)?,
+    }
+    Index::create_in_dir(dir, Fields::schema().0)?;
+    open(dir)
+}
+
+/// How words are taken from text, in documents and queries alike.
+pub(super) fn words() -> TextAnalyzer {
+    TextAnalyzer::builder(SimpleTokenizer::default())
+        .filter(RemoveLongFilter::limit(MAX_WORD_BYTES))
+        .filter(LowerCaser)
+        .filter(AsciiFoldingFilter)
+        .build()
+}
+
+/// The words of a text, joined by one blank.
+pub(super) fn folded(text: &str) -> String {
+    words_of(text).join(" ")
+}
+
+pub(super) fn words_of(text: &str) -> Vec<String> {
+    let mut analyzer = words();
+    let mut tokens = analyzer.token_stream(text);
+    let mut found = Vec::new();
+    while tokens.advance() {
+        found.push(tokens.token().text.clone());
+    }
+    found
+}
+
+/// Terms of one region sort as their amounts do: the sign bit is flipped, the width fixed. `/` is in no region's name.
+pub(super) fn price_term(region: &RegionId, amount_minor: i64) -> String {
+    let ordered = (amount_minor as u64) ^ (1 << 63);
+    format!("{region}/{ordered:020}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn price_terms_sort_as_amounts(left in any::<i64>(), right in any::<i64>()) {
+            let region = RegionId::new("eu.west-1").unwrap();
+            prop_assert_eq!(price_term(&region, left).cmp(&price_term(&region, right)), left.cmp(&right));
+        }
+    }
+
+    #[test]
+    fn words_are_lower_case_and_without_accents() {
+        assert_eq!(words_of("Crème-Fraîche 200 G"), ["creme", "fraiche", "200", "g"]);
+        assert_eq!(folded("  Red   Onion! "), "red onion");
+        assert!(words_of("!?\u{0} \"").is_empty());
+    }
+}

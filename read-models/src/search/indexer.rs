@@ -1,0 +1,274 @@
+//! Brings the index up to date with the rows: a pass takes the documents that changed, one commit makes them visible.
+//!
+//! A pass reads the changed documents and the checkpoints in one read transaction, so that a commit is exactly the
+//! rows' state at the checkpoints that its payload names. A pass that was cut off is done again by the next: what is
+//! newer than the commit's row version is indexed, and indexing it twice gives the same.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
+use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use crate::error::ReadModelError;
+use crate::metrics;
+use crate::search::NAME;
+use crate::search::index::{self, Commit, Fields, META_FILE};
+use crate::search::rows::{self, RowsState};
+use crate::sqlite::SqliteFile;
+
+/// Shortest time between the beginnings of two passes: each commit costs a few file syncs whatever it holds.
+const COMMIT_EVERY: Duration = Duration::from_millis(100);
+/// How often a pass is made without a write, to see that the index is still there.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const WRITER_MEMORY: usize = 50_000_000;
+/// Segments below this many documents count as equally small when merging: commits make many of them.
+const SMALL_SEGMENT: u32 = 1_000;
+/// Share of deleted documents at which a segment is rewritten.
+const DELETED_SHARE: f32 = 0.3;
+
+/// What the indexer works on.
+#[derive(Clone)]
+pub(super) struct IndexerHome {
+    pub(super) index_dir: PathBuf,
+    pub(super) file: SqliteFile,
+    /// Held for as long as a pass may run, though its owner is gone.
+    pub(super) _lock: Arc<File>,
+}
+
+/// An open index writer, and where its index stands.
+struct Indexer {
+    home: IndexerHome,
+    writer: IndexWriter,
+    fields: Fields,
+    id: String,
+    /// `None`: nothing is in it.
+    indexed: Option<Commit>,
+}
+
+/// Why a pass failed.
+#[derive(Debug, thiserror::Error)]
+enum PassError {
+    #[error(transparent)]
+    Rows(#[from] ReadModelError),
+    #[error(transparent)]
+    Index(#[from] TantivyError),
+    #[error("a document cannot be written: {0}")]
+    Document(#[from] serde_json::Error),
+    #[error("the pass broke off: {0}")]
+    BrokeOff(#[from] tokio::task::JoinError),
+}
+
+/// Runs until `shutdown`, or until the rows cannot be read.
+pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Result<(), ReadModelError> {
+    let mut written = home.file.written();
+    let mut indexer: Option<Indexer> = None;
+    let mut delays = backoff();
+    // When the index was last known to have everything.
+    let mut level_at = Instant::now();
+    while !shutdown.is_cancelled() {
+        let begun = Instant::now();
+        written.mark_unchanged();
+        let pass_home = home.clone();
+        let opened = indexer.take();
+        let pass = tokio::task::spawn_blocking(move || pass(pass_home, opened));
+        match pass.await.unwrap_or_else(|error| Err(error.into())) {
+            Ok((still_open, documents)) => {
+                if let Some(documents) = documents {
+                    metrics::index_committed(documents, begun.elapsed());
+                    metrics::index_age(level_at.elapsed());
+                } else {
+                    metrics::index_age(Duration::ZERO);
+                }
+                indexer = Some(still_open);
+                level_at = begun;
+                delays = backoff();
+                tokio::select! {
+                    _ = written.changed() => {}
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
+                    () = shutdown.cancelled() => break,
+                }
+                tokio::select! {
+                    () = tokio::time::sleep_until(begun + COMMIT_EVERY) => {}
+                    () = shutdown.cancelled() => break,
+                }
+            }
+            // Nothing was ever written.
+            Err(PassError::Rows(ReadModelError::Rebuilding { .. })) => {
+                level_at = begun;
+                tokio::select! {
+                    _ = written.changed() => {}
+                    () = shutdown.cancelled() => break,
+                }
+            }
+            Err(PassError::Rows(error)) if !error.is_transient() => return Err(error),
+            // The next pass opens the index anew, and makes it again if that is what it takes.
+            Err(error) => {
+                metrics::index_age(level_at.elapsed());
+                tracing::warn!(%error, "index pass failed");
+                tokio::select! {
+                    () = tokio::time::sleep(delays.next().unwrap_or(LOOK_EVERY)) => {}
+                    () = shutdown.cancelled() => break,
+                }
+            }
+        }
+    }
+    // A writer joins its threads when it is dropped.
+    let _ = tokio::task::spawn_blocking(move || drop(indexer)).await;
+    Ok(())
+}
+
+/// The writer to go on with, and how many documents were committed; `None` when there was nothing to commit.
+fn pass(home: IndexerHome, indexer: Option<Indexer>) -> Result<(Indexer, Option<usize>), PassError> {
+    let mut indexer = match indexer {
+        Some(indexer) if home.index_dir.join(META_FILE).exists() => indexer,
+        lost => {
+            // Its lock on the index goes first.
+            drop(lost);
+            Indexer::open(home)?
+        }
+    };
+    let documents = indexer.index_newer()?;
+    Ok((indexer, documents))
+}
+
+// === impl Indexer ===
+
+impl Indexer {
+    /// Opens the index where it is whole and of these rows; makes it again where it is not.
+    fn open(home: IndexerHome) -> Result<Self, PassError> {
+        let rows = home.file.read(|transaction| rows::state(transaction))?;
+        let found = open_whole(&home).and_then(|(index, fields)| {
+            let commit = Commit::of_payload(index.load_metas()?.payload.as_deref());
+            Ok((index, fields, commit))
+        });
+        let (index, fields, indexed) = match found {
+            Ok((index, fields, Some(commit))) if is_of(&commit, &rows) => (index, fields, Some(commit)),
+            other => {
+                if let Err(error) = &other {
+                    tracing::info!(%error, "index is made from the rows");
+                }
+                drop(other);
+                let (index, fields) = index::make(&home.index_dir)?;
+                (index, fields, None)
+            }
+        };
+        let options = IndexWriterOptions::builder()
+            .num_worker_threads(1)
+            .num_merge_threads(1)
+            .memory_budget_per_thread(WRITER_MEMORY)
+            .build();
+        let writer = index.writer_with_options(options)?;
+        let mut merge_policy = LogMergePolicy::default();
+        merge_policy.set_min_layer_size(SMALL_SEGMENT);
+        merge_policy.set_del_docs_ratio_before_merge(DELETED_SHARE);
+        writer.set_merge_policy(Box::new(merge_policy));
+        let id = indexed.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |commit| commit.index.clone());
+        Ok(Self { home, writer, fields, id, indexed })
+    }
+
+    /// One pass.
+    fn index_newer(&mut self) -> Result<Option<usize>, PassError> {
+        let file = self.home.file.clone();
+        let taken: Result<(RowsState, usize), PassError> = file.read(|transaction| {
+            let rows = rows::state(transaction)?;
+            let indexed = self.indexed.as_ref().filter(|indexed| indexed.generation == rows.generation);
+            let after = indexed.map_or(0, |indexed| indexed.row_version);
+            if self.indexed.is_some()
+                && after == 0
+                && let Err(error) = self.writer.delete_all_documents()
+            {
+                return Ok(Err(error.into()));
+            }
+            let mut documents = 0;
+            let added = rows::for_each_newer(transaction, rows.generation, after, |sku| {
+                let parts = rows::parts(transaction, rows.generation, &sku)?;
+                documents += 1;
+                if after > 0 {
+                    self.writer.delete_term(self.fields.key(&sku));
+                }
+                Ok(self.add(&sku, parts))
+            })?;
+            Ok(added.map(|()| (rows, documents)))
+        })?;
+        let (rows, documents) = taken?;
+        let commit = Commit::of(&self.id, rows);
+        // Positions alone need no commit: while no row version is missing, the index is true at the rows' own.
+        let is_level = self.indexed.as_ref().is_some_and(|indexed| {
+            (indexed.generation, indexed.row_version, indexed.live)
+                == (commit.generation, commit.row_version, commit.live)
+        });
+        if is_level {
+            return Ok(None);
+        }
+        let payload = commit.payload()?;
+        let mut prepared = self.writer.prepare_commit()?;
+        prepared.set_payload(&payload);
+        prepared.commit()?;
+        self.indexed = Some(commit);
+        Ok(Some(documents))
+    }
+
+    fn add(&self, sku: &schemas::Sku, parts: rows::Parts) -> Result<(), PassError> {
+        if let Some(document) = self.fields.document(sku, parts)? {
+            self.writer.add_document(document)?;
+        }
+        Ok(())
+    }
+}
+
+/// Removes an index that is not of the rows as they were found. Later would be too late: once the log has given lost
+/// events again, row versions of before and after can no longer be told apart.
+pub(super) fn remove_foreign(home: &IndexerHome) -> Result<(), ReadModelError> {
+    let rows = match home.file.read(|transaction| rows::state(transaction)) {
+        Ok(rows) => Some(rows),
+        Err(ReadModelError::Rebuilding { .. }) => None,
+        Err(error) => return Err(error),
+    };
+    let meta = std::fs::read(home.index_dir.join(META_FILE)).unwrap_or_default();
+    let commit = Commit::of_meta(&meta);
+    if commit.zip(rows).is_some_and(|(commit, rows)| is_of(&commit, &rows)) {
+        return Ok(());
+    }
+    match std::fs::remove_dir_all(&home.index_dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ReadModelError::Unavailable {
+            name: NAME.to_owned(),
+            address: home.index_dir.display().to_string(),
+            problem: error.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// An index that opens and whose files are what their checksums say.
+fn open_whole(home: &IndexerHome) -> Result<(tantivy::Index, Fields), TantivyError> {
+    let (index, fields) = index::open(&home.index_dir)?;
+    let damaged = index.validate_checksum()?;
+    if let Some(path) = damaged.iter().next() {
+        return Err(TantivyError::SystemError(format!("{} is damaged", path.display())));
+    }
+    // Opens every segment: a missing file shows here.
+    let _: IndexReader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+    Ok((index, fields))
+}
+
+/// Whether the index was made from these rows, and is not ahead of them: a power cut may take back the last rows, not
+/// an index commit.
+fn is_of(commit: &Commit, rows: &RowsState) -> bool {
+    let is_ahead = commit.generation == rows.generation && commit.row_version > rows.row_version;
+    commit.store == rows.store && !is_ahead
+}
+
+fn backoff() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .build()
+}

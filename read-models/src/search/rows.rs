@@ -1,0 +1,291 @@
+//! The rows of the search read model in their SQLite file, and which documents they changed.
+//!
+//! Each write that changes what a document shows has a row version, one higher than the last; a document keeps that of
+//! its last change. An index that names the row version it has is so brought up to date from wherever it is: after a
+//! crash, a lost directory or a restored copy. Stock counts change no document, only a region that goes in or out of
+//! stock does.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use schemas::event::Product;
+use schemas::{Context, IdError, PositionToken, RegionId, Sku};
+
+use crate::checkpoint::PartitionRef;
+use crate::error::ReadModelError;
+use crate::read_model::Generation;
+use crate::search::{NAME, RegionPrice, SearchKey, SearchRow};
+use crate::sqlite::{Abort, Layout, ledger};
+
+pub(super) const LAYOUT: Layout = Layout { version: 1, tables: &[ledger::TABLES, include_str!("rows.sql")] };
+pub(super) const REMEDY: &str = "stop Millrace and delete the search directory: it is rebuilt from the event log";
+
+/// What the rows are at one moment.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct RowsState {
+    /// The file's own id.
+    pub(super) store: String,
+    /// The generation that is served.
+    pub(super) generation: u32,
+    /// Highest row version; 0 while nothing is there to show.
+    pub(super) row_version: u64,
+    /// Whether every partition may be read.
+    pub(super) live: bool,
+    /// Checkpoint of every partition that has one.
+    pub(super) position: PositionToken,
+}
+
+/// The parts of one SKU, shown or not.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Parts {
+    /// `None` before it is registered and after it is discontinued.
+    pub(super) product: Option<Product>,
+    pub(super) prices: Vec<RegionPrice>,
+    pub(super) in_stock: Vec<RegionId>,
+}
+
+pub(super) fn state(connection: &Connection) -> Result<RowsState, Abort> {
+    let generation = ledger::serving(connection, NAME)?;
+    let row_version = connection
+        .prepare_cached("SELECT row_version FROM row_versions WHERE generation = ?1")?
+        .query_row([generation.number], |row| row.get::<_, i64>(0))
+        .optional()?;
+    let mut position = PositionToken::default();
+    let mut live = true;
+    for context in Context::ALL {
+        for partition in 0..generation.partitions {
+            let partition = PartitionRef { context, partition };
+            let held = ledger::held(connection, generation.number, partition)?;
+            live &= held.as_ref().is_some_and(|held| held.live);
+            if let Some(held) = held.filter(|held| held.checkpoint.sequence > 0) {
+                position.merge(&partition.token(held.checkpoint.position));
+            }
+        }
+    }
+    Ok(RowsState {
+        store: store(connection)?,
+        generation: generation.number,
+        row_version: row_version.unwrap_or(0) as u64,
+        live,
+        position,
+    })
+}
+
+pub(super) fn store(connection: &Connection) -> rusqlite::Result<String> {
+    connection.prepare_cached("SELECT id FROM store")?.query_row([], |row| row.get(0))
+}
+
+/// Writes the rows of a batch and gives the documents that they change a new row version.
+pub(super) fn write(
+    transaction: &Transaction<'_>,
+    generation: u32,
+    changes: &[(SearchKey, SearchRow)],
+) -> Result<(), Abort> {
+    let mut stocked = BTreeMap::new();
+    for (key, _) in changes {
+        if let SearchKey::Stock(sku, _) = key
+            && !stocked.contains_key(sku)
+        {
+            stocked.insert(sku, in_stock(transaction, generation, sku)?);
+        }
+    }
+    let mut changed = BTreeSet::new();
+    for (key, row) in changes {
+        write_row(transaction, generation, key, row)?;
+        if !matches!(key, SearchKey::Stock(..)) {
+            changed.insert(key.sku());
+        }
+    }
+    for (sku, before) in stocked {
+        if in_stock(transaction, generation, sku)? != before {
+            changed.insert(sku);
+        }
+    }
+    if changed.is_empty() {
+        return Ok(());
+    }
+    let row_version: i64 = transaction
+        .prepare_cached(
+            "INSERT INTO row_versions (generation, row_version) VALUES (?1, 1)
+             ON CONFLICT DO UPDATE SET row_version = row_version + 1 RETURNING row_version",
+        )?
+        .query_row([generation], |row| row.get(0))?;
+    let mut upsert = transaction.prepare_cached(
+        "INSERT INTO documents (generation, sku, row_version) VALUES (?1, ?2, ?3)
+         ON CONFLICT DO UPDATE SET row_version = excluded.row_version",
+    )?;
+    for sku in changed {
+        upsert.execute(params![generation, sku.as_str(), row_version])?;
+    }
+    Ok(())
+}
+
+fn write_row(
+    transaction: &Transaction<'_>,
+    generation: u32,
+    key: &SearchKey,
+    row: &SearchRow,
+) -> Result<(), Abort> {
+    match (key, row) {
+        (SearchKey::Product(sku), SearchRow::Product { product, version }) => {
+            let product = product.as_ref().map(serde_json::to_string).transpose().map_err(|error| {
+                ReadModelError::Permanent { name: NAME.to_owned(), problem: format!("product {sku}: {error}") }
+            })?;
+            transaction
+                .prepare_cached(
+                    "INSERT INTO products (generation, sku, product, version) VALUES (?1, ?2, ?3, ?4)
+                     ON CONFLICT DO UPDATE SET product = excluded.product, version = excluded.version",
+                )?
+                .execute(params![generation, sku.as_str(), product, *version as i64])?;
+        }
+        (SearchKey::Price(sku, region), SearchRow::Price { currency, amount_minor, version }) => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO prices (generation, sku, region, currency, amount_minor, version)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT DO UPDATE SET currency = excluded.currency, amount_minor = excluded.amount_minor,
+                         version = excluded.version",
+                )?
+                .execute(params![
+                    generation,
+                    sku.as_str(),
+                    region.as_str(),
+                    currency,
+                    amount_minor,
+                    *version as i64
+                ])?;
+        }
+        (SearchKey::Stock(sku, warehouse), SearchRow::Stock { region, available, version }) => {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO stock (generation, sku, warehouse, region, available, version)
+                     VALUES (?1, ?2, ?3, ?4, ?5, ?6)
+                     ON CONFLICT DO UPDATE SET region = excluded.region, available = excluded.available,
+                         version = excluded.version",
+                )?
+                .execute(params![
+                    generation,
+                    sku.as_str(),
+                    warehouse.as_str(),
+                    region.as_str(),
+                    available,
+                    *version as i64
+                ])?;
+        }
+        (key, row) => {
+            let problem = format!("{key:?} names no row such as {row:?}");
+            return Err(ReadModelError::Permanent { name: NAME.to_owned(), problem }.into());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn load(connection: &Connection, generation: u32, key: &SearchKey) -> Result<Option<SearchRow>, Abort> {
+    let row = match key {
+        SearchKey::Product(sku) => connection
+            .prepare_cached("SELECT product, version FROM products WHERE generation = ?1 AND sku = ?2")?
+            .query_row(params![generation, sku.as_str()], |row| {
+                Ok(SearchRow::Product { product: product_of(row.get(0)?)?, version: row.get::<_, i64>(1)? as u64 })
+            }),
+        SearchKey::Price(sku, region) => connection
+            .prepare_cached(
+                "SELECT currency, amount_minor, version FROM prices
+                 WHERE generation = ?1 AND sku = ?2 AND region = ?3",
+            )?
+            .query_row(params![generation, sku.as_str(), region.as_str()], |row| {
+                Ok(SearchRow::Price {
+                    currency: row.get(0)?,
+                    amount_minor: row.get(1)?,
+                    version: row.get::<_, i64>(2)? as u64,
+                })
+            }),
+        SearchKey::Stock(sku, warehouse) => connection
+            .prepare_cached(
+                "SELECT region, available, version FROM stock
+                 WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
+            )?
+            .query_row(params![generation, sku.as_str(), warehouse.as_str()], |row| {
+                Ok(SearchRow::Stock {
+                    region: region_of(row.get(0)?)?,
+                    available: row.get(1)?,
+                    version: row.get::<_, i64>(2)? as u64,
+                })
+            }),
+    };
+    Ok(row.optional()?)
+}
+
+/// Everything that the rows say of a SKU.
+pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Result<Parts, Abort> {
+    let product = connection
+        .prepare_cached("SELECT product FROM products WHERE generation = ?1 AND sku = ?2")?
+        .query_row(params![generation, sku.as_str()], |row| product_of(row.get(0)?))
+        .optional()?
+        .flatten();
+    let prices = connection
+        .prepare_cached(
+            "SELECT region, currency, amount_minor FROM prices WHERE generation = ?1 AND sku = ?2 ORDER BY region",
+        )?
+        .query_map(params![generation, sku.as_str()], |row| {
+            Ok(RegionPrice { region: region_of(row.get(0)?)?, currency: row.get(1)?, amount_minor: row.get(2)? })
+        })?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(Parts { product, prices, in_stock: in_stock(connection, generation, sku)? })
+}
+
+/// Hands the SKU of every document that changed after `row_version` to `each`.
+pub(super) fn for_each_newer<E>(
+    connection: &Connection,
+    generation: u32,
+    row_version: u64,
+    mut each: impl FnMut(Sku) -> Result<Result<(), E>, Abort>,
+) -> Result<Result<(), E>, Abort> {
+    let mut select =
+        connection.prepare_cached("SELECT sku FROM documents WHERE generation = ?1 AND row_version > ?2")?;
+    let mut found = select.query(params![generation, row_version as i64])?;
+    while let Some(row) = found.next()? {
+        let sku = Sku::new(row.get::<_, String>(0)?).map_err(not_an_id)?;
+        if let Err(error) = each(sku)? {
+            return Ok(Err(error));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Position of a SKU's part of one context; `Rebuilding` while its partition is not live.
+pub(super) fn live_position(
+    connection: &Connection,
+    generation: &Generation,
+    context: Context,
+    sku: &Sku,
+) -> Result<PositionToken, Abort> {
+    let number = schemas::partition_of(sku.as_str().as_bytes(), generation.partitions);
+    let partition = PartitionRef { context, partition: number };
+    Ok(partition.token(ledger::live_position(connection, generation, partition)?))
+}
+
+fn in_stock(connection: &Connection, generation: u32, sku: &Sku) -> rusqlite::Result<Vec<RegionId>> {
+    connection
+        .prepare_cached(
+            "SELECT DISTINCT region FROM stock
+             WHERE generation = ?1 AND sku = ?2 AND available > 0 ORDER BY region",
+        )?
+        .query_map(params![generation, sku.as_str()], |row| region_of(row.get(0)?))?
+        .collect()
+}
+
+fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
+    let Some(text) = text else { return Ok(None) };
+    let product = serde_json::from_str(&text);
+    product.map(Some).map_err(|error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+    })
+}
+
+fn region_of(text: String) -> rusqlite::Result<RegionId> {
+    RegionId::new(text).map_err(not_an_id)
+}
+
+fn not_an_id(error: IdError) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+}
