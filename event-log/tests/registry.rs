@@ -1,0 +1,118 @@
+//! The contract of a schema registry, on every adapter; and what only the one over HTTP can show.
+
+use std::sync::Arc;
+
+use event_log::{EmbeddedRegistry, EventLogError, HttpRegistry, SchemaRegistry, connect_registry};
+use schemas::contract::CONTRACTS;
+use schemas::SchemaRef;
+use uuid::Uuid;
+
+const TOPIC: &str = "inventory.events";
+
+fn stock_updated() -> SchemaRef {
+    SchemaRef::newest("millrace.inventory.StockUpdated").unwrap()
+}
+
+/// What every registry must do, on a topic that nobody else uses.
+async fn contract(registry: Arc<dyn SchemaRegistry>, prefix: &str) {
+    registry.ping().await.unwrap();
+    for contract in CONTRACTS {
+        for topic in contract.topics() {
+            let topic = format!("{prefix}{topic}");
+            assert_eq!(registry.check(&topic, contract).await.unwrap(), Ok(()), "{} on {topic}", contract.schema);
+            let id = registry.register(&topic, contract).await.unwrap();
+            assert_eq!(registry.register(&topic, contract).await.unwrap(), id, "registering again changes nothing");
+            assert_eq!(registry.id_of(&topic, contract.schema).await.unwrap(), id);
+            let schema = registry.schema(id).await.unwrap();
+            assert_eq!((schema.known(), schema.name()), (Some(contract.schema), contract.schema.name));
+        }
+    }
+    let unknown = registry.schema(987_654).await.unwrap_err();
+    assert!(matches!(unknown, EventLogError::UnknownSchemaId { id: 987_654, .. }), "{unknown}");
+    assert!(!unknown.is_transient());
+}
+
+#[tokio::test]
+async fn the_contract_holds_compiled_in() {
+    contract(Arc::new(EmbeddedRegistry::default()), "").await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn the_contract_holds_over_http() {
+    let registry = HttpRegistry::new(&registry_url(), None).unwrap();
+    contract(Arc::new(registry), &format!("{}.", Uuid::new_v4())).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn what_is_not_registered_is_said_with_the_remedy_and_nothing_is_registered_by_asking() {
+    let registry = HttpRegistry::new(&registry_url(), None).unwrap();
+    let topic = format!("{}.{TOPIC}", Uuid::new_v4());
+    for _ in 0..2 {
+        let missing = registry.id_of(&topic, stock_updated()).await.unwrap_err();
+        assert!(matches!(missing, EventLogError::NotRegistered { .. }), "{missing}");
+        assert!(missing.to_string().contains("millrace contracts register") && missing.is_transient());
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_schema_that_could_not_read_the_earlier_ones_is_refused() {
+    let registry = HttpRegistry::new(&registry_url(), None).unwrap();
+    let topic = format!("{}.{TOPIC}", Uuid::new_v4());
+    let contract = stock_updated().contract();
+    registry.register(&topic, contract).await.unwrap();
+    let mut broken = *contract;
+    let avsc = contract.avsc.replace("\"fields\": [", "\"fields\": [{\"name\": \"shelf\", \"type\": \"string\"},");
+    assert_ne!(avsc, contract.avsc);
+    broken.avsc = Box::leak(avsc.into_boxed_str());
+    assert!(registry.check(&topic, &broken).await.unwrap().is_err());
+    let refused = registry.register(&topic, &broken).await.unwrap_err();
+    assert!(matches!(refused, EventLogError::Refused { .. }), "{refused}");
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn the_cache_file_answers_while_the_registry_is_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path().join("schemas.json");
+    let url = registry_url();
+    let topic = format!("{}.{TOPIC}", Uuid::new_v4());
+    let asked = HttpRegistry::new(&url, Some(cache.clone())).unwrap();
+    let id = asked.register(&topic, stock_updated().contract()).await.unwrap();
+    assert_eq!(asked.id_of(&topic, stock_updated()).await.unwrap(), id);
+    asked.schema(id).await.unwrap();
+    // Nobody listens at the new address; the file is told that it is of that registry.
+    let dead = "http://127.0.0.1:9/apis/ccompat/v7";
+    let text = std::fs::read_to_string(&cache).unwrap().replace(url.trim_end_matches('/'), dead);
+    std::fs::write(&cache, text).unwrap();
+    let away = HttpRegistry::new(dead, Some(cache.clone())).unwrap();
+    assert_eq!(away.id_of(&topic, stock_updated()).await.unwrap(), id);
+    assert_eq!(away.schema(id).await.unwrap().known(), Some(stock_updated()));
+    // Ids of one registry mean nothing at another.
+    std::fs::write(&cache, std::fs::read_to_string(&cache).unwrap().replace(dead, "http://elsewhere:1")).unwrap();
+    let other = HttpRegistry::new(dead, Some(cache)).unwrap();
+    assert!(other.id_of(&topic, stock_updated()).await.unwrap_err().is_transient());
+}
+
+#[tokio::test]
+async fn an_unreachable_registry_is_named_without_its_password() {
+    let registry = HttpRegistry::new("http://user:secret@127.0.0.1:9", None).unwrap();
+    let error = registry.ping().await.unwrap_err();
+    let told = error.to_string();
+    assert!(error.is_transient() && told.contains("127.0.0.1:9") && !told.contains("secret"), "{told}");
+}
+
+#[tokio::test]
+async fn an_address_that_is_none_is_refused() {
+    for bad in ["registry:8081", "ftp://host", "http://", "127.0.0.1:8081"] {
+        let error = connect_registry(Some(bad), None).err().unwrap();
+        assert!(error.to_string().contains("schema-registry"), "{bad}: {error}");
+    }
+    assert!(connect_registry(None, None).is_ok());
+}
+
+fn registry_url() -> String {
+    std::env::var("MILLRACE_TEST_REGISTRY").expect("MILLRACE_TEST_REGISTRY is set by make test")
+}
