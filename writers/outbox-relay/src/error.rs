@@ -1,6 +1,6 @@
 //! What can stop the relay.
 
-use domain::StreamId;
+use event_store::StreamId;
 use event_log::EventLogError;
 use event_store::EventStoreError;
 

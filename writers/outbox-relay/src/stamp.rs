@@ -6,9 +6,8 @@
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
 
-use domain::StreamId;
 use event_log::{EventEnvelope, NewRecord, TopicPartition, frame::frame};
-use event_store::{RelayCursor, StoredEvent, Topology};
+use event_store::{RelayCursor, StoredEvent, StreamId, Topology};
 use lru::LruCache;
 use schemas::partition_of;
 

@@ -1,0 +1,163 @@
+//! `GET /v1/products/{sku}`: catalogue, price and stock on one page. A part that is missing is marked; the page still
+//! comes.
+
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use read_models::ReadModelError;
+use schemas::event::Product;
+use schemas::{PositionToken, RegionId, Sku};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::QueryApi;
+use crate::answer::answer;
+use crate::min_position::{min_position, not_yet};
+use crate::problem::Problem;
+use crate::stock::{Stock, view};
+
+/// A product page.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProductPage {
+    sku: Sku,
+    /// Null while the catalogue part is missing.
+    product: Option<ProductPart>,
+    /// Null while no price is set.
+    price: Option<PricePart>,
+    /// Null while no stock is known.
+    stock: Option<Stock>,
+    /// Parts that are null: `product`, `price`, `stock`.
+    missing: Vec<&'static str>,
+}
+
+/// What the catalogue says.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProductPart {
+    name: String,
+    brand: Option<String>,
+    category_path: Vec<String>,
+    description: Option<String>,
+    pack_size: Option<String>,
+    tags: Vec<String>,
+}
+
+/// The price in the region asked for, and in all others.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct PricePart {
+    /// In the asked region; absent when none was asked for, or none is set there.
+    #[serde(flatten)]
+    asked: Option<RegionPrice>,
+    regions: Vec<RegionPrice>,
+}
+
+#[derive(Debug, Clone, Serialize, ToSchema)]
+pub(crate) struct RegionPrice {
+    region: RegionId,
+    /// ISO 4217.
+    currency: String,
+    /// Minor units.
+    amount_minor: i64,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct PageParams {
+    /// Price and stock of this region.
+    region: Option<RegionId>,
+}
+
+/// Product page
+#[utoipa::path(
+    get, path = "/v1/products/{sku}", tag = "reads",
+    params(("sku" = String, Path), PageParams, ("Millrace-Min-Position" = Option<String>, Header)),
+    responses(
+        (status = 200, body = ProductPage),
+        (status = 304, description = "As in If-None-Match"),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Nothing is known of this SKU", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The position is not reached yet, or no part could be read", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn page(
+    State(api): State<Arc<QueryApi>>,
+    headers: HeaderMap,
+    Path(sku): Path<String>,
+    params: Result<Query<PageParams>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let sku: Sku = sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
+    if let Some(min) = min_position(&headers)? {
+        let wait = api.settings.position_wait;
+        let (stock, search) = tokio::try_join!(api.stock.wait_for(&min, wait), api.search.wait_for_rows(&min, wait))?;
+        if !(stock && search) {
+            return Err(not_yet(&min, &api.settings));
+        }
+    }
+    let (described, stock) = tokio::join!(api.search.product(&sku), api.stock.stock(std::slice::from_ref(&sku)));
+    if let (Err(_), Err(error)) = (&described, &stock) {
+        return Err(refused(error));
+    }
+    let mut position = PositionToken::default();
+    let mut page = ProductPage { sku: sku.clone(), product: None, price: None, stock: None, missing: Vec::new() };
+    let is_whole = described.is_ok() && stock.is_ok();
+    match described {
+        Ok(found) => {
+            position.merge(&found.position);
+            page.product = found.product.map(ProductPart::from);
+            page.price = prices(found.prices, params.region.as_ref());
+        }
+        Err(error) => tracing::warn!(%sku, %error, "page comes without product and price"),
+    }
+    match stock {
+        Ok(mut found) => {
+            if let Some(found) = found.pop() {
+                position.merge(&found.position);
+                if !found.warehouses.is_empty() {
+                    page.stock = Some(view(found, params.region.as_ref()));
+                }
+            }
+        }
+        Err(error) => tracing::warn!(%sku, %error, "page comes without stock"),
+    }
+    let parts = [("product", page.product.is_none()), ("price", page.price.is_none()), ("stock", page.stock.is_none())];
+    page.missing = parts.into_iter().filter_map(|(part, is_missing)| is_missing.then_some(part)).collect();
+    if page.missing.len() == parts.len() && is_whole {
+        return Ok(Problem::new(StatusCode::NOT_FOUND, "Unknown SKU")
+            .detail(format!("nothing is known of {sku}"))
+            .into_response());
+    }
+    Ok(answer(&headers, &page, &position))
+}
+
+fn refused(error: &ReadModelError) -> Problem {
+    tracing::warn!(%error, "no part of the page can be read");
+    Problem::new(StatusCode::SERVICE_UNAVAILABLE, "No part of the page can be read").retry_after(2)
+}
+
+fn prices(found: Vec<read_models::search::RegionPrice>, region: Option<&RegionId>) -> Option<PricePart> {
+    let regions: Vec<RegionPrice> = found
+        .into_iter()
+        .map(|price| RegionPrice { region: price.region, currency: price.currency, amount_minor: price.amount_minor })
+        .collect();
+    let asked = region.and_then(|region| regions.iter().find(|price| price.region == *region).cloned());
+    match region {
+        Some(_) if asked.is_none() => None,
+        _ if regions.is_empty() => None,
+        _ => Some(PricePart { asked, regions }),
+    }
+}
+
+impl From<Product> for ProductPart {
+    fn from(product: Product) -> Self {
+        Self {
+            name: product.name,
+            brand: product.brand,
+            category_path: product.category_path,
+            description: product.description,
+            pack_size: product.pack_size,
+            tags: product.tags,
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! `GET /v1/status`: position, lag and freshness of each projection.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, HeaderValue, header};
+use axum::response::Response;
+use read_models::{PartitionStatus, ReadModelError, ReadModelStatus};
+use schemas::PositionToken;
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use crate::QueryApi;
+use crate::answer::answer;
+use crate::problem::Problem;
+
+/// How the read side stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Status {
+    /// The newest position that any projection has reached, per partition.
+    #[schema(value_type = String)]
+    head: PositionToken,
+    projections: Vec<ProjectionStatus>,
+}
+
+/// How one projection stands.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct ProjectionStatus {
+    name: String,
+    generation: u32,
+    fold_version: u32,
+    /// `live`, `rebuilding`, or `unavailable` when its store does not answer.
+    state: &'static str,
+    /// Events in the log that are not applied; null when the log's end was never seen.
+    lag_events: Option<u64>,
+    /// How far behind what it shows may be: the age of the oldest event that is not applied is at most this.
+    freshness_seconds: Option<f64>,
+    parked_keys: u64,
+    parked_events: u64,
+    #[schema(value_type = String)]
+    position: PositionToken,
+}
+
+/// Position, lag and freshness
+#[utoipa::path(get, path = "/v1/status", tag = "operations", responses((status = 200, body = Status)))]
+pub(crate) async fn status(State(api): State<Arc<QueryApi>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let now = (api.now)();
+    let (stock, search) = tokio::join!(api.stock.status(), api.search.status());
+    let mut head = PositionToken::default();
+    let mut projections = Vec::new();
+    for (name, found) in [("stock", stock), ("search", search)] {
+        let projection = projection(name, found, now);
+        head.merge(&projection.position);
+        projections.push(projection);
+    }
+    let status = Status { head, projections };
+    let position = status.head.clone();
+    let mut response = answer(&headers, &status, &position);
+    // It changes by the clock alone.
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    Ok(response)
+}
+
+fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i64) -> ProjectionStatus {
+    let status = match found {
+        Ok(status) => status,
+        Err(error) => {
+            let state = if matches!(error, ReadModelError::Rebuilding { .. }) { "rebuilding" } else { "unavailable" };
+            return ProjectionStatus {
+                name: name.to_owned(),
+                generation: 0,
+                fold_version: 0,
+                state,
+                lag_events: None,
+                freshness_seconds: None,
+                parked_keys: 0,
+                parked_events: 0,
+                position: PositionToken::default(),
+            };
+        }
+    };
+    let mut position = PositionToken::default();
+    for partition in &status.partitions {
+        if partition.checkpoint.sequence > 0 {
+            position.merge(&partition.partition.token(partition.checkpoint.position));
+        }
+    }
+    let is_live = !status.partitions.is_empty() && status.partitions.iter().all(|partition| partition.live);
+    ProjectionStatus {
+        name: status.name,
+        generation: status.generation,
+        fold_version: status.fold_version,
+        state: if is_live { "live" } else { "rebuilding" },
+        lag_events: lag_events(&status.partitions),
+        freshness_seconds: freshness_seconds(&status.partitions, now),
+        parked_keys: status.partitions.iter().map(|partition| partition.parked_keys).sum(),
+        parked_events: status.partitions.iter().map(|partition| partition.parked_events).sum(),
+        position,
+    }
+}
+
+fn lag_events(partitions: &[PartitionStatus]) -> Option<u64> {
+    let seen: Vec<u64> = partitions
+        .iter()
+        .filter_map(|partition| Some(partition.head?.next_offset.saturating_sub(partition.checkpoint.next_offset)))
+        .collect();
+    (!seen.is_empty()).then(|| seen.iter().sum())
+}
+
+/// A partition that is level is as fresh as the last look at the log's end; one that lags is at least as old as the
+/// last event that it applied.
+fn freshness_seconds(partitions: &[PartitionStatus], now: i64) -> Option<f64> {
+    partitions
+        .iter()
+        .filter_map(|partition| {
+            let head = partition.head?;
+            let is_level = partition.checkpoint.next_offset >= head.next_offset;
+            let since = if is_level || partition.checkpoint.event_time == 0 {
+                head.seen_at
+            } else {
+                partition.checkpoint.event_time.min(head.seen_at)
+            };
+            Some((now - since).max(0) as f64 / 1000.0)
+        })
+        .reduce(f64::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use read_models::{Checkpoint, Head, PartitionRef};
+    use schemas::{Context, StorePosition};
+
+    use super::*;
+
+    fn partition(number: u32, next_offset: u64, event_time: i64, head: Option<Head>) -> PartitionStatus {
+        let position = StorePosition { xid: 0, position: next_offset };
+        PartitionStatus {
+            partition: PartitionRef { context: Context::Inventory, partition: number },
+            checkpoint: Checkpoint { sequence: next_offset, next_offset, position, event_time },
+            live: true,
+            head,
+            parked_keys: 1,
+            parked_events: 2,
+        }
+    }
+
+    #[test]
+    fn lag_is_the_sum_and_freshness_the_worst() {
+        let head = |next_offset| Some(Head { next_offset, seen_at: 99_000 });
+        let partitions = vec![partition(0, 10, 50_000, head(10)), partition(1, 5, 60_000, head(12))];
+        let status = ReadModelStatus { name: "stock".to_owned(), generation: 1, fold_version: 1, partitions };
+        let found = projection("stock", Ok(status), 100_000);
+        assert_eq!(found.lag_events, Some(7));
+        assert_eq!(found.freshness_seconds, Some(40.0));
+        assert_eq!((found.parked_keys, found.parked_events, found.state), (2, 4, "live"));
+        assert_eq!(found.position.to_string(), "inventory-0-0.10,inventory-1-0.5");
+    }
+
+    #[test]
+    fn a_log_that_was_never_seen_has_no_lag_to_tell() {
+        assert_eq!(lag_events(&[partition(0, 10, 1, None)]), None);
+        assert_eq!(freshness_seconds(&[partition(0, 10, 1, None)], 5), None);
+    }
+}

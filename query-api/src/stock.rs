@@ -1,0 +1,250 @@
+//! `GET /v1/stock/{sku}` and `GET /v1/stock?sku=a,b`: stock by region and warehouse.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use read_models::stock::{StockAnswer, StockRow};
+use schemas::{PositionToken, RegionId, Sku};
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use crate::QueryApi;
+use crate::answer::{answer, with_position};
+use crate::min_position::{min_position, not_yet};
+use crate::problem::Problem;
+
+/// Most SKUs of one request.
+const MAX_SKUS: usize = 200;
+
+/// Units.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Units {
+    /// In the warehouses.
+    on_hand: i64,
+    /// Of those, promised to reservations.
+    reserved: i64,
+    /// What may still be reserved.
+    available: i64,
+}
+
+/// Stock of one SKU.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct Stock {
+    sku: Sku,
+    total: Units,
+    regions: Vec<RegionStock>,
+    /// True when newer events of this SKU could not be applied: this is the last good state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    parked: bool,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct RegionStock {
+    region: RegionId,
+    #[serde(flatten)]
+    units: Units,
+    warehouses: Vec<WarehouseStock>,
+}
+
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct WarehouseStock {
+    warehouse: String,
+    #[serde(flatten)]
+    units: Units,
+    /// Version of the stock's stream that this is true at.
+    version: u64,
+}
+
+/// Stock of many SKUs.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct StockList {
+    items: Vec<Stock>,
+    /// SKUs that have no stock event.
+    missing: Vec<Sku>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct OneParams {
+    /// Only this region.
+    region: Option<RegionId>,
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct ManyParams {
+    /// SKUs, joined by commas; at most 200.
+    sku: String,
+    /// Only this region.
+    region: Option<RegionId>,
+}
+
+/// Stock of one SKU
+#[utoipa::path(
+    get, path = "/v1/stock/{sku}", tag = "reads",
+    params(("sku" = String, Path), OneParams, ("Millrace-Min-Position" = Option<String>, Header)),
+    responses(
+        (status = 200, body = Stock),
+        (status = 304, description = "As in If-None-Match"),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "No stock event of this SKU", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Rebuilding, or the position is not reached yet", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn one(
+    State(api): State<Arc<QueryApi>>,
+    headers: HeaderMap,
+    Path(sku): Path<String>,
+    params: Result<Query<OneParams>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let sku: Sku = sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
+    let mut found = read(&api, &headers, std::slice::from_ref(&sku)).await?;
+    let found = found.pop().filter(|found| !found.warehouses.is_empty() || found.parked);
+    let Some(found) = found else {
+        return Ok(Problem::new(StatusCode::NOT_FOUND, "Unknown SKU")
+            .detail(format!("{sku} has no stock event"))
+            .into_response());
+    };
+    let position = found.position.clone();
+    let stock = view(found, params.region.as_ref());
+    if stock.regions.is_empty() && params.region.is_some() {
+        let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region").detail(format!("{sku} has no warehouse there"));
+        return Ok(with_position(problem.into_response(), &position));
+    }
+    Ok(answer(&headers, &stock, &position))
+}
+
+/// Stock of many SKUs
+#[utoipa::path(
+    get, path = "/v1/stock", tag = "reads",
+    params(ManyParams, ("Millrace-Min-Position" = Option<String>, Header)),
+    responses(
+        (status = 200, body = StockList),
+        (status = 400, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn many(
+    State(api): State<Arc<QueryApi>>,
+    headers: HeaderMap,
+    params: Result<Query<ManyParams>, axum::extract::rejection::QueryRejection>,
+) -> Result<Response, Problem> {
+    let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let mut skus: Vec<Sku> = Vec::new();
+    for text in params.sku.split(',').map(str::trim).filter(|text| !text.is_empty()) {
+        let sku: Sku = text.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
+        if !skus.contains(&sku) {
+            skus.push(sku);
+        }
+        if skus.len() > MAX_SKUS {
+            return Err(Problem::bad_request(format!("sku names more than {MAX_SKUS} SKUs")));
+        }
+    }
+    if skus.is_empty() {
+        return Err(Problem::bad_request("sku names no SKU; give some, joined by commas"));
+    }
+    let mut list = StockList { items: Vec::new(), missing: Vec::new() };
+    let mut position = PositionToken::default();
+    for found in read(&api, &headers, &skus).await? {
+        position.merge(&found.position);
+        if found.warehouses.is_empty() && !found.parked {
+            list.missing.push(found.sku);
+        } else {
+            list.items.push(view(found, params.region.as_ref()));
+        }
+    }
+    Ok(answer(&headers, &list, &position))
+}
+
+async fn read(api: &QueryApi, headers: &HeaderMap, skus: &[Sku]) -> Result<Vec<StockAnswer>, Problem> {
+    if let Some(min) = min_position(headers)?
+        && !api.stock.wait_for(&min, api.settings.position_wait).await?
+    {
+        return Err(not_yet(&min, &api.settings));
+    }
+    Ok(api.stock.stock(skus).await?)
+}
+
+/// Adds warehouses up to regions and a total.
+pub(crate) fn view(found: StockAnswer, only: Option<&RegionId>) -> Stock {
+    let mut regions: BTreeMap<RegionId, RegionStock> = BTreeMap::new();
+    let mut total = Units::default();
+    for (warehouse, row) in found.warehouses {
+        if only.is_some_and(|only| *only != row.region) {
+            continue;
+        }
+        let units = Units::of(&row);
+        total.add(units);
+        let region = regions.entry(row.region.clone()).or_insert_with(|| RegionStock {
+            region: row.region.clone(),
+            units: Units::default(),
+            warehouses: Vec::new(),
+        });
+        region.units.add(units);
+        region.warehouses.push(WarehouseStock { warehouse: warehouse.to_string(), units, version: row.version });
+    }
+    Stock { sku: found.sku, total, regions: regions.into_values().collect(), parked: found.parked }
+}
+
+// === impl Units ===
+
+impl Units {
+    fn of(row: &StockRow) -> Self {
+        Self { on_hand: row.on_hand, reserved: row.reserved, available: row.on_hand - row.reserved }
+    }
+
+    fn add(&mut self, other: Units) {
+        self.on_hand += other.on_hand;
+        self.reserved += other.reserved;
+        self.available += other.available;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::WarehouseId;
+
+    use super::*;
+
+    fn row(region: &str, on_hand: i64, reserved: i64) -> StockRow {
+        StockRow { region: RegionId::new(region).unwrap(), on_hand, reserved, version: 2 }
+    }
+
+    fn found() -> StockAnswer {
+        let warehouse = |id: &str| WarehouseId::new(id).unwrap();
+        StockAnswer {
+            sku: Sku::new("A").unwrap(),
+            warehouses: vec![
+                (warehouse("ams-1"), row("eu", 10, 4)),
+                (warehouse("ber-1"), row("eu", 5, 0)),
+                (warehouse("nyc-1"), row("us", 7, 7)),
+            ],
+            position: PositionToken::default(),
+            parked: false,
+        }
+    }
+
+    #[test]
+    fn warehouses_add_up_to_regions_and_regions_to_the_total() {
+        let json = serde_json::to_value(view(found(), None)).unwrap();
+        assert_eq!(json["total"], serde_json::json!({"on_hand": 22, "reserved": 11, "available": 11}));
+        assert_eq!(json["regions"][0]["region"], "eu");
+        assert_eq!(json["regions"][0]["available"], 11);
+        assert_eq!(
+            json["regions"][1]["warehouses"],
+            serde_json::json!([{"warehouse": "nyc-1", "on_hand": 7, "reserved": 7, "available": 0, "version": 2}])
+        );
+        assert!(json.get("parked").is_none());
+    }
+
+    #[test]
+    fn a_region_alone_has_its_own_total() {
+        let us = RegionId::new("us").unwrap();
+        let stock = view(found(), Some(&us));
+        assert_eq!((stock.total.on_hand, stock.regions.len()), (7, 1));
+    }
+}
