@@ -138,10 +138,7 @@ pub async fn a_higher_epoch_is_stored_by_the_write(store: &Fixture) {
     store.stock.apply(&batch(0, &higher, checkpoint(1))).await.unwrap();
     let late = batch(0, &Claimed { checkpoint: checkpoint(1), ..lower.clone() }, checkpoint(2));
     let refused = store.stock.apply(&late).await.unwrap_err();
-    assert!(
-        matches!(refused, ReadModelError::Superseded { current, .. } if current == higher.epoch),
-        "{refused}"
-    );
+    assert!(matches!(refused, ReadModelError::Superseded { current, .. } if current == higher.epoch), "{refused}");
     assert_eq!(store.stock.claim(at(0)).await.unwrap().epoch, higher.epoch + 1);
 }
 

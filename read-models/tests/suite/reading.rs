@@ -38,7 +38,8 @@ pub async fn answers_come_in_the_order_asked_with_their_own_positions(store: &Fi
         let to = checkpoint(u64::from(number) + 1);
         store.stock.apply(&Batch { changes, ..batch(number, &claimed, to) }).await.unwrap();
     }
-    let mut skus: Vec<Sku> = (0..5).flat_map(|place| (0..PARTITIONS).map(move |number| skus_of(number, 5).remove(place))).collect();
+    let mut skus: Vec<Sku> =
+        (0..5).flat_map(|place| (0..PARTITIONS).map(move |number| skus_of(number, 5).remove(place))).collect();
     skus.push(skus[3].clone());
     skus.push(skus_of(1, 6).remove(5));
     let answers = store.another().await.stock(&skus).await.unwrap();

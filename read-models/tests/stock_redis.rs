@@ -1,0 +1,314 @@
+//! What only a real Redis shows: lost functions, lost data, a restart, a frozen server, full memory, eviction.
+
+mod suite;
+
+use std::net::TcpListener;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use read_models::stock::connect_stock;
+use read_models::{Batch, Checkpoint, Head, ReadModelError};
+use schemas::Sku;
+use suite::*;
+
+/// A redis-server of this test alone.
+struct OwnServer {
+    port: u16,
+    folder: tempfile::TempDir,
+    flags: Vec<&'static str>,
+    process: Child,
+}
+
+// === impl OwnServer ===
+
+impl OwnServer {
+    async fn start(flags: &[&'static str]) -> Self {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let folder = tempfile::tempdir().unwrap();
+        let process = launch(port, folder.path().to_owned(), flags);
+        let server = Self { port, folder, flags: flags.to_vec(), process };
+        server.answers().await;
+        server
+    }
+
+    fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Waits until it answers.
+    async fn answers(&self) {
+        let client = redis::Client::open(self.url()).unwrap();
+        let answers = async {
+            loop {
+                if let Ok(mut connection) = client.get_multiplexed_async_connection().await
+                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
+                {
+                    return;
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, answers).await.expect("redis-server starts");
+    }
+
+    async fn ask(&self, words: &[&str]) -> String {
+        ask(&self.url(), words).await
+    }
+
+    fn kill(&mut self) {
+        self.process.kill().unwrap();
+        self.process.wait().unwrap();
+    }
+
+    async fn restart(&mut self) {
+        self.process = launch(self.port, self.folder.path().to_owned(), &self.flags);
+        self.answers().await;
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+    }
+}
+
+impl Drop for OwnServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn launch(port: u16, folder: PathBuf, flags: &[&str]) -> Child {
+    Command::new("redis-server")
+        .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
+        .arg(folder)
+        .args(flags)
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("redis-server is installed")
+}
+
+async fn ask(url: &str, words: &[&str]) -> String {
+    let mut connection = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
+    let mut command = redis::cmd(words[0]);
+    command.arg(&words[1..]);
+    format!("{:?}", command.query_async::<redis::Value>(&mut connection).await.unwrap())
+}
+
+/// Calls until it is no longer refused as transient; the reconnection takes a moment.
+async fn until_available<T, F: Future<Output = Result<T, ReadModelError>>>(call: impl Fn() -> F) -> T {
+    let begun = Instant::now();
+    loop {
+        match call().await {
+            Ok(value) => return value,
+            Err(error) => assert!(error.is_transient() && begun.elapsed() < DEADLINE, "{error}"),
+        }
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Every function is called, and does its work.
+async fn goes_on(store: &Fixture, skus: &[Sku]) {
+    let stock = &store.stock;
+    let claimed = stock.claim(at(0)).await.unwrap();
+    let step = claimed.checkpoint.sequence + 1;
+    let written = Batch {
+        changes: vec![(key(&skus[0], "north"), row(step as i64, step))],
+        live: true,
+        ..batch(0, &claimed, checkpoint(step))
+    };
+    stock.apply(&written).await.unwrap();
+    let answer = stock.stock(skus).await.unwrap().remove(0);
+    assert_eq!(answer.warehouses[0].1, row(step as i64, step));
+    assert_eq!(answer.position, at(0).token(checkpoint(step).position));
+}
+
+async fn functions_come_back(store: &Fixture, nodes: &[String]) {
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(store, &skus).await;
+    let flush = async || {
+        for node in nodes {
+            ask(node, &["FUNCTION", "FLUSH"]).await;
+        }
+    };
+    flush().await;
+    goes_on(store, &skus).await;
+    flush().await;
+    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+    flush().await;
+    assert_eq!(store.stock.load(at(0), &[key(&skus[0], "south")]).await.unwrap(), [None]);
+    flush().await;
+    assert_eq!(store.stock.status().await.unwrap().partitions[0].checkpoint, checkpoint(2));
+    flush().await;
+    assert!(store.stock.parked(at(0), 0, 1).await.unwrap().is_empty());
+    flush().await;
+    store.stock.observe(&[(at(0), Head { next_offset: 1, seen_at: 1 })]).await.unwrap();
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn functions_that_were_flushed_come_back() {
+    let server = OwnServer::start(&[]).await;
+    functions_come_back(&Fixture::at(&server.url()).await, &[server.url()]).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn functions_that_were_flushed_come_back_on_a_cluster() {
+    let servers =
+        std::env::var("MILLRACE_TEST_REDIS_CLUSTER").expect("MILLRACE_TEST_REDIS_CLUSTER is set by make test");
+    let hosts = servers.strip_prefix("redis+cluster://").unwrap();
+    let nodes: Vec<String> = hosts.split(',').map(|host| format!("redis://{host}")).collect();
+    functions_come_back(&Fixture::redis_cluster().await, &nodes).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn an_emptied_store_is_rebuilt_and_never_answers_zero() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    let owner = store.stock.claim(at(0)).await.unwrap();
+    server.ask(&["FLUSHALL"]).await;
+    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    let refused = store.stock.apply(&batch(0, &owner, checkpoint(2))).await.unwrap_err();
+    assert!(
+        matches!(refused, ReadModelError::CheckpointMoved { found, .. } if found == Checkpoint::default()),
+        "{refused}"
+    );
+
+    let again = store.stock.claim(at(0)).await.unwrap();
+    assert_eq!((again.checkpoint, again.live), (Checkpoint::default(), false));
+    assert!(again.epoch > owner.epoch, "{} after {}", again.epoch, owner.epoch);
+    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    goes_on(&store, &skus).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_lost_mark_of_the_generation_comes_back_while_its_partitions_go_on() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    let prefix = store.url.split_once("prefix=").unwrap().1;
+    assert_eq!(server.ask(&["DEL", &format!("{prefix}:{{stock}}:generations")]).await, "int(1)");
+    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    store.stock.observe(&[]).await.unwrap();
+    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_killed_server_is_unavailable_and_then_goes_on() {
+    let mut server = OwnServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    server.kill();
+    for _ in 0..3 {
+        let begun = Instant::now();
+        let down = store.stock.stock(&skus).await.unwrap_err();
+        assert!(matches!(down, ReadModelError::Unavailable { .. }) && begun.elapsed().as_secs() < 6, "{down}");
+    }
+    assert!(matches!(connect_stock(&store.url).await, Err(ReadModelError::Unavailable { .. })));
+    server.restart().await;
+    let answer = until_available(|| store.stock.stock(&skus)).await.remove(0);
+    assert_eq!(answer.position, at(0).token(checkpoint(1).position));
+    goes_on(&store, &skus).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_server_that_forgot_everything_is_rebuilding() {
+    let mut server = OwnServer::start(&["--appendonly", "no"]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    server.kill();
+    server.restart().await;
+    let claimed = until_available(|| store.stock.claim(at(0))).await;
+    assert_eq!(claimed.checkpoint, Checkpoint::default());
+    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    goes_on(&store, &skus).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_frozen_server_ends_every_call_in_time() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    let claimed = store.stock.claim(at(0)).await.unwrap();
+    server.signal("-STOP");
+    let begun = Instant::now();
+    let write = batch(0, &claimed, checkpoint(1));
+    let min = at(0).token(checkpoint(1).position);
+    let (read, write, wait) = tokio::join!(
+        store.stock.stock(&skus),
+        store.stock.apply(&write),
+        store.stock.wait_for(&min, std::time::Duration::from_millis(200)),
+    );
+    assert!(matches!(read, Err(ReadModelError::Unavailable { .. })));
+    assert!(matches!(write, Err(ReadModelError::Unavailable { .. })));
+    assert!(!wait.unwrap());
+    assert!(begun.elapsed().as_secs() < 8);
+    server.signal("-CONT");
+    // Whether the late write was done or not: its owner finds out, and goes on.
+    until_available(|| store.stock.claim(at(0))).await;
+    goes_on(&store, &skus).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn full_memory_refuses_the_whole_batch_and_passes() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    let claimed = store.stock.claim(at(0)).await.unwrap();
+    server.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
+    let written = Batch { changes: vec![(key(&skus[0], "north"), row(1, 1))], ..batch(0, &claimed, checkpoint(1)) };
+    let refused = store.stock.apply(&written).await.unwrap_err();
+    assert!(matches!(refused, ReadModelError::Unavailable { .. }), "{refused}");
+    assert!(store.stock.stock(&skus).await.unwrap()[0].warehouses.is_empty());
+    server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
+    store.stock.apply(&written).await.unwrap();
+    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_server_that_evicts_keys_is_refused() {
+    let server = OwnServer::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]).await;
+    let Err(refused) = connect_stock(&server.url()).await else { panic!("connected") };
+    assert!(
+        matches!(&refused, ReadModelError::Setting { problem, .. } if problem.contains("allkeys-lru")),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn an_address_of_no_store_is_refused() {
+    for wrong in ["stock.db", "http://localhost:1", "redis:/x", ""] {
+        let Err(refused) = connect_stock(wrong).await else { panic!("connected to {wrong}") };
+        assert!(matches!(refused, ReadModelError::Setting { key: "stock-store", .. }), "{wrong}: {refused}");
+    }
+}
+
+#[tokio::test]
+async fn nobody_at_the_address_is_transient() {
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    for url in [format!("redis://127.0.0.1:{port}"), format!("redis+cluster://127.0.0.1:{port}")] {
+        let Err(refused) = connect_stock(&url).await else { panic!("connected to {url}") };
+        assert!(matches!(refused, ReadModelError::Unavailable { .. }), "{url}: {refused}");
+    }
+}
