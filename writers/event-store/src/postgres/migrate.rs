@@ -1,0 +1,66 @@
+//! Brings the tables up to date: numbered files that only ever add, each applied once, all under one lock.
+
+use tokio_postgres::Client;
+
+use super::failure::Failure;
+use crate::error::EventStoreError;
+
+/// Number of a file below `sql/postgres`, and its text.
+const MIGRATIONS: [(i32, &str); 1] = [(1, include_str!("../../sql/postgres/0001_tables.sql"))];
+
+/// Applies what is missing. Two programs that start at once do it one after the other. Refuses tables of a newer build.
+pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
+    // Without the lock first: a user who may not create tables can then use tables that are up to date.
+    if applied(client).await? < newest() {
+        client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('millrace migrations', 0))").await?;
+        let applied = applied(client).await?;
+        if applied == 0 {
+            client
+                .batch_execute(
+                    "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
+                )
+                .await?;
+        }
+        for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > applied) {
+            client.batch_execute(sql).await?;
+            client.execute("INSERT INTO migrations (version) VALUES ($1)", &[version]).await?;
+        }
+        client.batch_execute("COMMIT").await?;
+    }
+    let applied = applied(client).await?;
+    if applied > newest() {
+        let problem = format!("the tables are of version {applied}, this build knows {}: run a newer build", newest());
+        return Err(EventStoreError::Permanent { problem }.into());
+    }
+    check_transaction_ids(client).await
+}
+
+/// A dump that was restored into another cluster keeps its xids, while that cluster counts from its own: what is
+/// appended then would sort before what is stored.
+async fn check_transaction_ids(client: &Client) -> Result<(), Failure> {
+    const AHEAD: &str = "SELECT max(position) FROM events WHERE xid >= pg_snapshot_xmax(pg_current_snapshot())";
+    let ahead: Option<i64> = client.query_one(AHEAD, &[]).await?.try_get(0)?;
+    match ahead {
+        None => Ok(()),
+        Some(position) => {
+            let problem = format!(
+                "the event at position {position} was written by a transaction that this cluster has not reached: restore \
+                 a physical backup, or raise the cluster's transaction ids with pg_resetwal"
+            );
+            Err(EventStoreError::Permanent { problem }.into())
+        }
+    }
+}
+
+/// 0 before the first one.
+async fn applied(client: &Client) -> Result<i32, Failure> {
+    let is_there: bool = client.query_one("SELECT to_regclass('migrations') IS NOT NULL", &[]).await?.try_get(0)?;
+    if !is_there {
+        return Ok(0);
+    }
+    Ok(client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.try_get(0)?)
+}
+
+fn newest() -> i32 {
+    MIGRATIONS[MIGRATIONS.len() - 1].0
+}

@@ -1,0 +1,118 @@
+//! Stop 5 on Postgres: the committed rows in their order, and how far the relay is.
+//!
+//! Order is (xid, position), read below the snapshot horizon: a transaction that still runs may commit a lower
+//! position than one already seen, but never a lower place below the horizon (fault 2).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use schemas::StorePosition;
+use tokio::sync::Mutex;
+
+use super::failure::Failure;
+use super::pool::{Server, Session, within};
+use super::rows::{position, stored_event, unsigned};
+use crate::error::EventStoreError;
+use crate::store::{RelayCursor, RelayLease, StoredEvent};
+
+/// How often a relay that waits for its turn asks for the lock. Asking again and again, rather than waiting in one
+/// statement, holds no snapshot that would keep the server from vacuuming.
+const LEASE_POLL: Duration = Duration::from_millis(200);
+
+const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('millrace relay', 0))";
+
+/// The session that holds the relay's lock; the server gives the lock up with it.
+#[derive(Default)]
+pub(super) struct RelayLock {
+    session: Mutex<Option<Session>>,
+}
+
+// === impl RelayLock ===
+
+impl RelayLock {
+    /// Waits for the lock, then takes a higher epoch. The same process may lead again without waiting for itself.
+    pub(super) async fn lease(&self, server: &Server) -> Result<RelayLease, EventStoreError> {
+        let mut held = self.session.lock().await;
+        let session = match held.take() {
+            Some(session) if !session.client().is_closed() => session,
+            _ => server.session().await?,
+        };
+        loop {
+            let asking = async { Ok(session.client().query_one(TRY_LOCK, &[]).await?.try_get::<_, bool>(0)?) };
+            match within(asking).await {
+                Ok(true) => break,
+                Ok(false) => tokio::time::sleep(LEASE_POLL).await,
+                Err(failure) => return Err(failure.into_error(server.address())),
+            }
+        }
+        let lease = within(raise_epoch(&session)).await.map_err(|failure| failure.into_error(server.address()))?;
+        *held = Some(session);
+        Ok(lease)
+    }
+}
+
+/// A new epoch and the cursor as the leader before left it: one transaction.
+async fn raise_epoch(session: &Session) -> Result<RelayLease, Failure> {
+    let Session { statements, .. } = session;
+    let client = session.client();
+    client.batch_execute("BEGIN").await?;
+    let row = client.query_one(&statements.raise_epoch, &[]).await?;
+    let (epoch, cursor) = (unsigned(&row, 0)?, position(&row, 1, 2)?);
+    check_table_end(session, cursor).await?;
+    let mut sequences = HashMap::new();
+    for row in client.query(&statements.relay_sequences, &[]).await? {
+        sequences.insert((row.try_get(0)?, row.try_get::<_, i32>(1)? as u32), unsigned(&row, 2)?);
+    }
+    client.batch_execute("COMMIT").await?;
+    Ok(RelayLease { epoch, cursor: RelayCursor { position: cursor, sequences } })
+}
+
+pub(super) async fn read_committed(
+    session: &Session,
+    cursor: StorePosition,
+    limit: usize,
+) -> Result<Vec<StoredEvent>, Failure> {
+    let (xid, after, limit) = (cursor.xid.to_string(), cursor.position as i64, limit as i64);
+    let rows = session.client().query(&session.statements.read_committed, &[&xid, &after, &limit]).await?;
+    if rows.is_empty() {
+        check_table_end(session, cursor).await?;
+    }
+    rows.iter().map(stored_event).collect()
+}
+
+/// A cursor stands on a row that was read, and rows are not deleted: a table that ends before it was restored to an
+/// older point (fault 22), and its next rows would be passed over.
+async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(), Failure> {
+    if cursor == StorePosition::default() {
+        return Ok(());
+    }
+    let row = session.client().query_opt(&session.statements.table_end, &[]).await?;
+    let end = row.map(|row| position(&row, 0, 1)).transpose()?.unwrap_or_default();
+    if cursor <= end {
+        return Ok(());
+    }
+    let problem = format!(
+        "the event table ends at {end}, before the relay's cursor at {cursor}: it was restored to an older point"
+    );
+    Err(EventStoreError::Permanent { problem }.into())
+}
+
+pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
+    let Session { statements, .. } = session;
+    let client = session.client();
+    let (xid, position) = (cursor.position.xid.to_string(), cursor.position.position as i64);
+    // In one order, as every upsert of many rows.
+    let mut sequences: Vec<_> = cursor.sequences.iter().collect();
+    sequences.sort_unstable();
+    let topics: Vec<&str> = sequences.iter().map(|((topic, _), _)| topic.as_str()).collect();
+    let partitions: Vec<i32> = sequences.iter().map(|((_, partition), _)| *partition as i32).collect();
+    let numbers: Vec<i64> = sequences.iter().map(|(_, sequence)| **sequence as i64).collect();
+    let held = client
+        .query_opt(&statements.save_cursor, &[&(epoch as i64), &xid, &position, &topics, &partitions, &numbers])
+        .await?;
+    if held.is_some() {
+        return Ok(());
+    }
+    let current = unsigned(&client.query_one(&statements.relay_epoch, &[]).await?, 0)?;
+    Err(EventStoreError::RelaySuperseded { epoch, current }.into())
+}
