@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::EventStoreError;
+use crate::postgres::PostgresEventStore;
 use crate::sqlite::SqliteEventStore;
 use crate::store::EventStore;
 
@@ -15,6 +16,9 @@ pub async fn connect_event_store(url: &str) -> Result<Arc<dyn EventStore>, Event
             Ok(store) => Ok(Arc::new(store?)),
             Err(error) => Err(EventStoreError::Permanent { problem: error.to_string() }),
         };
+    }
+    if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        return Ok(Arc::new(PostgresEventStore::connect(url).await?));
     }
     // The rest of the address may hold a password.
     let scheme: String = url.chars().take_while(|character| *character != ':').take(20).collect();

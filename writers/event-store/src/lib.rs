@@ -5,6 +5,7 @@
 mod connect;
 mod error;
 mod outcome_row;
+mod postgres;
 mod rebuild;
 mod sqlite;
 mod store;
@@ -12,6 +13,7 @@ mod store;
 pub use connect::connect_event_store;
 pub use domain::StreamId;
 pub use error::EventStoreError;
+pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 pub use store::{
     AppendBatch, Appended, Claim, DecidedCommand, EventStore, LoadRequest, Loaded, LoadedStream, NewEvent, NewSnapshot,
