@@ -1,5 +1,6 @@
 //! What every stock store does, whatever keeps it: one suite, run on each adapter.
 
+#[cfg(test)]
 mod suite;
 
 use suite::{Fixture, fencing, parking, reading};

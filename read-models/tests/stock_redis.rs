@@ -1,100 +1,17 @@
 //! What only a real Redis shows: lost functions, lost data, a restart, a frozen server, full memory, eviction.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+#[cfg(test)]
 mod suite;
 
 use std::net::TcpListener;
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
 use read_models::stock::connect_stock;
-use read_models::{Batch, Checkpoint, Head, ReadModelError};
+use read_models::{Batch, Checkpoint, Generation, Head, ReadModelError};
 use schemas::Sku;
+use suite::own_server::{OwnServer, ask};
 use suite::*;
-
-/// A redis-server of this test alone.
-struct OwnServer {
-    port: u16,
-    folder: tempfile::TempDir,
-    flags: Vec<&'static str>,
-    process: Child,
-}
-
-// === impl OwnServer ===
-
-impl OwnServer {
-    async fn start(flags: &[&'static str]) -> Self {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let folder = tempfile::tempdir().unwrap();
-        let process = launch(port, folder.path().to_owned(), flags);
-        let server = Self { port, folder, flags: flags.to_vec(), process };
-        server.answers().await;
-        server
-    }
-
-    fn url(&self) -> String {
-        format!("redis://127.0.0.1:{}", self.port)
-    }
-
-    /// Waits until it answers.
-    async fn answers(&self) {
-        let client = redis::Client::open(self.url()).unwrap();
-        let answers = async {
-            loop {
-                if let Ok(mut connection) = client.get_multiplexed_async_connection().await
-                    && redis::cmd("PING").query_async::<String>(&mut connection).await.is_ok()
-                {
-                    return;
-                }
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::time::timeout(DEADLINE, answers).await.expect("redis-server starts");
-    }
-
-    async fn ask(&self, words: &[&str]) -> String {
-        ask(&self.url(), words).await
-    }
-
-    fn kill(&mut self) {
-        self.process.kill().unwrap();
-        self.process.wait().unwrap();
-    }
-
-    async fn restart(&mut self) {
-        self.process = launch(self.port, self.folder.path().to_owned(), &self.flags);
-        self.answers().await;
-    }
-
-    fn signal(&self, signal: &str) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-}
-
-impl Drop for OwnServer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
-fn launch(port: u16, folder: PathBuf, flags: &[&str]) -> Child {
-    Command::new("redis-server")
-        .args(["--bind", "127.0.0.1", "--save", "", "--port", &port.to_string(), "--dir"])
-        .arg(folder)
-        .args(flags)
-        .stdout(Stdio::null())
-        .spawn()
-        .expect("redis-server is installed")
-}
-
-async fn ask(url: &str, words: &[&str]) -> String {
-    let mut connection = redis::Client::open(url).unwrap().get_multiplexed_async_connection().await.unwrap();
-    let mut command = redis::cmd(words[0]);
-    command.arg(&words[1..]);
-    format!("{:?}", command.query_async::<redis::Value>(&mut connection).await.unwrap())
-}
 
 /// Calls until it is no longer refused as transient; the reconnection takes a moment.
 async fn until_available<T, F: Future<Output = Result<T, ReadModelError>>>(call: impl Fn() -> F) -> T {
@@ -201,6 +118,28 @@ async fn a_lost_mark_of_the_generation_comes_back_while_its_partitions_go_on() {
     assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
     store.stock.observe(&[]).await.unwrap();
     assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn reads_follow_the_pointer_at_once() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    let shadow = store.another().await;
+    shadow.prepare(&Generation { number: 2, ..generation() }).await.unwrap();
+    let claimed = shadow.claim(at(0)).await.unwrap();
+    let changes = vec![(key(&skus[0], "north"), row(77, 1))];
+    shadow.apply(&Batch { changes, live: true, ..batch(0, &claimed, checkpoint(9)) }).await.unwrap();
+
+    let on_hand = async || store.stock.stock(&skus).await.unwrap()[0].warehouses[0].1.on_hand;
+    let marks = format!("{}:{{stock}}:generations", store.url.split_once("prefix=").unwrap().1);
+    for (serving, expected) in [("2", 77), ("1", 1), ("2", 77)] {
+        server.ask(&["HSET", &marks, "serving", serving]).await;
+        assert_eq!(on_hand().await, expected);
+    }
 }
 
 #[tokio::test]

@@ -8,12 +8,13 @@
 //! takes, effect and checkpoint go back together, and the projector goes on from there. A store that came back empty
 //! answers [`ReadModelError::Rebuilding`], never zero stock; servers that evict keys are refused.
 
+mod address;
 mod codec;
 mod connection;
 mod keys;
 mod reader;
+mod writer;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -30,8 +31,10 @@ use crate::parked::ParkedEvent;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
 use crate::status::{PartitionStatus, ReadModelStatus};
 use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
-use connection::{Call, RedisAddress, RedisServers};
+use address::RedisAddress;
+use connection::{Call, RedisServers};
 use keys::PartitionKeys;
+use writer::Applied;
 
 /// A stock store in Redis.
 pub struct RedisStock {
@@ -42,13 +45,6 @@ pub struct RedisStock {
     prepared: ArcSwapOption<Generation>,
     /// The generation that served the last read: it is read at once, while the pointer is checked.
     last_served: ArcSwapOption<Generation>,
-}
-
-/// What became of a batch.
-enum Applied {
-    Written,
-    Superseded { current: u64 },
-    Moved { found: Checkpoint },
 }
 
 // === impl RedisStock ===
@@ -99,54 +95,6 @@ impl RedisStock {
         match self.prepared.load_full() {
             Some(prepared) => Ok(prepared),
             None => self.serving().await,
-        }
-    }
-
-    async fn write(
-        &self,
-        generation: &Generation,
-        batch: &Batch<StockKey, StockRow>,
-    ) -> Result<Applied, ReadModelError> {
-        let at = self.keys(generation.number, batch.partition);
-        let mut keys = vec![at.state(), at.parked_order(), at.parked_events(), at.parked_keys()];
-        let mut indexes = HashMap::new();
-        for (key, _) in &batch.changes {
-            indexes.entry(&key.sku).or_insert_with(|| {
-                keys.push(at.sku(&key.sku));
-                // The functions count the SKUs' keys from 1.
-                keys.len() - 4
-            });
-        }
-        let mut call = Call::new("apply", &keys)
-            .arg(batch.epoch.to_string())
-            .arg(&codec::checkpoint_fields(&batch.from))
-            .arg(&codec::checkpoint_fields(&batch.to))
-            .arg(u8::from(batch.live))
-            .arg(batch.parked.len());
-        for event in &batch.parked {
-            let written = codec::parked(event).map_err(|error| ReadModelError::Permanent {
-                name: generation.to_string(),
-                problem: error.to_string(),
-            })?;
-            call = call.arg(codec::place(event.sequence, event.offset)).arg(&event.key).arg(written);
-        }
-        for (key, row) in &batch.changes {
-            call = call.arg(indexes[&key.sku]).arg(key.warehouse.as_str()).arg(codec::row(row));
-        }
-        let answer: Vec<Value> = self.parse(self.servers.call(call).await?)?;
-        let mut answer = answer.into_iter();
-        let mut next = || answer.next().unwrap_or(Value::Nil);
-        let outcome: String = self.parse(next())?;
-        match outcome.as_str() {
-            "applied" => Ok(Applied::Written),
-            "missing" => Ok(Applied::Moved { found: Checkpoint::default() }),
-            "superseded" => {
-                let current: Option<String> = self.parse(next())?;
-                let current = codec::number(&current).ok_or_else(|| self.servers.damaged("an epoch is no number"))?;
-                Ok(Applied::Superseded { current })
-            }
-            "moved" => Ok(Applied::Moved { found: self.checkpoint(batch.partition, next())? }),
-            other => Err(self.servers.damaged(format!("a write was answered with {other:?}"))),
         }
     }
 

@@ -153,6 +153,8 @@ pub async fn epochs_are_compared_as_numbers(store: &Fixture) {
         let refused = store.stock.apply(&late).await.unwrap_err();
         assert!(matches!(refused, ReadModelError::Superseded { current, .. } if current == epoch), "{refused}");
     }
+    let next = store.stock.claim(at(0)).await.unwrap();
+    assert_eq!(next.epoch, 10_000_000_000_000_002);
     let last = Claimed { epoch: 99_999_999_999_999_999, checkpoint: checkpoint(3), ..claimed };
     store.stock.apply(&batch(0, &last, checkpoint(4))).await.unwrap();
     assert_eq!(store.stock.claim(at(0)).await.unwrap().epoch, 100_000_000_000_000_000);

@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod fencing;
+pub mod own_server;
 pub mod parking;
 pub mod reading;
 

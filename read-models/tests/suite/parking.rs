@@ -30,7 +30,7 @@ pub async fn parked_events_keep_their_order_and_bytes(store: &Fixture) {
 pub async fn records_of_nobody_share_a_sequence_and_none_is_lost(store: &Fixture) {
     let claimed = store.claimed(0).await;
     let sku = skus_of(0, 1).remove(0);
-    let all = vec![
+    let all = [
         parked_event("!foreign", 0, 1),
         parked_event(sku.as_str(), 7, 2),
         parked_event("!foreign", 7, 9),
