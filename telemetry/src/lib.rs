@@ -7,6 +7,7 @@ mod shutdown;
 
 pub use health::{ComponentHealth, Health, HealthReport};
 pub use logging::{LogFormat, LoggingError, init_logging};
+pub use metrics_exporter_prometheus::PrometheusHandle;
 pub use routes::{MetricsError, install_metrics, router};
 pub use shutdown::{drain, shutdown_on_signal};
 

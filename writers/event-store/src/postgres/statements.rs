@@ -84,13 +84,12 @@ statements! {
         WHERE stored.topic = asked.topic AND stored.partition = asked.partition
               AND stored.next_offset = asked.expected
         RETURNING stored.topic, stored.partition";
-    /// After [`Self::advance_offsets`]: a partition without a row stands at 0.
+    /// After [`Self::advance_offsets`]: a partition without a row takes any offset.
     begin_offsets = "
         INSERT INTO command_offsets (topic, partition, next_offset)
         SELECT topic, partition, next_offset
         FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
              AS asked (topic, partition, expected, next_offset)
-        WHERE expected = 0
         ON CONFLICT (topic, partition) DO NOTHING
         RETURNING topic, partition";
     set_timers = "
