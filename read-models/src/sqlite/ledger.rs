@@ -56,7 +56,7 @@ fn generation(connection: &Connection, name: &str, number: u32) -> rusqlite::Res
 
 // === checkpoints ===
 
-/// Takes a partition over. `now` in milliseconds since 1970 keeps the epoch above those of owners that a lost disk or
+/// Takes a partition over. `now` in microseconds since 1970 keeps the epoch above those of owners that a lost disk or
 /// a deleted file has forgotten; the order of owners never rests on it.
 pub(crate) fn claim(
     connection: &Connection,

@@ -147,7 +147,8 @@ impl ReadModel for RedisStock {
         generation.check_partition(partition, &CONTEXTS)?;
         // Redis may have been emptied since `prepare`.
         self.mark(&generation).await?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis());
+        // Finer than claims can follow each other: the epoch never runs ahead of the clock.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         let at = self.keys(generation.number, partition);
         let call = Call::new("claim", &[at.state(), at.parked_keys()])
             .arg(now.max(1).to_string())

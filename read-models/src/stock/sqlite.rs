@@ -66,7 +66,7 @@ impl ReadModel for SqliteStock {
     async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
         let generation = self.prepared()?;
         generation.check_partition(partition, &CONTEXTS)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.file
             .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))
             .await

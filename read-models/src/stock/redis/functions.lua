@@ -40,7 +40,7 @@ local function prepare(keys, args)
   return redis.call('HGET', keys[1], args[1])
 end
 
--- keys: state, parked_keys. args: now, how the generation is built.
+-- keys: state, parked_keys. args: now in microseconds, how the generation is built.
 -- The time keeps the epoch above those of owners that a lost disk has forgotten; the order of owners never rests on it.
 local function claim(keys, args)
   local held = redis.call('HMGET', keys[1], 'epoch', 'built')
