@@ -1,0 +1,256 @@
+//! A search directory with its writer, its indexer and a reader.
+
+mod answers;
+mod contract;
+mod recovery;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use read_models::search::{SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, ReadModelError};
+use schemas::event::Product;
+use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId, partition_of};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// Longest time that anything in these tests may take.
+pub const DEADLINE: Duration = Duration::from_secs(30);
+pub const PARTITIONS: u32 = 2;
+
+pub struct Fixture {
+    pub dir: PathBuf,
+    pub reader: SearchReader,
+    writer: Option<Writer>,
+    _folder: tempfile::TempDir,
+}
+
+/// The process that writes.
+struct Writer {
+    model: Arc<SearchReadModel>,
+    indexer: Option<(JoinHandle<Result<(), ReadModelError>>, CancellationToken)>,
+}
+
+// === impl Fixture ===
+
+impl Fixture {
+    /// A reader, and nothing to read.
+    pub async fn empty() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = folder.path().join("search");
+        let reader = SearchReader::open(&dir).await.unwrap();
+        Self { dir, reader, writer: None, _folder: folder }
+    }
+
+    /// Every partition is live, and the indexer runs.
+    pub async fn live() -> Self {
+        let mut fixture = Self::empty().await;
+        fixture.start().await;
+        fixture.make_live().await;
+        fixture.start_indexer();
+        fixture
+    }
+
+    pub fn model(&self) -> &Arc<SearchReadModel> {
+        &self.writer.as_ref().unwrap().model
+    }
+
+    pub async fn start(&mut self) {
+        let model = Arc::new(SearchReadModel::open(&self.dir).await.unwrap());
+        model.prepare(&generation()).await.unwrap();
+        self.writer = Some(Writer { model, indexer: None });
+    }
+
+    pub fn start_indexer(&mut self) {
+        let writer = self.writer.as_mut().unwrap();
+        let (model, shutdown) = (Arc::clone(&writer.model), CancellationToken::new());
+        let stop = shutdown.clone();
+        writer.indexer = Some((tokio::spawn(async move { model.run_indexer(stop).await }), shutdown));
+    }
+
+    pub async fn stop_indexer(&mut self) {
+        if let Some((indexer, shutdown)) = self.writer.as_mut().unwrap().indexer.take() {
+            shutdown.cancel();
+            indexer.await.unwrap().unwrap();
+        }
+    }
+
+    /// Ends the writing process, and gives the reader's connections up.
+    pub async fn stop(&mut self) {
+        self.stop_indexer().await;
+        self.writer = None;
+        self.reader = SearchReader::open(&self.dir).await.unwrap();
+    }
+
+    pub async fn restart(&mut self) {
+        self.stop().await;
+        self.start().await;
+        self.start_indexer();
+    }
+
+    pub async fn make_live(&self) {
+        for context in Context::ALL {
+            for partition in 0..PARTITIONS {
+                self.apply(PartitionRef { context, partition }, Vec::new(), true).await;
+            }
+        }
+    }
+
+    /// Writes rows as their workers would, and gives the position of the last.
+    pub async fn write(&self, changes: Vec<(SearchKey, SearchRow)>) -> PositionToken {
+        let mut batches: BTreeMap<PartitionRef, Vec<_>> = BTreeMap::new();
+        for (key, row) in changes {
+            batches.entry(home(&key)).or_default().push((key, row));
+        }
+        let mut position = PositionToken::default();
+        for (partition, changes) in batches {
+            let to = self.apply(partition, changes, false).await;
+            position.merge(&partition.token(to.position));
+        }
+        position
+    }
+
+    async fn apply(&self, partition: PartitionRef, changes: Vec<(SearchKey, SearchRow)>, live: bool) -> Checkpoint {
+        let claimed = self.model().claim(partition).await.unwrap();
+        let to = checkpoint(claimed.checkpoint.sequence + changes.len() as u64);
+        let to = if changes.is_empty() { claimed.checkpoint } else { to };
+        let batch =
+            Batch { partition, epoch: claimed.epoch, from: claimed.checkpoint, to, changes, parked: Vec::new(), live };
+        self.model().apply(&batch).await.unwrap();
+        to
+    }
+
+    /// Writes rows and waits until they are searchable.
+    pub async fn show(&self, changes: Vec<(SearchKey, SearchRow)>) -> PositionToken {
+        let position = self.write(changes).await;
+        self.shown(&position).await;
+        position
+    }
+
+    pub async fn shown(&self, position: &PositionToken) {
+        assert!(self.reader.wait_for(position, DEADLINE).await.unwrap(), "{position} is not shown");
+    }
+
+    pub async fn found(&self, request: SearchRequest) -> SearchAnswer {
+        self.reader.search(request).await.unwrap()
+    }
+
+    /// SKUs of the hits, in order.
+    pub async fn skus(&self, request: SearchRequest) -> Vec<String> {
+        skus(&self.found(request).await)
+    }
+
+    /// Waits until a search gives these SKUs, whatever it gives or refuses before.
+    pub async fn until_found(&self, request: SearchRequest, expected: &[&str]) {
+        let searched = async {
+            loop {
+                match self.reader.search(request.clone()).await {
+                    Ok(answer) if skus(&answer) == expected => return,
+                    Ok(_) => {}
+                    Err(error) => assert!(error.is_transient(), "{error}"),
+                }
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, searched).await.unwrap_or_else(|_| panic!("{expected:?} are not found"));
+    }
+
+    pub fn index_dir(&self) -> PathBuf {
+        self.dir.join("index")
+    }
+
+    pub fn meta(&self) -> Vec<u8> {
+        std::fs::read(self.index_dir().join("meta.json")).unwrap()
+    }
+}
+
+pub fn generation() -> Generation {
+    Generation { name: "search".to_owned(), number: 1, fold_version: 1, partitions: PARTITIONS }
+}
+
+pub fn checkpoint(sequence: u64) -> Checkpoint {
+    Checkpoint {
+        sequence,
+        next_offset: sequence + 10,
+        position: StorePosition { xid: 3, position: sequence + 100 },
+        event_time: 1_700_000_000_000 + sequence as i64,
+    }
+}
+
+pub fn home(key: &SearchKey) -> PartitionRef {
+    let context = match key {
+        SearchKey::Product(_) => Context::Catalogue,
+        SearchKey::Price(..) => Context::Pricing,
+        SearchKey::Stock(..) => Context::Inventory,
+    };
+    PartitionRef { context, partition: partition_of(key.sku().as_str().as_bytes(), PARTITIONS) }
+}
+
+pub fn sku(name: &str) -> Sku {
+    Sku::new(name).unwrap()
+}
+
+pub fn region(name: &str) -> RegionId {
+    RegionId::new(name).unwrap()
+}
+
+pub fn plain(sku_name: &str, name: &str) -> Product {
+    Product {
+        sku: sku(sku_name),
+        name: name.to_owned(),
+        brand: None,
+        category_path: Vec::new(),
+        description: None,
+        pack_size: None,
+        tags: Vec::new(),
+    }
+}
+
+pub fn product(product: Product) -> (SearchKey, SearchRow) {
+    (SearchKey::Product(product.sku.clone()), SearchRow::Product { product: Some(product), version: 1 })
+}
+
+pub fn named(sku_name: &str, name: &str) -> (SearchKey, SearchRow) {
+    product(plain(sku_name, name))
+}
+
+pub fn discontinued(sku_name: &str) -> (SearchKey, SearchRow) {
+    (SearchKey::Product(sku(sku_name)), SearchRow::Product { product: None, version: 2 })
+}
+
+pub fn price(sku_name: &str, region_name: &str, amount_minor: i64) -> (SearchKey, SearchRow) {
+    let row = SearchRow::Price { currency: "EUR".to_owned(), amount_minor, version: 1 };
+    (SearchKey::Price(sku(sku_name), region(region_name)), row)
+}
+
+pub fn stock(sku_name: &str, warehouse: &str, region_name: &str, available: i64) -> (SearchKey, SearchRow) {
+    let row = SearchRow::Stock { region: region(region_name), available, version: 1 };
+    (SearchKey::Stock(sku(sku_name), WarehouseId::new(warehouse).unwrap()), row)
+}
+
+/// Everything, on one page.
+pub fn all() -> SearchRequest {
+    SearchRequest { limit: 1_000, ..SearchRequest::default() }
+}
+
+pub fn text(text: &str) -> SearchRequest {
+    SearchRequest { text: Some(text.to_owned()), ..all() }
+}
+
+pub fn skus(answer: &SearchAnswer) -> Vec<String> {
+    answer.hits.iter().map(|hit| hit.sku.to_string()).collect()
+}
+
+pub fn is_rebuilding<T>(answer: &Result<T, ReadModelError>) -> bool {
+    matches!(answer, Err(ReadModelError::Rebuilding { .. }))
+}
+
+pub fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
