@@ -8,24 +8,26 @@ use crate::error::EventStoreError;
 /// Number of a file below `sql/postgres`, and its text.
 const MIGRATIONS: [(i32, &str); 1] = [(1, include_str!("../../sql/postgres/0001_tables.sql"))];
 
+const MIGRATIONS_TABLE: &str = "
+    CREATE TABLE IF NOT EXISTS migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";
+
 /// Applies what is missing. Two programs that start at once do it one after the other. Refuses tables of a newer build.
 pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
     // Without the lock first: a user who may not create tables can then use tables that are up to date.
     if applied(client).await? < newest() {
-        client.batch_execute("BEGIN; SELECT pg_advisory_xact_lock(hashtextextended('millrace migrations', 0))").await?;
-        let applied = applied(client).await?;
-        if applied == 0 {
-            client
-                .batch_execute(
-                    "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())",
-                )
-                .await?;
-        }
+        // A lock of the session, taken before the transaction begins: what another program has just created is seen
+        // from the beginning of a transaction on, not from the end of a wait within one. A lost connection unlocks.
+        client.batch_execute("SELECT pg_advisory_lock(hashtextextended('millrace migrations', 0))").await?;
+        client.batch_execute("BEGIN").await?;
+        // Not by asking whether the table is there: the session may remember from before the lock that it was not.
+        client.batch_execute(MIGRATIONS_TABLE).await?;
+        let applied = newest_applied(client).await?;
         for (version, sql) in MIGRATIONS.iter().filter(|(version, _)| *version > applied) {
             client.batch_execute(sql).await?;
             client.execute("INSERT INTO migrations (version) VALUES ($1)", &[version]).await?;
         }
         client.batch_execute("COMMIT").await?;
+        client.batch_execute("SELECT pg_advisory_unlock(hashtextextended('millrace migrations', 0))").await?;
     }
     let applied = applied(client).await?;
     if applied > newest() {
@@ -58,6 +60,10 @@ async fn applied(client: &Client) -> Result<i32, Failure> {
     if !is_there {
         return Ok(0);
     }
+    newest_applied(client).await
+}
+
+async fn newest_applied(client: &Client) -> Result<i32, Failure> {
     Ok(client.query_one("SELECT coalesce(max(version), 0) FROM migrations", &[]).await?.try_get(0)?)
 }
 

@@ -1,0 +1,85 @@
+//! What every event store does, whatever keeps it: one suite, run on each adapter.
+
+#![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
+
+mod suite;
+
+/// Expands to one test per adapter for every listed function of the suite.
+macro_rules! contract {
+    ($($area:ident::$test:ident,)*) => {
+        mod on_sqlite {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                async fn $test() {
+                    let fixture = crate::suite::Fixture::sqlite();
+                    crate::suite::$area::$test(&fixture).await;
+                }
+            )*
+        }
+
+        mod on_postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs servers: run make test"]
+                async fn $test() {
+                    let fixture = crate::suite::Fixture::postgres().await;
+                    crate::suite::$area::$test(&fixture).await;
+                    fixture.drop_database().await;
+                }
+            )*
+        }
+    };
+}
+
+/// What only a server can show.
+macro_rules! postgres_only {
+    ($($test:ident,)*) => {
+        mod only_on_postgres {
+            $(
+                #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+                #[ignore = "needs servers: run make test"]
+                async fn $test() {
+                    let fixture = crate::suite::Fixture::postgres().await;
+                    crate::suite::postgres::$test(&fixture).await;
+                    fixture.drop_database().await;
+                }
+            )*
+        }
+    };
+}
+
+contract!(
+    streams::appended_events_are_loaded_back,
+    streams::a_version_conflict_writes_nothing,
+    streams::concurrent_appenders_lose_and_double_no_version,
+    streams::a_batch_keeps_the_order_of_its_commands,
+    streams::snapshots_are_used_and_never_lowered,
+    streams::everything_is_there_after_opening_again,
+    streams::topology_is_fixed_once,
+    commands::a_known_command_id_is_a_conflict,
+    commands::outcomes_are_stored_with_their_position,
+    commands::outcomes_of_topic_commands_go_out,
+    commands::outcomes_are_forgotten_by_age,
+    commands::a_warehouse_lies_in_one_region,
+    commands::offsets_are_compared_and_set,
+    commands::timers_are_set_cleared_and_due,
+    relay::committed_rows_are_read_in_pages,
+    relay::a_second_relay_waits_and_a_zombie_is_refused,
+    relay::one_process_leads_again_without_waiting_for_itself,
+    relay::the_cursor_comes_back_and_nothing_in_it_is_lowered,
+    relay::lag_counts_what_is_behind_the_cursor,
+    relay::an_append_wakes_whoever_waits,
+);
+
+postgres_only!(
+    rows_of_an_older_open_transaction_are_not_skipped,
+    killed_sessions_are_a_transient_error_that_mends_itself,
+    a_killed_leader_gives_up_the_lock,
+    groups_with_the_same_streams_do_not_deadlock,
+    an_append_ahead_of_its_stream_is_a_conflict,
+    a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
+    a_table_restored_to_an_older_point_is_refused,
+    tables_of_a_newer_build_are_refused,
+    four_that_start_at_once_make_the_tables_once,
+    errors_name_the_server_and_hide_the_password,
+);

@@ -1,0 +1,253 @@
+//! What only a server can show: open transactions, killed sessions, lost answers, restored tables.
+
+use std::sync::Arc;
+
+use event_store::{EventStore, EventStoreError, PostgresEventStore, RelayCursor};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::{
+    DEADLINE, Fixture, batch, committed, committed_when, conflict_of, connect_raw, load_stream, price_stream,
+    set_prices,
+};
+
+/// Fault 2: the lower place commits later.
+pub async fn rows_of_an_older_open_transaction_are_not_skipped(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("before", 0, &[1])])).await.unwrap();
+    committed_when(&*store, 1).await;
+    let open = fixture.raw().await;
+    let insert = "INSERT INTO events (stream, version, topic, key, id, schema, schema_version, body, time)
+                  VALUES ('price-late@north', 1, 'pricing.events', 'late', gen_random_uuid(),
+                          'millrace.pricing.PriceSet', 1, '', 0)";
+    open.batch_execute("BEGIN").await.unwrap();
+    open.batch_execute(insert).await.unwrap();
+
+    let appended = store.append(&batch(vec![set_prices("after", 0, &[2])])).await.unwrap();
+
+    let held: Vec<String> = committed(&*store).await.into_iter().map(|row| row.key).collect();
+    assert_eq!(held, ["before"], "nothing beyond the open transaction");
+    assert_eq!(load_stream(&*store, &price_stream("after")).await.position, appended.positions[0]);
+    assert_eq!(store.relay_lag(0).await.unwrap().0, 2, "what the horizon holds is lag");
+    open.batch_execute("COMMIT").await.unwrap();
+    let order: Vec<String> = committed_when(&*store, 3).await.into_iter().map(|row| row.key).collect();
+    assert_eq!(order, ["before", "late", "after"]);
+}
+
+async fn kill_sessions(fixture: &Fixture) -> i64 {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                WHERE datname = current_database() AND pid <> pg_backend_pid()";
+    fixture.raw().await.query_one(kill, &[]).await.unwrap().get(0)
+}
+
+pub async fn killed_sessions_are_a_transient_error_that_mends_itself(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    let appender = tokio::spawn({
+        let store = store.clone();
+        async move {
+            let mut failures = 0;
+            let mut version = 1;
+            while version < 200 || failures == 0 {
+                let command = set_prices("a", version, &[1]);
+                match store.append(&batch(vec![command.clone()])).await {
+                    Ok(_) => version += 1,
+                    Err(error) => {
+                        assert!(matches!(error, EventStoreError::Unavailable { .. }), "{error}");
+                        failures += 1;
+                        // The answer may be lost, the command not: as the handler does, look.
+                        while let Err(error) = store.outcome(command.id).await {
+                            assert!(error.is_transient(), "{error}");
+                        }
+                        version = load_stream_patiently(&*store).await;
+                    }
+                }
+            }
+            version
+        }
+    });
+    while !appender.is_finished() {
+        kill_sessions(fixture).await;
+    }
+    let version = tokio::time::timeout(DEADLINE, appender).await.unwrap().unwrap();
+    store.ping().await.unwrap();
+    let rows = store.read_stream(&price_stream("a"), 1, 100_000).await.unwrap();
+    assert_eq!(rows.iter().map(|row| row.version).collect::<Vec<u64>>(), (1..=version).collect::<Vec<u64>>());
+}
+
+async fn load_stream_patiently(store: &dyn EventStore) -> u64 {
+    loop {
+        match store.read_stream(&price_stream("a"), 1, 100_000).await {
+            Ok(rows) => return rows.last().map_or(0, |row| row.version),
+            Err(error) => assert!(error.is_transient(), "{error}"),
+        }
+    }
+}
+
+pub async fn a_killed_leader_gives_up_the_lock(fixture: &Fixture) {
+    let (leader, standby) = (fixture.started().await, fixture.open().await);
+    let lease = leader.lease_relay().await.unwrap();
+    assert!(kill_sessions(fixture).await > 0);
+    let taken = tokio::time::timeout(DEADLINE, standby.lease_relay()).await.unwrap().unwrap();
+    assert!(taken.epoch > lease.epoch);
+    let superseded = loop {
+        match leader.save_cursor(lease.epoch, &RelayCursor::default()).await {
+            // The killed sessions of the pool.
+            Err(EventStoreError::Unavailable { .. }) => {}
+            other => break other,
+        }
+    };
+    assert!(matches!(superseded, Err(EventStoreError::RelaySuperseded { .. })), "{superseded:?}");
+}
+
+pub async fn groups_with_the_same_streams_do_not_deadlock(fixture: &Fixture) {
+    const ROUNDS: usize = 30;
+    let stores = [fixture.started().await, fixture.open().await];
+    let skus: Vec<String> = (0..50).map(|number| format!("sku-{number}")).collect();
+    let writers = stores.iter().enumerate().map(|(writer, store)| {
+        let (store, mut skus) = (store.clone(), skus.clone());
+        if writer == 1 {
+            skus.reverse();
+        }
+        tokio::spawn(async move {
+            let mut done = 0;
+            while done < ROUNDS {
+                let mut commands = Vec::new();
+                let streams: Vec<_> = skus.iter().map(|sku| price_stream(sku)).collect();
+                let request = event_store::LoadRequest { streams, ..Default::default() };
+                let loaded = store.load(&request).await.unwrap().streams;
+                for sku in &skus {
+                    commands.push(set_prices(sku, loaded[&price_stream(sku)].version, &[1]));
+                }
+                match store.append(&batch(commands)).await {
+                    Ok(_) => done += 1,
+                    Err(EventStoreError::Conflict { what }) => assert!(!what.contains("40P01"), "{what}"),
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        })
+    });
+    tokio::time::timeout(DEADLINE, futures::future::try_join_all(writers)).await.unwrap().unwrap();
+    assert_eq!(load_stream(&*stores[0], &price_stream("sku-7")).await.version, 2 * ROUNDS as u64);
+}
+
+/// A cache that outlived a restored database must not leave a gap (W1).
+pub async fn an_append_ahead_of_its_stream_is_a_conflict(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    let what = conflict_of(&*store, &batch(vec![set_prices("a", 3, &[2])])).await;
+    assert!(what.contains("price-a@north"), "{what}");
+    assert_eq!(load_stream(&*store, &price_stream("a")).await.version, 1);
+}
+
+/// Passes bytes both ways, and cuts the connection once it has passed a second `COMMIT` on it: the first one is the
+/// load's, the second one the append's.
+async fn cutting_proxy(server: String) -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            tokio::spawn(async move {
+                let (mut up, mut down) = (vec![0; 65_536], vec![0; 65_536]);
+                loop {
+                    tokio::select! {
+                        read = client.read(&mut up) => {
+                            let Ok(read @ 1..) = read else { return };
+                            server.write_all(&up[..read]).await.unwrap();
+                            if up[..read].windows(7).any(|bytes| bytes == b"COMMIT\0") {
+                                // The server's answer is waited for, so that the commit is done, and then kept back.
+                                let _ = server.read(&mut down).await;
+                                return;
+                            }
+                        }
+                        read = server.read(&mut down) => {
+                            let Ok(read @ 1..) = read else { return };
+                            client.write_all(&down[..read]).await.unwrap();
+                        }
+                    }
+                }
+            });
+        }
+    });
+    port
+}
+
+pub async fn a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there(fixture: &Fixture) {
+    let direct = fixture.started().await;
+    let (credentials, rest) = fixture.url().split_once('@').unwrap();
+    let (server, database) = rest.split_once('/').unwrap();
+    let port = cutting_proxy(server.to_owned()).await;
+    let store = PostgresEventStore::connect(&format!("{credentials}@127.0.0.1:{port}/{database}")).await.unwrap();
+    let command = set_prices("a", 0, &[1]);
+
+    let lost = store.append(&batch(vec![command.clone()])).await;
+
+    assert!(matches!(lost, Err(EventStoreError::Unavailable { .. })), "{lost:?}");
+    assert!(direct.outcome(command.id).await.unwrap().is_some(), "it was committed");
+    assert!(store.outcome(command.id).await.unwrap().is_some(), "a new session finds it");
+    let again = conflict_of(&*direct, &batch(vec![command])).await;
+    assert!(again.contains("price-a@north"), "{again}");
+}
+
+/// Fault 22.
+pub async fn a_table_restored_to_an_older_point_is_refused(fixture: &Fixture) {
+    let store = fixture.started().await;
+    for version in 0..3 {
+        store.append(&batch(vec![set_prices("a", version, &[1])])).await.unwrap();
+    }
+    let cursor = committed_when(&*store, 3).await[2].position;
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    store.save_cursor(epoch, &RelayCursor { position: cursor, ..RelayCursor::default() }).await.unwrap();
+    assert_eq!(store.read_committed(cursor, 10).await.unwrap(), []);
+
+    fixture.raw().await.batch_execute("DELETE FROM events WHERE version > 1").await.unwrap();
+
+    let read = store.read_committed(cursor, 10).await;
+    assert!(matches!(&read, Err(EventStoreError::Permanent { problem }) if problem.contains("restored")), "{read:?}");
+    let leased = store.lease_relay().await;
+    assert!(matches!(leased, Err(EventStoreError::Permanent { .. })), "{leased:?}");
+
+    // A dump restored into a cluster whose transaction ids are lower.
+    let raise = "UPDATE events SET xid = (pg_current_xact_id()::text::bigint + 1000000)::text::xid8";
+    fixture.raw().await.batch_execute(raise).await.unwrap();
+    let refused = PostgresEventStore::connect(fixture.url()).await.err();
+    assert!(matches!(refused, Some(EventStoreError::Permanent { .. })), "{refused:?}");
+}
+
+pub async fn tables_of_a_newer_build_are_refused(fixture: &Fixture) {
+    drop(fixture.started().await);
+    fixture.raw().await.batch_execute("INSERT INTO migrations (version) VALUES (999)").await.unwrap();
+    let refused = PostgresEventStore::connect(fixture.url()).await.err();
+    assert!(matches!(&refused, Some(EventStoreError::Permanent { problem }) if problem.contains("999")), "{refused:?}");
+}
+
+pub async fn four_that_start_at_once_make_the_tables_once(fixture: &Fixture) {
+    let starts = (0..4).map(|_| PostgresEventStore::connect(fixture.url()));
+    let stores = futures::future::try_join_all(starts).await.unwrap();
+    for store in stores {
+        let store: Arc<dyn EventStore> = Arc::new(store);
+        assert_eq!(store.topology().await.unwrap(), None);
+    }
+    let applied = connect_raw(fixture.url()).await.query_one("SELECT count(*) FROM migrations", &[]).await.unwrap();
+    assert_eq!(applied.get::<_, i64>(0), 1);
+}
+
+pub async fn errors_name_the_server_and_hide_the_password(fixture: &Fixture) {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = taken.local_addr().unwrap().port();
+    drop(taken);
+    let down = PostgresEventStore::connect(&format!("postgres://me:hush@127.0.0.1:{port}/x")).await.err().unwrap();
+    assert!(matches!(down, EventStoreError::Unavailable { .. }), "{down}");
+    assert!(down.to_string().contains(&format!("127.0.0.1:{port}")), "{down}");
+    assert!(!down.to_string().contains("hush"), "{down}");
+
+    let missing = fixture.url().replace("event_store_", "not_there_");
+    let missing = PostgresEventStore::connect(&missing).await.err().unwrap();
+    assert!(matches!(missing, EventStoreError::Permanent { .. }), "{missing}");
+    for bad in ["postgres://me:hush@host:port/x", "postgres://me:hush@host/x?sslmode=hush"] {
+        let bad = PostgresEventStore::connect(bad).await.err().unwrap();
+        assert!(matches!(bad, EventStoreError::Setting { key: "event-store", .. }), "{bad}");
+        assert!(!bad.to_string().contains("hush"), "{bad}");
+    }
+}

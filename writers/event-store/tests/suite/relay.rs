@@ -1,0 +1,108 @@
+//! What the relay needs: the committed order, the lease, the cursor, the lag.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use event_store::{EventStoreError, RelayCursor};
+use schemas::StorePosition;
+
+use super::{DEADLINE, Fixture, NOW, batch, committed_when, set_prices};
+
+pub async fn committed_rows_are_read_in_pages(fixture: &Fixture) {
+    let store = fixture.started().await;
+    for number in 0..7 {
+        store.append(&batch(vec![set_prices(&format!("sku-{number}"), 0, &[number])])).await.unwrap();
+    }
+    let all = committed_when(&*store, 7).await;
+    assert!(all.is_sorted_by_key(|row| row.position));
+
+    let first = store.read_committed(StorePosition::default(), 3).await.unwrap();
+    let second = store.read_committed(first[2].position, 3).await.unwrap();
+    let third = store.read_committed(second[2].position, 3).await.unwrap();
+    assert_eq!([first, second, third.clone()].concat(), all);
+    assert_eq!(store.read_committed(third[0].position, 3).await.unwrap(), []);
+}
+
+pub async fn a_second_relay_waits_and_a_zombie_is_refused(fixture: &Fixture) {
+    let (leader, standby) = (fixture.started().await, fixture.open().await);
+    let lease = leader.lease_relay().await.unwrap();
+    leader.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    let position = committed_when(&*leader, 1).await[0].position;
+    let cursor = RelayCursor { position, sequences: HashMap::from([(("pricing.events".to_owned(), 4), 1)]) };
+    leader.save_cursor(lease.epoch, &cursor).await.unwrap();
+
+    let mut waiting = tokio::spawn(async move { (standby.lease_relay().await, standby) });
+    let too_early = tokio::time::timeout(Duration::from_millis(700), &mut waiting).await;
+    assert!(too_early.is_err(), "two lead at once");
+    drop(leader);
+    let (taken, standby) = tokio::time::timeout(DEADLINE, waiting).await.unwrap().unwrap();
+
+    let taken = taken.unwrap();
+    assert!(taken.epoch > lease.epoch);
+    assert_eq!(taken.cursor, cursor);
+    let zombie = fixture.open().await;
+    let further = RelayCursor { position, sequences: HashMap::from([(("pricing.events".to_owned(), 4), 99)]) };
+    match zombie.save_cursor(lease.epoch, &further).await {
+        Err(EventStoreError::RelaySuperseded { epoch, current }) => {
+            assert_eq!((epoch, current), (lease.epoch, taken.epoch));
+        }
+        other => panic!("{other:?}"),
+    }
+    assert_eq!(standby.lease_relay().await.unwrap().cursor, cursor, "the zombie changed nothing");
+}
+
+pub async fn one_process_leads_again_without_waiting_for_itself(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let first = store.lease_relay().await.unwrap();
+    let second = tokio::time::timeout(DEADLINE, store.lease_relay()).await.unwrap().unwrap();
+    assert!(second.epoch > first.epoch);
+    let superseded = store.save_cursor(first.epoch, &RelayCursor::default()).await;
+    assert!(matches!(superseded, Err(EventStoreError::RelaySuperseded { .. })), "{superseded:?}");
+    store.save_cursor(second.epoch, &RelayCursor::default()).await.unwrap();
+}
+
+pub async fn the_cursor_comes_back_and_nothing_in_it_is_lowered(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    store.append(&batch(vec![set_prices("a", 0, &[1, 2, 3])])).await.unwrap();
+    let rows = committed_when(&*store, 3).await;
+    let cursor = |row: usize, sequences: &[(u32, u64)]| {
+        let sequences =
+            sequences.iter().map(|(partition, sequence)| (("pricing.events".to_owned(), *partition), *sequence));
+        RelayCursor { position: rows[row].position, sequences: sequences.collect() }
+    };
+    store.save_cursor(epoch, &cursor(1, &[(0, 10), (1, 20)])).await.unwrap();
+    // Only what is passed is touched, and only upwards.
+    store.save_cursor(epoch, &cursor(2, &[(1, 21), (2, 5)])).await.unwrap();
+    store.save_cursor(epoch, &cursor(0, &[(0, 3)])).await.unwrap();
+
+    assert_eq!(store.lease_relay().await.unwrap().cursor, cursor(2, &[(0, 10), (1, 21), (2, 5)]));
+}
+
+pub async fn lag_counts_what_is_behind_the_cursor(fixture: &Fixture) {
+    let store = fixture.started().await;
+    assert_eq!(store.relay_lag(NOW).await.unwrap(), (0, None));
+    // Times NOW + 1, 2, 3.
+    store.append(&batch(vec![set_prices("a", 0, &[1, 2, 3])])).await.unwrap();
+    assert_eq!(store.relay_lag(NOW + 1001).await.unwrap(), (3, Some(1000)));
+
+    let rows = committed_when(&*store, 3).await;
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    let cursor = RelayCursor { position: rows[1].position, sequences: HashMap::new() };
+    store.save_cursor(epoch, &cursor).await.unwrap();
+    assert_eq!(store.relay_lag(NOW + 1003).await.unwrap(), (1, Some(1000)));
+}
+
+pub async fn an_append_wakes_whoever_waits(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let waiting = tokio::spawn({
+        let store = store.clone();
+        async move { store.wait_for_appends(Duration::from_secs(3600)).await }
+    });
+    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    tokio::time::timeout(DEADLINE, waiting).await.expect("woken").unwrap();
+    // An append just before the wait is not slept over either.
+    store.append(&batch(vec![set_prices("a", 1, &[2])])).await.unwrap();
+    tokio::time::timeout(DEADLINE, store.wait_for_appends(Duration::from_secs(3600))).await.expect("woken");
+    store.wait_for_appends(Duration::from_millis(1)).await;
+}

@@ -1,0 +1,184 @@
+//! Streams: versions, order, snapshots.
+
+use domain::{State, apply};
+use event_store::{EventStoreError, LoadRequest, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
+use schemas::{Context, StorePosition};
+
+use super::{
+    DEADLINE, Fixture, NOW, PARTITIONS, batch, committed, committed_when, conflict_of, load_stream, price_event,
+    price_stream, set_prices,
+};
+
+/// What the events of a price stream come to.
+fn priced(sku: &str, amount: i64) -> State {
+    let mut state = State::initial(Context::Pricing);
+    apply(&mut state, &price_event(sku, amount));
+    state
+}
+
+pub async fn appended_events_are_loaded_back(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let (first, second) = (set_prices("a", 0, &[10, 20]), set_prices("b", 0, &[30]));
+
+    let appended = store.append(&batch(vec![first.clone(), second.clone()])).await.unwrap();
+
+    let nothing = price_stream("c");
+    let streams = vec![first.stream.clone(), second.stream.clone(), nothing.clone()];
+    let loaded = store.load(&LoadRequest { streams, ..LoadRequest::default() }).await.unwrap().streams;
+    assert_eq!(loaded.len(), 3);
+    let (a, b, c) = (&loaded[&first.stream], &loaded[&second.stream], &loaded[&nothing]);
+    assert_eq!((a.version, a.position, a.snapshot_version), (2, appended.positions[0], 0));
+    assert_eq!(a.state, priced("a", 20));
+    assert_eq!((b.version, b.position), (1, appended.positions[1]));
+    assert_eq!(b.state, priced("b", 30));
+    assert_eq!((c.version, c.position), (0, None));
+    assert_eq!(c.state, State::initial(Context::Pricing));
+
+    let rows = store.read_stream(&first.stream, 1, 10).await.unwrap();
+    assert_eq!(rows.len(), 2);
+    for ((row, event), version) in rows.iter().zip(&first.events).zip(1..) {
+        assert_eq!((row.version, row.id, row.time), (version, event.id, event.time));
+        assert_eq!((row.topic.as_str(), &row.stream), ("pricing.events", &first.stream));
+        assert_eq!((&row.key, row.schema, &row.body), (&event.key, event.schema, &event.body));
+        assert_eq!((&row.correlation_id, &row.causation_id), (&event.correlation_id, &event.causation_id));
+        assert_eq!((&row.actor, &row.traceparent), (&event.actor, &event.traceparent));
+    }
+    assert_eq!(Some(rows[1].position), appended.positions[0]);
+    assert_eq!(store.read_stream(&first.stream, 2, 10).await.unwrap(), rows[1..]);
+    assert_eq!(store.read_stream(&first.stream, 1, 1).await.unwrap(), rows[..1]);
+}
+
+pub async fn a_version_conflict_writes_nothing(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[10])])).await.unwrap();
+
+    let mut other = set_prices("b", 0, &[20]);
+    other.timers.push(TimerChange::Set(Timer { key: "t".to_owned(), due_at: NOW, command: "{}".to_owned() }));
+    other.snapshot = Some(NewSnapshot { stream: other.stream.clone(), version: 1, body: b"{}".to_vec() });
+    let stale = set_prices("a", 0, &[99]);
+    let mut refused = batch(vec![other.clone(), stale.clone()]);
+    let topic = "pricing.commands".to_owned();
+    refused.offsets.push(OffsetAdvance { topic: topic.clone(), partition: 0, expected: 0, next: 5 });
+    let what = conflict_of(&*store, &refused).await;
+
+    assert!(what.contains("price-a@north"), "{what}");
+    assert_eq!(load_stream(&*store, &stale.stream).await.state, priced("a", 10));
+    assert_eq!(load_stream(&*store, &other.stream).await.version, 0);
+    assert_eq!(store.outcome(other.id).await.unwrap(), None);
+    assert!(store.command_offsets(&topic).await.unwrap().is_empty());
+    assert!(store.due_timers(NOW, 10).await.unwrap().is_empty());
+    // And the store goes on.
+    store.append(&batch(vec![set_prices("a", 1, &[20])])).await.unwrap();
+    assert_eq!(committed_when(&*store, 2).await.len(), 2);
+}
+
+/// Invariant W1.
+pub async fn concurrent_appenders_lose_and_double_no_version(fixture: &Fixture) {
+    const APPENDERS: u64 = 16;
+    const EACH: u64 = 4;
+    let stores = [fixture.started().await, fixture.open().await];
+    let stream = price_stream("hot");
+    let appenders = (0..APPENDERS).map(|appender| {
+        let (store, stream) = (stores[(appender % 2) as usize].clone(), stream.clone());
+        tokio::spawn(async move {
+            for number in 0..EACH {
+                loop {
+                    let version = load_stream(&*store, &stream).await.version;
+                    let command = set_prices("hot", version, &[(appender * EACH + number) as i64 + 1]);
+                    match store.append(&batch(vec![command])).await {
+                        Ok(_) => break,
+                        Err(error) => assert!(matches!(error, EventStoreError::Conflict { .. }), "{error}"),
+                    }
+                }
+            }
+        })
+    });
+    tokio::time::timeout(DEADLINE, futures::future::try_join_all(appenders)).await.unwrap().unwrap();
+
+    let rows = stores[0].read_stream(&stream, 1, 1000).await.unwrap();
+    let versions: Vec<u64> = rows.iter().map(|row| row.version).collect();
+    assert_eq!(versions, (1..=APPENDERS * EACH).collect::<Vec<u64>>());
+    let mut amounts: Vec<i64> = rows.iter().map(|row| row.time - NOW).collect();
+    amounts.sort_unstable();
+    assert_eq!(amounts, (1..=(APPENDERS * EACH) as i64).collect::<Vec<i64>>(), "each append is there once");
+    // Versions, places and the relay's order agree (fault 3).
+    assert_eq!(committed_when(&*stores[1], rows.len()).await, rows);
+    assert!(rows.is_sorted_by_key(|row| row.position));
+}
+
+pub async fn a_batch_keeps_the_order_of_its_commands(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let commands =
+        vec![set_prices("z", 0, &[1, 2]), set_prices("a", 0, &[3]), set_prices("z", 2, &[4]), set_prices("m", 0, &[5])];
+
+    let appended = store.append(&batch(commands)).await.unwrap();
+
+    let rows = committed_when(&*store, 5).await;
+    let order: Vec<i64> = rows.iter().map(|row| row.time - NOW).collect();
+    assert_eq!(order, [1, 2, 3, 4, 5]);
+    let last: Vec<Option<StorePosition>> =
+        [1, 2, 3, 4].into_iter().map(|index: usize| Some(rows[index].position)).collect();
+    assert_eq!(appended.positions, last);
+}
+
+pub async fn snapshots_are_used_and_never_lowered(fixture: &Fixture) {
+    let store = fixture.started().await;
+    // A state that the events do not lead to: only the snapshot can be where it comes from.
+    let snapshot = |version: u64, amount: i64| {
+        let body = serde_json::to_vec(&priced("a", amount)).unwrap();
+        Some(NewSnapshot { stream: price_stream("a"), version, body })
+    };
+    let mut first = set_prices("a", 0, &[1, 2, 3]);
+    first.snapshot = snapshot(3, 333);
+    let appended = store.append(&batch(vec![first])).await.unwrap();
+    let loaded = load_stream(&*store, &price_stream("a")).await;
+    assert_eq!((loaded.version, loaded.snapshot_version, loaded.position), (3, 3, appended.positions[0]));
+    assert_eq!(loaded.state, priced("a", 333));
+
+    let mut late = set_prices("b", 0, &[9]);
+    late.snapshot = snapshot(2, 222);
+    store.append(&batch(vec![late])).await.unwrap();
+    let loaded = load_stream(&*store, &price_stream("a")).await;
+    assert_eq!((loaded.version, loaded.snapshot_version), (3, 3));
+    assert_eq!(loaded.state, priced("a", 333));
+
+    store.append(&batch(vec![set_prices("a", 3, &[4])])).await.unwrap();
+    let loaded = load_stream(&*store, &price_stream("a")).await;
+    assert_eq!((loaded.version, loaded.snapshot_version), (4, 3));
+    assert_eq!(loaded.state, priced("a", 4));
+}
+
+pub async fn everything_is_there_after_opening_again(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let command = set_prices("a", 0, &[1]);
+    let mut first = batch(vec![command.clone()]);
+    first.offsets.push(OffsetAdvance { topic: "pricing.commands".to_owned(), partition: 3, expected: 0, next: 8 });
+    store.append(&first).await.unwrap();
+    let rows = committed_when(&*store, 1).await;
+    let outcome = store.outcome(command.id).await.unwrap().unwrap();
+    drop(store);
+
+    let store = fixture.open().await;
+    assert_eq!(store.topology().await.unwrap(), Some(Topology { partitions: PARTITIONS }));
+    assert_eq!(committed(&*store).await, rows);
+    assert_eq!(load_stream(&*store, &command.stream).await.version, 1);
+    assert_eq!(store.outcome(command.id).await.unwrap(), Some(outcome));
+    assert_eq!(store.command_offsets("pricing.commands").await.unwrap()[&3], 8);
+    store.ping().await.unwrap();
+}
+
+pub async fn topology_is_fixed_once(fixture: &Fixture) {
+    let store = fixture.open().await;
+    assert_eq!(store.topology().await.unwrap(), None);
+    let too_early = store.append(&batch(vec![set_prices("a", 0, &[1])])).await;
+    assert!(matches!(too_early, Err(EventStoreError::Permanent { .. })), "{too_early:?}");
+
+    let eight = Topology { partitions: 8 };
+    assert_eq!(store.fix_topology(eight).await.unwrap(), eight);
+    assert_eq!(store.fix_topology(eight).await.unwrap(), eight);
+    for store in [store, fixture.open().await] {
+        let refused = store.fix_topology(Topology { partitions: 16 }).await;
+        assert!(matches!(refused, Err(EventStoreError::Topology { stored: 8, asked: 16 })), "{refused:?}");
+        assert_eq!(store.topology().await.unwrap(), Some(eight));
+    }
+}
