@@ -1,0 +1,346 @@
+//! Rows of a CSV file, one bad row at a time.
+//!
+//! Guarantee: a row that cannot be read costs that row and no other. The `csv` crate cannot give this: an opening
+//! quote without its end makes it swallow the file up to the next quote. Here a quoted field may span lines only when
+//! the record that results has the header's number of fields and nothing behind its closing quotes, and when no line
+//! inside it, without quotes, is a row by itself; else the line with the open quote is refused alone and reading goes on behind it.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+
+use super::lines::{Line, Lines, MAX_LINE_BYTES};
+use super::record::{Cells, Record};
+
+/// Most lines of one record.
+const MAX_RECORD_LINES: usize = 200;
+/// Fewer fields than this occur in running text too often to tell a row from a line of a description.
+const ROW_LIKE_FIELDS: usize = 4;
+
+pub struct CsvRows {
+    lines: Lines,
+    delimiter: u8,
+    columns: Arc<Vec<String>>,
+    /// Lines read ahead for a record that did not come about.
+    ahead: VecDeque<Line>,
+}
+
+/// What a piece of text is as one record.
+#[derive(Debug, PartialEq)]
+enum Split {
+    Fields(Vec<Vec<u8>>),
+    /// A quoted field has no end.
+    Open {
+        field: usize,
+    },
+    TextBehindQuote {
+        field: usize,
+    },
+}
+
+// === impl CsvRows ===
+
+impl CsvRows {
+    /// Reads the header.
+    pub fn new(mut lines: Lines, delimiter: u8) -> Result<Self, HeaderError> {
+        let header = loop {
+            match lines.next_line()? {
+                None => return Err(HeaderError::Missing),
+                Some(line) if line.is_blank() => continue,
+                Some(line) => break line,
+            }
+        };
+        let Split::Fields(fields) = split(&header.text, delimiter) else {
+            return Err(HeaderError::Quoting { line: header.number });
+        };
+        let columns: Result<Vec<String>, _> = fields.into_iter().map(String::from_utf8).collect();
+        let columns = columns.map_err(|_| HeaderError::Encoding { line: header.number })?;
+        let columns = columns.iter().map(|column| column.trim().to_owned()).collect();
+        Ok(Self { lines, delimiter, columns: Arc::new(columns), ahead: VecDeque::new() })
+    }
+
+    pub fn columns(&self) -> &[String] {
+        &self.columns
+    }
+
+    /// The next row; blank lines are no rows.
+    pub fn next_record(&mut self) -> io::Result<Option<Record>> {
+        let Some(first) = self.next_full_line()? else { return Ok(None) };
+        if let Some(problem) = first.problem() {
+            return Ok(Some(Record::refused(&first, problem)));
+        }
+        let (text, fields) = match split(&first.text, self.delimiter) {
+            Split::Fields(fields) => (first.text.clone(), fields),
+            Split::TextBehindQuote { field } => {
+                let problem = format!("text behind the closing quote of field {}", field + 1);
+                return Ok(Some(Record::refused(&first, problem)));
+            }
+            Split::Open { field } => match self.join_lines(&first)? {
+                Some(joined) => joined,
+                None => {
+                    let problem = format!("the quote that opens field {} is never closed", field + 1);
+                    return Ok(Some(Record::refused(&first, problem)));
+                }
+            },
+        };
+        if fields.len() != self.columns.len() {
+            let problem = format!("has {} fields, the header has {}", fields.len(), self.columns.len());
+            return Ok(Some(Record::refused(&first, problem)));
+        }
+        let mut cells = Vec::with_capacity(fields.len());
+        for (field, column) in fields.into_iter().zip(self.columns.iter()) {
+            match String::from_utf8(field) {
+                Ok(field) => cells.push(field),
+                Err(error) => {
+                    let at = error.utf8_error().valid_up_to();
+                    let byte = error.as_bytes().get(at).copied().unwrap_or_default();
+                    let problem = format!(
+                        "column {column:?} is not UTF-8 (byte 0x{byte:02X}); name the file's encoding with --encoding"
+                    );
+                    return Ok(Some(Record::refused(&first, problem)));
+                }
+            }
+        }
+        Ok(Some(Record {
+            line: first.number,
+            text: String::from_utf8_lossy(&text).into_owned(),
+            cells: Ok(Cells::Row { columns: Arc::clone(&self.columns), values: cells }),
+        }))
+    }
+
+    /// The record that begins with an open quote, if the following lines make it one. Else they are kept for later.
+    fn join_lines(&mut self, first: &Line) -> io::Result<Option<(Vec<u8>, Vec<Vec<u8>>)>> {
+        let width = self.columns.len();
+        let mut text = first.text.clone();
+        let mut taken: Vec<Line> = Vec::new();
+        let joined = loop {
+            if taken.len() + 1 >= MAX_RECORD_LINES || text.len() > MAX_LINE_BYTES {
+                break None;
+            }
+            let Some(line) = self.next_any_line()? else { break None };
+            text.push(b'\n');
+            text.extend_from_slice(&line.text);
+            let is_unusable = line.problem().is_some();
+            let has_quote = line.text.contains(&b'"');
+            let is_row = width >= ROW_LIKE_FIELDS
+                && !has_quote
+                && matches!(split(&line.text, self.delimiter), Split::Fields(fields) if fields.len() == width);
+            taken.push(line);
+            if is_unusable {
+                break None;
+            }
+            if has_quote {
+                match split(&text, self.delimiter) {
+                    Split::Fields(fields) if fields.len() == width => break Some(fields),
+                    Split::Fields(_) | Split::TextBehindQuote { .. } => break None,
+                    Split::Open { .. } => {}
+                }
+            }
+            if is_row {
+                break None;
+            }
+        };
+        match joined {
+            Some(fields) => Ok(Some((text, fields))),
+            None => {
+                for line in taken.into_iter().rev() {
+                    self.ahead.push_front(line);
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    fn next_any_line(&mut self) -> io::Result<Option<Line>> {
+        match self.ahead.pop_front() {
+            Some(line) => Ok(Some(line)),
+            None => self.lines.next_line(),
+        }
+    }
+
+    fn next_full_line(&mut self) -> io::Result<Option<Line>> {
+        loop {
+            match self.next_any_line()? {
+                Some(line) if line.is_blank() => continue,
+                other => return Ok(other),
+            }
+        }
+    }
+}
+
+/// Why a CSV file has no usable header.
+#[derive(Debug, thiserror::Error)]
+pub enum HeaderError {
+    #[error("the file is empty; a CSV file begins with a line of column names")]
+    Missing,
+    #[error("line {line}: the quotes of the header do not match")]
+    Quoting { line: u64 },
+    #[error("line {line}: the header is not UTF-8; name the file's encoding with --encoding")]
+    Encoding { line: u64 },
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Splits one record. Quotes count only at the beginning of a field, so `12" pizza` is a text like any other.
+fn split(text: &[u8], delimiter: u8) -> Split {
+    let mut fields = Vec::new();
+    let mut at = 0;
+    loop {
+        let mut field = Vec::new();
+        if text.get(at) == Some(&b'"') {
+            at += 1;
+            loop {
+                match (text.get(at), text.get(at + 1)) {
+                    (None, _) => return Split::Open { field: fields.len() },
+                    (Some(b'"'), Some(b'"')) => {
+                        field.push(b'"');
+                        at += 2;
+                    }
+                    (Some(b'"'), _) => {
+                        at += 1;
+                        break;
+                    }
+                    (Some(byte), _) => {
+                        field.push(*byte);
+                        at += 1;
+                    }
+                }
+            }
+            while delimiter != b' ' && text.get(at) == Some(&b' ') {
+                at += 1;
+            }
+            if text.get(at).is_some_and(|byte| *byte != delimiter) {
+                return Split::TextBehindQuote { field: fields.len() };
+            }
+        } else {
+            let rest = &text[at..];
+            let length = rest.iter().position(|byte| *byte == delimiter).unwrap_or(rest.len());
+            field.extend_from_slice(&rest[..length]);
+            at += length;
+        }
+        fields.push(field);
+        if at >= text.len() {
+            return Split::Fields(fields);
+        }
+        // The delimiter; behind it a field begins, and be it an empty last one.
+        at += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(text: &[u8]) -> Vec<(u64, Result<Vec<String>, String>)> {
+        let lines = Lines::new(Box::new(io::Cursor::new(text.to_vec())));
+        let mut rows = CsvRows::new(lines, b',').unwrap();
+        let mut read = Vec::new();
+        while let Some(record) = rows.next_record().unwrap() {
+            let cells = record.cells.map(|cells| match cells {
+                Cells::Row { values, .. } => values,
+                Cells::Object(_) => unreachable!(),
+            });
+            read.push((record.line, cells));
+        }
+        read
+    }
+
+    fn good(rows: &[(u64, Result<Vec<String>, String>)]) -> Vec<(u64, String)> {
+        rows.iter().filter_map(|(line, cells)| cells.as_ref().ok().map(|cells| (*line, cells.join("|")))).collect()
+    }
+
+    fn bad(rows: &[(u64, Result<Vec<String>, String>)]) -> Vec<u64> {
+        rows.iter().filter(|(_, cells)| cells.is_err()).map(|(line, _)| *line).collect()
+    }
+
+    #[test]
+    fn quotes_commas_and_line_ends_are_read_as_spreadsheets_write_them() {
+        let read = rows(b"a,b,c\r\n1,\"x, \"\"y\"\"\",3\r\n\r\n2,,\r\n3,12\" pizza,\"z\"");
+        assert_eq!(good(&read), [(2, "1|x, \"y\"|3".into()), (4, "2||".into()), (5, "3|12\" pizza|z".into())]);
+        assert_eq!(bad(&read), Vec::<u64>::new());
+    }
+
+    #[test]
+    fn a_quoted_field_may_span_lines() {
+        let read = rows(b"a,b,c,d\n1,\"two\nlines, really\n\nor four\",3,4\n5,6,7,8\n");
+        assert_eq!(good(&read), [(2, "1|two\nlines, really\n\nor four|3|4".into()), (6, "5|6|7|8".into())]);
+        let read = rows(b"a,b,c,d\n\"begins\nends\",2,3,4\n");
+        assert_eq!(good(&read), [(2, "begins\nends|2|3|4".into())]);
+    }
+
+    #[test]
+    fn an_open_quote_costs_its_own_row_only() {
+        for text in [
+            &b"a,b,c,d\n1,\"open,3,4\n5,6,7,8\n9,10,11,12\n"[..],
+            b"a,b,c,d\n1,\"open,3,4\n5,\"6\",7,8\n9,10,11,12\n",
+            b"a,b,c,d\n1,\"open,3,4\n5,\"6, 6\",7,8\n9,10,11,12\n",
+            b"a,b,c,d\n1,\"open,3,4\n5,6,7,8\n9,10 inch\",11,12\n",
+        ] {
+            let read = rows(text);
+            assert_eq!(bad(&read), [2], "{}", String::from_utf8_lossy(text));
+            assert_eq!(good(&read).iter().map(|(line, _)| *line).collect::<Vec<_>>(), [3, 4]);
+        }
+        // With three columns a text line may look like a row, but garbage behind a quote still tells.
+        let read = rows(b"a,b,c\n1,\"open,3\n2,\"good\",4\n5,6,7\n");
+        assert_eq!((bad(&read), good(&read).len()), (vec![2], 2));
+    }
+
+    #[test]
+    fn an_open_quote_in_the_last_line_or_before_a_long_rest_is_refused_alone() {
+        assert_eq!(bad(&rows(b"a,b\n1,2\n3,\"4")), [3]);
+        let mut text = b"a,b\n1,\"open\n".to_vec();
+        for number in 0..1_000 {
+            text.extend_from_slice(format!("{number},x\n").as_bytes());
+        }
+        let read = rows(&text);
+        assert_eq!((bad(&read), good(&read).len()), (vec![2], 1_000));
+    }
+
+    #[test]
+    fn ragged_rows_and_text_behind_quotes_are_refused_with_their_line() {
+        let read = rows(b"a,b,c\n1,2\n1,2,3,4\n\"x\"y,2,3\n1,2,3\n");
+        assert_eq!(bad(&read), [2, 3, 4]);
+        assert_eq!(good(&read), [(5, "1|2|3".into())]);
+        assert!(read[0].1.as_ref().unwrap_err().contains("2 fields, the header has 3"));
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_cost_their_row() {
+        let read = rows(b"name,price\nCr\xe8me,3\nCr\xc3\xa8me,4\n");
+        assert_eq!(bad(&read), [2]);
+        assert!(read[0].1.as_ref().unwrap_err().contains("0xE8"), "{:?}", read[0]);
+        assert_eq!(good(&read), [(3, "Crème|4".into())]);
+    }
+
+    #[test]
+    fn a_file_without_a_header_is_told_so() {
+        let new = |text: &[u8]| CsvRows::new(Lines::new(Box::new(io::Cursor::new(text.to_vec()))), b',').err();
+        assert!(matches!(new(b""), Some(HeaderError::Missing)));
+        assert!(matches!(new(b"\n\n"), Some(HeaderError::Missing)));
+        assert!(matches!(new(b"a,\"b\n1,2\n"), Some(HeaderError::Quoting { line: 1 })));
+        assert!(matches!(new(b"pr\xe9nom\n1\n"), Some(HeaderError::Encoding { line: 1 })));
+    }
+
+    proptest::proptest! {
+        /// What the csv crate writes is read back, whatever is in the cells.
+        #[test]
+        fn what_a_writer_quotes_is_read_back(cells in proptest::collection::vec(proptest::collection::vec("[ a-c,\"\n]{0,6}", 5), 1..20)) {
+            // A text line that looks like a row inside a quoted field is what the reader refuses on purpose.
+            let looks_like_rows = cells.iter().flatten().any(|cell| cell.lines().any(|line| line.matches(',').count() >= 4));
+            proptest::prop_assume!(!looks_like_rows);
+            let mut writer = csv::WriterBuilder::new().quote_style(csv::QuoteStyle::Always).from_writer(Vec::new());
+            writer.write_record(["a", "b", "c", "d", "e"]).unwrap();
+            for row in &cells {
+                writer.write_record(row).unwrap();
+            }
+            let read: Vec<Vec<String>> = rows(&writer.into_inner().unwrap()).into_iter().filter_map(|(_, cells)| cells.ok()).collect();
+            proptest::prop_assert_eq!(read, cells);
+        }
+
+        #[test]
+        fn no_bytes_panic_and_every_line_is_accounted_for(text in "[a,\"\n]{0,200}") {
+            let text = format!("a,b,c,d\n{text}");
+            rows(text.as_bytes());
+        }
+    }
+}
