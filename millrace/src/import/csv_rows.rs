@@ -7,7 +7,6 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::Arc;
 
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
 use super::record::{Cells, Record};
@@ -20,7 +19,7 @@ const ROW_LIKE_FIELDS: usize = 4;
 pub struct CsvRows {
     lines: Lines,
     delimiter: u8,
-    columns: Arc<Vec<String>>,
+    columns: Vec<String>,
     /// Lines read ahead for a record that did not come about.
     ahead: VecDeque<Line>,
 }
@@ -56,7 +55,7 @@ impl CsvRows {
         let columns: Result<Vec<String>, _> = fields.into_iter().map(String::from_utf8).collect();
         let columns = columns.map_err(|_| HeaderError::Encoding { line: header.number })?;
         let columns = columns.iter().map(|column| column.trim().to_owned()).collect();
-        Ok(Self { lines, delimiter, columns: Arc::new(columns), ahead: VecDeque::new() })
+        Ok(Self { lines, delimiter, columns, ahead: VecDeque::new() })
     }
 
     pub fn columns(&self) -> &[String] {
@@ -104,7 +103,7 @@ impl CsvRows {
         Ok(Some(Record {
             line: first.number,
             text: String::from_utf8_lossy(&text).into_owned(),
-            cells: Ok(Cells::Row { columns: Arc::clone(&self.columns), values: cells }),
+            cells: Ok(Cells::Row(cells)),
         }))
     }
 
@@ -237,7 +236,7 @@ mod tests {
         let mut read = Vec::new();
         while let Some(record) = rows.next_record().unwrap() {
             let cells = record.cells.map(|cells| match cells {
-                Cells::Row { values, .. } => values,
+                Cells::Row(values) => values,
                 Cells::Object(_) => unreachable!(),
             });
             read.push((record.line, cells));

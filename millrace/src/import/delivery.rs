@@ -49,6 +49,18 @@ pub enum DeliveryError {
     Refused(TargetError),
 }
 
+// === impl DeliveryError ===
+
+impl DeliveryError {
+    /// Before the first contact nothing can have been left half done.
+    fn without_contact(self) -> Self {
+        match self {
+            DeliveryError::GivenUp { last, .. } => DeliveryError::Refused(last),
+            other => other,
+        }
+    }
+}
+
 // === impl Delivery ===
 
 impl Delivery {
@@ -68,7 +80,7 @@ impl Delivery {
         loop {
             match self.target.is_known(Uuid::nil()).await {
                 Ok(_) => return Ok(()),
-                Err(error) => patience.wait(error).await?,
+                Err(error) => patience.wait(error).await.map_err(DeliveryError::without_contact)?,
             }
         }
     }

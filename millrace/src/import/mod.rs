@@ -252,10 +252,7 @@ impl Way {
             }
         };
         let contact = Delivery::new(target.clone(), FIRST_CONTACT.min(args.retry_for));
-        contact
-            .contact()
-            .await
-            .context("nothing was imported; start `millrace up` or `millrace write`, or correct --to")?;
+        contact.contact().await.context("nothing was imported")?;
         Ok(Self { delivery: Arc::new(Delivery::new(target, args.retry_for)), direct })
     }
 

@@ -2,7 +2,6 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::sync::Arc;
 
 use serde_json::value::RawValue;
 
@@ -24,7 +23,8 @@ pub struct Record {
 
 #[derive(Debug)]
 pub enum Cells {
-    Row { columns: Arc<Vec<String>>, values: Vec<String> },
+    /// In the order of the header.
+    Row(Vec<String>),
     Object(HashMap<String, Box<RawValue>>),
 }
 
@@ -57,7 +57,7 @@ impl Cells {
     /// The trimmed text of a cell; blank and missing ones are `None`.
     pub fn text(&self, column: &Column) -> Result<Option<Cow<'_, str>>, String> {
         let text = match self {
-            Cells::Row { values, .. } => Cow::Borrowed(values.get(column.index).map_or("", String::as_str)),
+            Cells::Row(values) => Cow::Borrowed(values.get(column.index).map_or("", String::as_str)),
             Cells::Object(values) => match values.get(&column.name) {
                 None => return Ok(None),
                 Some(value) => scalar(&column.name, value)?,
@@ -91,7 +91,7 @@ impl Cells {
 
     pub fn number(&self, column: &Column) -> Result<Option<NumberCell<'_>>, String> {
         let is_json = match self {
-            Cells::Row { .. } => false,
+            Cells::Row(_) => false,
             Cells::Object(values) => values.get(&column.name).is_some_and(|value| !value.get().starts_with('"')),
         };
         Ok(self.text(column)?.map(|text| NumberCell { text, is_json }))
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn cells_are_trimmed_and_blank_ones_are_none() {
-        let row = |value: &str| Cells::Row { columns: Arc::default(), values: vec![value.to_owned()] };
+        let row = |value: &str| Cells::Row(vec![value.to_owned()]);
         assert_eq!(row(" \u{a0}Milk\u{200b}\t").text(&column("a")).unwrap().as_deref(), Some("Milk"));
         assert_eq!(row("\u{feff} ").text(&column("a")).unwrap(), None);
     }

@@ -37,7 +37,9 @@ pub struct CommandApi {
 /// Why commands, or some of them, have no outcome yet.
 #[derive(Debug, thiserror::Error)]
 pub enum TargetError {
-    #[error("command API {url} cannot be reached: {problem}")]
+    #[error(
+        "command API {url} cannot be reached ({problem}); start `millrace up` or `millrace write`, or correct --to"
+    )]
     Unreachable { url: String, problem: String },
     #[error("command API {url} answers {status}")]
     Busy { url: String, status: StatusCode, retry_after: Option<Duration> },

@@ -1,5 +1,3 @@
-use std::sync::Arc;
-
 use super::*;
 
 const COLUMNS: [&str; 8] = ["sku", "name", "brand", "c1", "c2", "description", "price", "stock"];
@@ -19,10 +17,7 @@ fn settings(sku_from: &[&str]) -> RowSettings {
 }
 
 fn cells(values: [&str; 8]) -> Cells {
-    Cells::Row {
-        columns: Arc::new(COLUMNS.iter().map(|name| (*name).to_owned()).collect()),
-        values: values.iter().map(|value| (*value).to_owned()).collect(),
-    }
+    Cells::Row(values.iter().map(|value| (*value).to_owned()).collect())
 }
 
 fn read(values: [&str; 8]) -> Result<ProductRow, String> {
