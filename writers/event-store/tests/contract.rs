@@ -73,6 +73,7 @@ contract!(
 
 postgres_only!(
     rows_of_an_older_open_transaction_are_not_skipped,
+    transaction_ids_are_ordered_as_numbers,
     killed_sessions_are_a_transient_error_that_mends_itself,
     a_killed_leader_gives_up_the_lock,
     groups_with_the_same_streams_do_not_deadlock,

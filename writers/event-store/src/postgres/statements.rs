@@ -1,6 +1,7 @@
 //! The SQL of the adapter, prepared once per session.
 //!
-//! Ids of transactions travel as text: the client library knows no `xid8`. All sets are passed as arrays, so a
+//! Ids of transactions travel as text: the client library knows no `xid8`. A bare `ORDER BY xid` would then mean that
+//! text, which sorts 99 after 100: order by `events.xid`. All sets are passed as arrays, so a
 //! group of commands costs the same number of statements whatever its size.
 
 use tokio_postgres::{Client, Error, Statement};
@@ -43,11 +44,11 @@ statements! {
     load_events = "
         SELECT asked.stream, event.version, event.xid, event.position, event.schema, event.schema_version, event.body
         FROM unnest($1::text[]) AS asked (stream)
-        LEFT JOIN snapshots AS snapshot ON snapshot.stream = asked.stream AND snapshot.state_version = $2
         CROSS JOIN LATERAL (
             SELECT version, xid::text AS xid, position, schema, schema_version, body FROM events
-            WHERE events.stream = asked.stream AND events.version >= coalesce(snapshot.version, 1)
-            ORDER BY version
+            WHERE events.stream = asked.stream AND events.version >= coalesce(
+                (SELECT version FROM snapshots WHERE snapshots.stream = asked.stream AND state_version = $2), 1)
+            ORDER BY events.version
         ) AS event";
     outcomes = "SELECT id, digest, outcome::text FROM commands WHERE id = ANY($1::uuid[])";
     regions = "SELECT warehouse, region FROM warehouses WHERE warehouse = ANY($1::text[])";
@@ -114,10 +115,10 @@ statements! {
     /// Nothing at or above the horizon: a transaction that still runs may commit there (fault 2).
     read_committed = select_events!(
         "WHERE (xid, position) > ($1::text::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-         ORDER BY xid, position LIMIT $3"
+         ORDER BY events.xid, events.position LIMIT $3"
     );
     read_stream = select_events!("WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3");
-    table_end = "SELECT xid::text, position FROM events ORDER BY xid DESC, position DESC LIMIT 1";
+    table_end = "SELECT xid::text, position FROM events ORDER BY events.xid DESC, events.position DESC LIMIT 1";
     /// The row lock on `relay` is the fence: a lease that raises the epoch waits for it, or is seen.
     save_cursor = "
         WITH held AS (
