@@ -9,6 +9,7 @@ mod query;
 mod read_model;
 mod reader;
 mod rows;
+mod view;
 
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku, WarehouseId};

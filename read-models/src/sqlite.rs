@@ -209,10 +209,6 @@ impl SqliteFile {
         sqlite_error(self.inner.name, &self.inner.path, self.inner.remedy, error)
     }
 
-    pub(crate) fn damaged(&self, problem: impl std::fmt::Display) -> ReadModelError {
-        damaged(self.inner.name, &self.inner.path, self.inner.remedy, problem)
-    }
-
     fn permanent(&self, problem: String) -> ReadModelError {
         ReadModelError::Permanent {
             name: self.inner.name.to_owned(),

@@ -69,7 +69,8 @@ impl SearchReadModel {
         work: impl FnOnce(&rusqlite::Transaction<'_>, &Generation) -> Result<T, Abort> + Send + 'static,
     ) -> Result<T, ReadModelError> {
         let prepared = self.prepared.load_full();
-        self.home.file
+        self.home
+            .file
             .blocking(move |file| {
                 file.read(|transaction| match prepared {
                     Some(prepared) => work(transaction, &prepared),
@@ -97,7 +98,8 @@ impl ReadModel for SearchReadModel {
         let generation = self.prepared()?;
         generation.check_partition(partition, &Context::ALL)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        self.home.file
+        self.home
+            .file
             .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))
             .await
     }
@@ -109,7 +111,8 @@ impl ReadModel for SearchReadModel {
     ) -> Result<Vec<Option<SearchRow>>, ReadModelError> {
         let generation = self.prepared()?;
         let keys = keys.to_vec();
-        self.home.file
+        self.home
+            .file
             .blocking(move |file| {
                 file.read(|transaction| {
                     keys.iter().map(|key| rows::load(transaction, generation.number, key)).collect()
@@ -123,7 +126,8 @@ impl ReadModel for SearchReadModel {
         generation.check_partition(batch.partition, &Context::ALL)?;
         let batch = batch.clone();
         metrics::timed_apply(NAME, async {
-            self.home.file
+            self.home
+                .file
                 .blocking(move |file| {
                     file.write(|transaction| {
                         ledger::advance(transaction, &generation, &batch)?;
@@ -138,7 +142,8 @@ impl ReadModel for SearchReadModel {
     async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError> {
         let generation = self.prepared()?;
         let heads = heads.to_vec();
-        self.home.file
+        self.home
+            .file
             .blocking(move |file| file.write(|transaction| ledger::observe(transaction, &generation, &heads)))
             .await
     }

@@ -31,7 +31,7 @@ pub(super) struct RowsState {
     pub(super) row_version: u64,
     /// Whether every partition may be read.
     pub(super) live: bool,
-    /// Checkpoint of every partition that has one.
+    /// Of every partition.
     pub(super) position: PositionToken,
 }
 
@@ -50,18 +50,7 @@ pub(super) fn state(connection: &Connection) -> Result<RowsState, Abort> {
         .prepare_cached("SELECT row_version FROM row_versions WHERE generation = ?1")?
         .query_row([generation.number], |row| row.get::<_, i64>(0))
         .optional()?;
-    let mut position = PositionToken::default();
-    let mut live = true;
-    for context in Context::ALL {
-        for partition in 0..generation.partitions {
-            let partition = PartitionRef { context, partition };
-            let held = ledger::held(connection, generation.number, partition)?;
-            live &= held.as_ref().is_some_and(|held| held.live);
-            if let Some(held) = held.filter(|held| held.checkpoint.sequence > 0) {
-                position.merge(&partition.token(held.checkpoint.position));
-            }
-        }
-    }
+    let (position, live) = ledger::positions(connection, &generation, &Context::ALL)?;
     Ok(RowsState {
         store: store(connection)?,
         generation: generation.number,
@@ -120,12 +109,7 @@ pub(super) fn write(
     Ok(())
 }
 
-fn write_row(
-    transaction: &Transaction<'_>,
-    generation: u32,
-    key: &SearchKey,
-    row: &SearchRow,
-) -> Result<(), Abort> {
+fn write_row(transaction: &Transaction<'_>, generation: u32, key: &SearchKey, row: &SearchRow) -> Result<(), Abort> {
     match (key, row) {
         (SearchKey::Product(sku), SearchRow::Product { product, version }) => {
             let product = product.as_ref().map(serde_json::to_string).transpose().map_err(|error| {
@@ -146,14 +130,7 @@ fn write_row(
                      ON CONFLICT DO UPDATE SET currency = excluded.currency, amount_minor = excluded.amount_minor,
                          version = excluded.version",
                 )?
-                .execute(params![
-                    generation,
-                    sku.as_str(),
-                    region.as_str(),
-                    currency,
-                    amount_minor,
-                    *version as i64
-                ])?;
+                .execute(params![generation, sku.as_str(), region.as_str(), currency, amount_minor, *version as i64])?;
         }
         (SearchKey::Stock(sku, warehouse), SearchRow::Stock { region, available, version }) => {
             transaction
@@ -277,9 +254,9 @@ fn in_stock(connection: &Connection, generation: u32, sku: &Sku) -> rusqlite::Re
 fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
     let Some(text) = text else { return Ok(None) };
     let product = serde_json::from_str(&text);
-    product.map(Some).map_err(|error| {
-        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
-    })
+    product
+        .map(Some)
+        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
 fn region_of(text: String) -> rusqlite::Result<RegionId> {

@@ -137,7 +137,11 @@ async fn facets_count_all_that_match_not_the_page() {
     let made = |number: usize| {
         let brand = if number.is_multiple_of(3) { None } else { Some(format!("Brand {}", number % 3)) };
         let last = if number.is_multiple_of(2) { "Pears" } else { "Apples" };
-        product(Product { brand, category_path: vec!["Fruit".into(), last.into()], ..plain(&format!("S-{number}"), "x") })
+        product(Product {
+            brand,
+            category_path: vec!["Fruit".into(), last.into()],
+            ..plain(&format!("S-{number}"), "x")
+        })
     };
     store.show((0..10).map(made).collect()).await;
     let found = store.found(SearchRequest { limit: 1, facets: true, ..all() }).await;
@@ -283,8 +287,7 @@ async fn a_wait_ends_with_its_time_when_the_position_does_not_come() {
 async fn names_are_completed_beginnings_first_and_none_twice() {
     let store = Fixture::live().await;
     let names = ["Red Onions", "Red onions!", "Onion Rings", "Onions", "Spring Onions", "Crème Fraîche", "Leek"];
-    let mut rows: Vec<_> =
-        names.iter().enumerate().map(|(number, name)| named(&format!("S-{number}"), name)).collect();
+    let mut rows: Vec<_> = names.iter().enumerate().map(|(number, name)| named(&format!("S-{number}"), name)).collect();
     rows.extend((0..3).map(|number| named(&format!("T-{number}"), "Onions")));
     let shown = store.show(rows).await;
     let complete = async |typed: &str, limit| store.reader.suggest(typed, limit).await.unwrap().0;

@@ -89,15 +89,20 @@ async fn an_index_that_is_ahead_of_its_rows_is_made_again() {
     let first = store.show(vec![named("A", "Leek")]).await;
     store.stop().await;
     let earlier = store.dir.with_extension("earlier");
-    std::fs::copy(store.dir.join("rows.db"), &earlier).unwrap();
+    let (rows, log) = (store.dir.join("rows.db"), store.dir.join("rows.db-wal"));
+    copy(&store.dir, &earlier);
     store.start().await;
     store.start_indexer();
     store.show(vec![named("B", "Leek")]).await;
     store.show(vec![named("C", "Leek")]).await;
     store.stop().await;
     // The rows of before: a power cut took the last transactions back.
-    std::fs::copy(&earlier, store.dir.join("rows.db")).unwrap();
+    for file in [&rows, &log] {
+        std::fs::remove_file(file).ok();
+        std::fs::copy(earlier.join(file.file_name().unwrap()), file).ok();
+    }
     store.start().await;
+    assert_eq!(store.model().load(home(&named("B", "").0), &[named("B", "").0]).await.unwrap(), [None]);
     // The log gives them again, in other batches, before the indexer looks.
     let again = store.write(vec![named("B", "Leek"), named("C", "Leek"), named("D", "Leek")]).await;
     store.write(vec![named("E", "Leek")]).await;
@@ -185,9 +190,17 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let row = prop_oneof![
         (0..6_u32, 0..4_u32).prop_map(|(sku, name)| named(&format!("S-{sku}"), &format!("Name {name}"))),
         (0..6_u32).prop_map(|sku| discontinued(&format!("S-{sku}"))),
-        (0..6_u32, 0..2_u32, 0..100_i64).prop_map(|(sku, at, amount)| price(&format!("S-{sku}"), &format!("r{at}"), amount)),
-        (0..6_u32, 0..3_u32, 0..2_u32, 0..3_i64)
-            .prop_map(|(sku, house, at, units)| stock(&format!("S-{sku}"), &format!("w{house}"), &format!("r{at}"), units)),
+        (0..6_u32, 0..2_u32, 0..100_i64).prop_map(|(sku, at, amount)| price(
+            &format!("S-{sku}"),
+            &format!("r{at}"),
+            amount
+        )),
+        (0..6_u32, 0..3_u32, 0..2_u32, 0..3_i64).prop_map(|(sku, house, at, units)| stock(
+            &format!("S-{sku}"),
+            &format!("w{house}"),
+            &format!("r{at}"),
+            units
+        )),
     ];
     let step = prop_oneof![
         8 => prop::collection::vec(row, 1..8).prop_map(Step::Write),
