@@ -1,1 +1,65 @@
-fn main() {}
+//! `millrace`: the one binary. Settings, wiring and shutdown; everything else is in the crates.
+
+mod address;
+mod cli;
+mod contracts;
+mod data_dir;
+mod demo;
+mod exit;
+mod generate;
+mod import;
+mod output;
+mod roles;
+mod settings;
+mod status;
+mod stores;
+mod tail;
+
+use std::process::ExitCode;
+
+use crate::cli::Command;
+use crate::exit::Exit;
+
+fn main() -> ExitCode {
+    let cli = match settings::parse() {
+        Ok(cli) => cli,
+        Err(refused) => return refused.report(),
+    };
+    if let Err(error) = telemetry::init_logging(&cli.log, cli.log_format.into()) {
+        eprintln!("millrace: {error}");
+        return Exit::Usage.into();
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("millrace: the runtime cannot start: {error}");
+            return Exit::Failed.into();
+        }
+    };
+    let result = runtime.block_on(run(cli.command));
+    // Blocking store calls that outlive the drain must not hold the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    match result {
+        Ok(exit) => exit.into(),
+        Err(error) => {
+            eprintln!("millrace: {}", exit::one_line(&error));
+            Exit::Failed.into()
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<Exit> {
+    match command {
+        Command::Up(args) => roles::up::run(args).await,
+        Command::Demo(args) => demo::run(args).await,
+        Command::Write(args) => roles::write::run(args).await,
+        Command::Relay(args) => roles::relay::run(args).await,
+        Command::Project(args) => roles::project::run(args).await,
+        Command::Serve(args) => roles::serve::run(args).await,
+        Command::Import(args) => import::run(args).await,
+        Command::Generate(args) => generate::run(args).await,
+        Command::Status(args) => status::run(args).await,
+        Command::Tail(args) => tail::run(args).await,
+        Command::Contracts(args) => contracts::run(args).await,
+    }
+}

@@ -1,0 +1,362 @@
+//! The command line: every subcommand and flag, with the help that teaches them.
+//!
+//! Each long flag is also a setting: `MILLRACE_<FLAG>` in the environment, `<flag> = …` in `millrace.toml`.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::address::StoreUrl;
+use crate::generate::GenerateArgs;
+use crate::import::ImportArgs;
+
+/// Event-sourced stock, prices and products: commands in, events out, read models beside.
+///
+/// `millrace demo` shows it on generated groceries. `millrace up` runs everything in one process on one data
+/// directory. The roles `write`, `relay`, `project` and `serve` run alone against Postgres, Kafka, Redis and a
+/// schema registry.
+#[derive(Debug, Parser)]
+#[command(name = "millrace", version, max_term_width = 100, propagate_version = true)]
+pub struct Cli {
+    /// Settings file; flags and MILLRACE_* variables go before it
+    #[arg(long, global = true, value_name = "FILE", env = "MILLRACE_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// What is logged on standard error: error, warn, info, debug, or a filter such as warn,projectors=debug
+    #[arg(long, global = true, value_name = "FILTER", env = "MILLRACE_LOG", default_value = "warn")]
+    pub log: String,
+    /// Log lines for people or one JSON object a line
+    #[arg(long, global = true, value_enum, value_name = "FORMAT", env = "MILLRACE_LOG_FORMAT", default_value = "text")]
+    pub log_format: LogFormatArg,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run every role in one process
+    Up(UpArgs),
+    /// Show the whole pipeline on generated groceries
+    Demo(DemoArgs),
+    /// Take commands over HTTP and from command topics
+    Write(WriteArgs),
+    /// Publish committed events to their topics
+    Relay(RelayArgs),
+    /// Fold topics into a read model
+    Project(ProjectArgs),
+    /// Answer queries
+    Serve(ServeArgs),
+    /// Bring in what a customer has
+    Import(ImportArgs),
+    /// Write generated groceries
+    Generate(GenerateArgs),
+    /// Show position, lag and freshness of each projection
+    Status(StatusArgs),
+    /// Print events as they come
+    Tail(TailArgs),
+    /// Check, register and export the contracts
+    Contracts(ContractsArgs),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormatArg {
+    Text,
+    Json,
+}
+
+impl From<LogFormatArg> for telemetry::LogFormat {
+    fn from(format: LogFormatArg) -> Self {
+        match format {
+            LogFormatArg::Text => Self::Text,
+            LogFormatArg::Json => Self::Json,
+        }
+    }
+}
+
+/// Where embedded stores live.
+#[derive(Debug, Clone, Args)]
+pub struct DataArgs {
+    /// Directory of every store that is not set otherwise; one process at a time
+    #[arg(long, value_name = "DIR", env = "MILLRACE_DATA", default_value = "millrace-data")]
+    pub data: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EventStoreArgs {
+    /// Event store: sqlite:PATH or postgres://user:password@host:port/database [default: in the data directory]
+    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_STORE")]
+    pub event_store: Option<StoreUrl>,
+    /// Partitions of every topic, fixed at the first start [default: 4 on a SQLite log, 12 on Kafka]
+    #[arg(long, value_name = "N", env = "MILLRACE_PARTITIONS", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub partitions: Option<u32>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct EventLogArgs {
+    /// Event log: sqlite:PATH or kafka://host:port,host:port [default: in the data directory]
+    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_LOG")]
+    pub event_log: Option<StoreUrl>,
+    /// Schema registry with the Confluent API: http(s)://host:port/… [default: schemas compiled in]
+    #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
+    pub schema_registry: Option<StoreUrl>,
+    /// File that keeps registry ids, so that known ones are served while the registry is down
+    #[arg(long, value_name = "FILE", env = "MILLRACE_REGISTRY_CACHE")]
+    pub registry_cache: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StockArgs {
+    /// Stock read model: sqlite:PATH or redis://host:port [default: in the data directory]
+    #[arg(long, value_name = "URL", env = "MILLRACE_STOCK_STORE")]
+    pub stock_store: Option<StoreUrl>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct SearchArgs {
+    /// Directory of the search read model [default: in the data directory]
+    #[arg(long, value_name = "DIR", env = "MILLRACE_SEARCH_DIR")]
+    pub search_dir: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct IntakeArgs {
+    /// Most commands in one transaction
+    #[arg(long, value_name = "N", env = "MILLRACE_GROUP_COMMANDS", default_value_t = 1000, value_parser = positive)]
+    pub group_commands: usize,
+    /// Submissions that may wait before HTTP answers 429
+    #[arg(long, value_name = "N", env = "MILLRACE_COMMAND_QUEUE", default_value_t = 4096, value_parser = positive)]
+    pub command_queue: usize,
+    /// Events of a stream between two snapshots
+    #[arg(long, value_name = "N", env = "MILLRACE_SNAPSHOT_EVERY", default_value_t = 100, value_parser = positive)]
+    pub snapshot_every: usize,
+    /// How long outcomes are kept for repeats, as in 7days or 12h
+    #[arg(long, value_name = "TIME", env = "MILLRACE_OUTCOME_RETENTION", default_value = "7days", value_parser = humantime::parse_duration)]
+    pub outcome_retention: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct UpArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_store: EventStoreArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    #[command(flatten)]
+    pub stock: StockArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    #[command(flatten)]
+    pub intake: IntakeArgs,
+    /// Address of the command and query API; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DemoArgs {
+    /// Directory of the demo's data; a second start goes on with it
+    #[arg(long, value_name = "DIR", env = "MILLRACE_DATA", default_value = "millrace-demo")]
+    pub data: PathBuf,
+    /// Address to listen on; a free port is taken when this one is in use
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+    /// Products to generate at the first start
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
+    pub products: usize,
+    /// Stock movements a second; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub rate: u32,
+    /// Seed of the generator
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub seed: u64,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct WriteArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_store: EventStoreArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    #[command(flatten)]
+    pub intake: IntakeArgs,
+    /// Take commands over HTTP only, not from command topics
+    #[arg(long, env = "MILLRACE_NO_COMMAND_TOPICS")]
+    pub no_command_topics: bool,
+    /// Address of the command API; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8081")]
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RelayArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_store: EventStoreArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    /// Most events in one batch
+    #[arg(long, value_name = "N", env = "MILLRACE_RELAY_BATCH", default_value_t = 2000, value_parser = positive)]
+    pub relay_batch: usize,
+    /// Address of health and metrics; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8082")]
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProjectArgs {
+    /// Which read model to feed
+    #[arg(value_enum)]
+    pub projection: ProjectionName,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    #[command(flatten)]
+    pub stock: StockArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// Most events in one write
+    #[arg(long, value_name = "N", env = "MILLRACE_PROJECTOR_BATCH", default_value_t = 500, value_parser = positive)]
+    pub projector_batch: usize,
+    /// Parked keys of one partition at which the projection halts
+    #[arg(long, value_name = "N", env = "MILLRACE_PARKED_KEYS_LIMIT", default_value_t = 1000, value_parser = positive)]
+    pub parked_keys_limit: usize,
+    /// Address of health and metrics; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8083")]
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ProjectionName {
+    /// Stock per SKU, warehouse and region
+    Stock,
+    /// Product search, and the product part of product pages
+    Search,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ServeArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub stock: StockArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    /// How long a read waits for Millrace-Min-Position, as in 500ms or 2s
+    #[arg(long, value_name = "TIME", env = "MILLRACE_POSITION_WAIT", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub position_wait: Duration,
+    /// Address of the query API; port 0 takes a free one
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub listen: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Query API to ask
+    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080")]
+    pub url: String,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example: millrace tail --topic inventory.events --sku ONION-1KG --from beginning")]
+pub struct TailArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    /// Topic to print; all event topics unless given
+    #[arg(long, value_name = "TOPIC")]
+    pub topic: Vec<String>,
+    /// Only events of this SKU
+    #[arg(long, value_name = "SKU")]
+    pub sku: Option<schemas::Sku>,
+    /// Where to begin
+    #[arg(long, value_enum, default_value = "end")]
+    pub from: TailFrom,
+    /// Stop at the log's end as it is now
+    #[arg(long)]
+    pub no_follow: bool,
+    /// Stop after so many events
+    #[arg(long, value_name = "N")]
+    pub limit: Option<u64>,
+    /// One JSON object a line
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum TailFrom {
+    Beginning,
+    End,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ContractsArgs {
+    #[command(subcommand)]
+    pub action: ContractsAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ContractsAction {
+    /// Check each schema against all its earlier versions, and against a registry when one is given
+    ///
+    /// Exit code 3 when something is incompatible.
+    Check {
+        /// Registry to check against, too
+        #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
+        schema_registry: Option<StoreUrl>,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Register every schema with a registry; registering again changes nothing
+    Register {
+        /// Registry to register with
+        #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
+        schema_registry: StoreUrl,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the AsyncAPI 3 document of the topics, or the OpenAPI document of the HTTP API
+    Export {
+        /// Which document
+        #[arg(long, value_enum, default_value = "asyncapi")]
+        format: ExportFormat,
+        /// File to write; standard output unless given
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ExportFormat {
+    Asyncapi,
+    Openapi,
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(0) | Err(_) => Err("a whole number from 1 on is needed".to_owned()),
+        Ok(number) => Ok(number),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,13 @@
+//! The roles, alone or together: each is wired here from the same parts, so that `up` and the separate processes
+//! run the same code.
+
+mod parts;
+mod process;
+pub mod project;
+pub mod relay;
+pub mod serve;
+pub mod up;
+pub mod write;
+
+pub use parts::openapi_document;
+pub use process::{Process, bind, now};

@@ -1,0 +1,224 @@
+//! The parts that roles are made of. Each is spawned on a process and ends with it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::routing::get;
+use axum::{Json, Router};
+use command_api::{CommandHandler, HandlerSettings};
+use event_log::{EventLog, SchemaRegistry};
+use event_store::{EventStore, Topology};
+use outbox_relay::{Relay, RelaySettings};
+use projectors::{ProjectorSettings, SearchProjection, StockProjection, run_projector};
+use query_api::{QueryApi, QuerySettings};
+use read_models::search::{SearchReadModel, SearchReader};
+use read_models::stock::{SharedStock, StockReadModel};
+use utoipa::OpenApi;
+
+use super::process::{Process, now};
+use crate::cli::IntakeArgs;
+
+const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+const FORGET_AT_ONCE: usize = 10_000;
+
+/// Command handler, HTTP routes, expiry of reservations and forgetting of old outcomes.
+pub fn command_side(
+    process: &mut Process,
+    store: &Arc<dyn EventStore>,
+    topology: Topology,
+    intake: &IntakeArgs,
+) -> (CommandHandler, Router) {
+    command_api::describe_metrics();
+    let settings = HandlerSettings {
+        group_commands: intake.group_commands,
+        queue: intake.command_queue,
+        snapshot_every: intake.snapshot_every as u64,
+        ..HandlerSettings::default()
+    };
+    let (handler, running) = CommandHandler::start(Arc::clone(store), topology, settings, process.shutdown.clone());
+    process.spawn("command handler", async move { Ok(running.await?) });
+    let expiry = command_api::run_expiry(Arc::clone(store), handler.clone(), EXPIRY_EVERY, now, process.shutdown.clone());
+    process.spawn("reservation expiry", async move {
+        expiry.await;
+        Ok(())
+    });
+    let forget = forget_outcomes(Arc::clone(store), intake.outcome_retention, process.shutdown.clone());
+    process.spawn("outcome retention", async move {
+        forget.await;
+        Ok(())
+    });
+    watch_store(process, store);
+    let routes = command_api::http::router(handler.clone(), now);
+    (handler, routes)
+}
+
+/// Takes commands from the command topics, too.
+pub fn command_topics(
+    process: &mut Process,
+    handler: CommandHandler,
+    store: &Arc<dyn EventStore>,
+    log: &Arc<dyn EventLog>,
+    registry: &Arc<dyn SchemaRegistry>,
+    topology: Topology,
+) {
+    let health = process.health.component("command topics");
+    let intake = command_api::run_topic_intake(
+        handler,
+        Arc::clone(store),
+        Arc::clone(log),
+        Arc::clone(registry),
+        outbox_relay::topic_specs(topology),
+        health,
+        now,
+        process.shutdown.clone(),
+    );
+    process.spawn("command topics", async move { Ok(intake.await?) });
+}
+
+pub fn relay(
+    process: &mut Process,
+    store: &Arc<dyn EventStore>,
+    log: &Arc<dyn EventLog>,
+    registry: &Arc<dyn SchemaRegistry>,
+    topology: Topology,
+    settings: RelaySettings,
+) {
+    outbox_relay::describe_metrics();
+    let health = process.health.component("relay");
+    let relay = Relay::new(Arc::clone(store), Arc::clone(log), Arc::clone(registry), topology, settings, health);
+    let shutdown = process.shutdown.clone();
+    process.spawn("relay", async move { Ok(relay.run(shutdown).await?) });
+}
+
+pub fn stock_projector(
+    process: &mut Process,
+    stock: &SharedStock,
+    log: &Arc<dyn EventLog>,
+    registry: &Arc<dyn SchemaRegistry>,
+    settings: ProjectorSettings,
+) {
+    projectors::describe_metrics();
+    let health = process.health.component("stock projector");
+    let projector = run_projector::<StockProjection, dyn StockReadModel>(
+        Arc::clone(stock),
+        Arc::clone(log),
+        Arc::clone(registry),
+        ProjectorSettings { group: "millrace-stock".to_owned(), ..settings },
+        health,
+        process.shutdown.clone(),
+    );
+    process.spawn("stock projector", async move { Ok(projector.await?) });
+}
+
+pub fn search_projector(
+    process: &mut Process,
+    search: &Arc<SearchReadModel>,
+    log: &Arc<dyn EventLog>,
+    registry: &Arc<dyn SchemaRegistry>,
+    settings: ProjectorSettings,
+) {
+    projectors::describe_metrics();
+    let health = process.health.component("search projector");
+    let projector = run_projector::<SearchProjection, SearchReadModel>(
+        Arc::clone(search),
+        Arc::clone(log),
+        Arc::clone(registry),
+        ProjectorSettings { group: "millrace-search".to_owned(), ..settings },
+        health,
+        process.shutdown.clone(),
+    );
+    process.spawn("search projector", async move { Ok(projector.await?) });
+    let indexer = Arc::clone(search);
+    let shutdown = process.shutdown.clone();
+    process.spawn("search indexer", async move { Ok(indexer.run_indexer(shutdown).await?) });
+}
+
+pub fn query_routes(
+    process: &mut Process,
+    stock: &SharedStock,
+    search: &Arc<SearchReader>,
+    settings: QuerySettings,
+) -> Router {
+    query_api::describe_metrics();
+    let ready = process.health.component("stock store");
+    let stock_store = Arc::clone(stock);
+    let shutdown = process.shutdown.clone();
+    process.spawn("stock store watch", async move {
+        watch(shutdown, || async { stock_store.ping().await.map_err(|error| error.to_string()) }, ready).await;
+        Ok(())
+    });
+    query_api::router(QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now })
+}
+
+/// `/openapi.json` of what a process serves.
+pub fn openapi(commands: bool, queries: bool) -> Router {
+    let document = openapi_document(commands, queries);
+    Router::new().route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
+}
+
+pub fn openapi_document(commands: bool, queries: bool) -> serde_json::Value {
+    let mut document = query_api::QueryApiDoc::openapi();
+    if !queries {
+        document.paths.paths.clear();
+    }
+    if commands {
+        document.merge(command_api::http::CommandApiDoc::openapi());
+    }
+    document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+fn watch_store(process: &mut Process, store: &Arc<dyn EventStore>) {
+    let ready = process.health.component("event store");
+    let store = Arc::clone(store);
+    let shutdown = process.shutdown.clone();
+    process.spawn("event store watch", async move {
+        watch(shutdown, || async { store.ping().await.map_err(|error| error.to_string()) }, ready).await;
+        Ok(())
+    });
+}
+
+/// Asks a store every two seconds whether it answers, for `/readyz`.
+async fn watch<F: Future<Output = Result<(), String>>>(
+    shutdown: tokio_util::sync::CancellationToken,
+    ping: impl Fn() -> F,
+    health: telemetry::ComponentHealth,
+) {
+    let mut ticks = tokio::time::interval(Duration::from_secs(2));
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        match ping().await {
+            Ok(()) => health.ready(),
+            Err(why) => health.not_ready(why),
+        }
+    }
+}
+
+async fn forget_outcomes(
+    store: Arc<dyn EventStore>,
+    retention: Duration,
+    shutdown: tokio_util::sync::CancellationToken,
+) {
+    let mut ticks = tokio::time::interval(FORGET_EVERY);
+    loop {
+        tokio::select! {
+            _ = ticks.tick() => {}
+            () = shutdown.cancelled() => return,
+        }
+        let before = now() - i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        loop {
+            match store.forget_outcomes(before, FORGET_AT_ONCE).await {
+                Ok(forgotten) if forgotten as usize >= FORGET_AT_ONCE => continue,
+                Ok(_) => break,
+                Err(error) => {
+                    tracing::warn!(%error, "old outcomes stay for now");
+                    break;
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,60 @@
+//! `millrace project <stock|search>`: one projection, fed from the log.
+
+use std::time::Duration;
+
+use axum::Router;
+use event_log::{EventLog, EventLogError};
+use projectors::ProjectorSettings;
+
+use super::parts;
+use super::process::Process;
+use crate::cli::{ProjectArgs, ProjectionName};
+use crate::exit::Exit;
+use crate::output;
+use crate::stores::{self, Connector};
+
+/// How often a projector that started before the relay looks for its topics.
+const TOPIC_PATIENCE: Duration = Duration::from_secs(1);
+
+pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
+    let mut process = Process::start(&args.listen).await?;
+    let mut connector = Connector::new(args.data.clone());
+    let log = connector.event_log(&args.event_log).await?;
+    let registry = stores::registry(&args.event_log)?;
+    let Some(partitions) = wait_for_topics(log.as_ref(), &process).await? else { return Ok(Exit::Done) };
+    let settings = ProjectorSettings {
+        partitions,
+        batch: args.projector_batch,
+        parked_keys_limit: args.parked_keys_limit,
+        ..ProjectorSettings::default()
+    };
+    match args.projection {
+        ProjectionName::Stock => {
+            let stock = connector.stock(&args.stock).await?;
+            parts::stock_projector(&mut process, &stock, &log, &registry, settings);
+        }
+        ProjectionName::Search => {
+            let search = connector.search_writer(&args.search).await?;
+            parts::search_projector(&mut process, &search, &log, &registry, settings);
+        }
+    }
+    let _held = connector.into_held();
+    output::line(format!("millrace project answers for its health on http://{}", process.address()?))?;
+    process.serve(Router::new()).await
+}
+
+/// The relay makes the topics; a projector may well start first. `None` when the process is stopped meanwhile.
+async fn wait_for_topics(log: &dyn EventLog, process: &Process) -> anyhow::Result<Option<u32>> {
+    loop {
+        match stores::partitions_of_log(log).await {
+            Ok(partitions) if partitions > 0 => return Ok(Some(partitions)),
+            Ok(_) | Err(EventLogError::UnknownTopic { .. }) => tracing::warn!("topics are missing; the relay makes them"),
+            Err(error) if error.is_transient() => tracing::warn!(%error, "projector waits for the event log"),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(TOPIC_PATIENCE) => {}
+            () = process.shutdown.cancelled() => return Ok(None),
+        }
+    }
+}

@@ -1,0 +1,25 @@
+//! `millrace relay`: committed events to their topics.
+
+use axum::Router;
+use outbox_relay::RelaySettings;
+
+use super::parts;
+use super::process::Process;
+use crate::cli::RelayArgs;
+use crate::exit::Exit;
+use crate::output;
+use crate::stores::{self, Connector};
+
+pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
+    let mut process = Process::start(&args.listen).await?;
+    let mut connector = Connector::new(args.data.clone());
+    let store = connector.event_store(&args.event_store).await?;
+    let log = connector.event_log(&args.event_log).await?;
+    let registry = stores::registry(&args.event_log)?;
+    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    let settings = RelaySettings { batch: args.relay_batch, ..RelaySettings::default() };
+    parts::relay(&mut process, &store, &log, &registry, topology, settings);
+    let _held = connector.into_held();
+    output::line(format!("millrace relay answers for its health on http://{}", process.address()?))?;
+    process.serve(Router::new()).await
+}

@@ -1,0 +1,69 @@
+//! `millrace up`: every role in one process.
+
+use std::sync::Arc;
+
+use axum::Router;
+use command_api::CommandHandler;
+use outbox_relay::RelaySettings;
+use projectors::ProjectorSettings;
+use query_api::QuerySettings;
+use read_models::search::SearchReader;
+use read_models::stock::SharedStock;
+
+use super::parts;
+use super::process::Process;
+use crate::cli::UpArgs;
+use crate::data_dir::DataDir;
+use crate::exit::Exit;
+use crate::output;
+use crate::stores::{self, Connector};
+
+/// Every role, wired and running; `serve` its routes.
+pub struct Running {
+    pub process: Process,
+    pub routes: Router,
+    pub handler: CommandHandler,
+    pub stock: SharedStock,
+    pub search: Arc<SearchReader>,
+    /// Held until everything has ended.
+    pub data: Option<DataDir>,
+}
+
+pub async fn run(args: UpArgs) -> anyhow::Result<Exit> {
+    let process = Process::start(&args.listen).await?;
+    let running = start(process, &args).await?;
+    output::line(format!("millrace is up on http://{} (Ctrl-C stops it)", running.process.address()?))?;
+    running.serve().await
+}
+
+/// Wires every role onto a process.
+pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Running> {
+    let mut connector = Connector::new(args.data.clone());
+    let store = connector.event_store(&args.event_store).await?;
+    let log = connector.event_log(&args.event_log).await?;
+    let registry = stores::registry(&args.event_log)?;
+    let stock = connector.stock(&args.stock).await?;
+    let search_writer = connector.search_writer(&args.search).await?;
+    let search = connector.search_reader(&args.search).await?;
+    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+
+    let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
+    parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology);
+    parts::relay(&mut process, &store, &log, &registry, topology, RelaySettings::default());
+    let settings = ProjectorSettings { partitions: topology.partitions, ..ProjectorSettings::default() };
+    parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone());
+    parts::search_projector(&mut process, &search_writer, &log, &registry, settings);
+    let queries = parts::query_routes(&mut process, &stock, &search, QuerySettings::default());
+    let routes = commands.merge(queries).merge(parts::openapi(true, true));
+    Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
+}
+
+// === impl Running ===
+
+impl Running {
+    pub async fn serve(self) -> anyhow::Result<Exit> {
+        let exit = self.process.serve(self.routes).await;
+        drop(self.data);
+        exit
+    }
+}

@@ -1,0 +1,24 @@
+//! `millrace write`: commands over HTTP and from command topics, committed to the event store.
+
+use super::parts;
+use super::process::Process;
+use crate::cli::WriteArgs;
+use crate::exit::Exit;
+use crate::output;
+use crate::stores::{self, Connector};
+
+pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
+    let mut process = Process::start(&args.listen).await?;
+    let mut connector = Connector::new(args.data.clone());
+    let store = connector.event_store(&args.event_store).await?;
+    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    let (handler, routes) = parts::command_side(&mut process, &store, topology, &args.intake);
+    if !args.no_command_topics {
+        let log = connector.event_log(&args.event_log).await?;
+        let registry = stores::registry(&args.event_log)?;
+        parts::command_topics(&mut process, handler, &store, &log, &registry, topology);
+    }
+    let _held = connector.into_held();
+    output::line(format!("millrace write listens on http://{}", process.address()?))?;
+    process.serve(routes.merge(parts::openapi(true, false))).await
+}

@@ -1,0 +1,57 @@
+//! `millrace status`: asks a query API how its projections stand.
+
+use anyhow::Context;
+use comfy_table::Table;
+use serde::Deserialize;
+
+use crate::cli::StatusArgs;
+use crate::exit::Exit;
+use crate::output;
+
+#[derive(Deserialize)]
+struct Status {
+    head: String,
+    projections: Vec<Projection>,
+}
+
+#[derive(Deserialize)]
+struct Projection {
+    name: String,
+    generation: u32,
+    state: String,
+    lag_events: Option<u64>,
+    freshness_seconds: Option<f64>,
+    parked_keys: u64,
+}
+
+pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
+    let address = format!("{}/v1/status", args.url.trim_end_matches('/'));
+    let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).build()?;
+    let answer = client
+        .get(&address)
+        .send()
+        .await
+        .and_then(reqwest::Response::error_for_status)
+        .with_context(|| format!("{address} does not answer; is `millrace up` or `millrace serve` running there? (--url)"))?;
+    let body: serde_json::Value = answer.json().await.with_context(|| format!("{address} gave no JSON"))?;
+    if args.json {
+        output::json(&body)?;
+        return Ok(Exit::Done);
+    }
+    let status: Status = serde_json::from_value(body).with_context(|| format!("{address} gave no status"))?;
+    let mut table = Table::new();
+    table.set_header(["projection", "state", "lag (events)", "freshness (s)", "parked keys"]);
+    for projection in status.projections {
+        let unknown = || "-".to_owned();
+        table.add_row([
+            format!("{}@{}", projection.name, projection.generation),
+            projection.state,
+            projection.lag_events.map_or_else(unknown, |lag| lag.to_string()),
+            projection.freshness_seconds.map_or_else(unknown, |seconds| format!("{seconds:.1}")),
+            projection.parked_keys.to_string(),
+        ]);
+    }
+    output::line(table.to_string())?;
+    output::line(format!("head {}", status.head))?;
+    Ok(Exit::Done)
+}

@@ -1,0 +1,121 @@
+//! From settings to connected stores: the one place that picks adapters and their defaults.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use event_log::{EventLog, SchemaRegistry};
+use event_store::{EventStore, Topology};
+use read_models::search::{SearchReadModel, SearchReader};
+use read_models::stock::SharedStock;
+
+use crate::address::StoreUrl;
+use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, SearchArgs, StockArgs};
+use crate::data_dir::DataDir;
+
+/// Partitions of an embedded log: enough to fold on two cores at once, few enough to share commits.
+const EMBEDDED_PARTITIONS: u32 = 4;
+/// Partitions on Kafka: room to spread over machines, since the count is fixed for good.
+const KAFKA_PARTITIONS: u32 = 12;
+
+/// Connects stores, and holds the data directory as soon as one of them lives there.
+pub struct Connector {
+    data: DataArgs,
+    held: Option<DataDir>,
+}
+
+impl Connector {
+    pub fn new(data: DataArgs) -> Self {
+        Self { data, held: None }
+    }
+
+    /// Keep it as long as the stores are used.
+    pub fn into_held(self) -> Option<DataDir> {
+        self.held
+    }
+
+    fn in_data_dir(&mut self, name: &str) -> anyhow::Result<PathBuf> {
+        if self.held.is_none() {
+            self.held = Some(DataDir::hold(&self.data.data)?);
+        }
+        Ok(self.held.as_ref().map(|held| held.join(name)).unwrap_or_default())
+    }
+
+    fn url_or(&mut self, url: Option<&StoreUrl>, file: &str) -> anyhow::Result<String> {
+        match url {
+            Some(url) => Ok(url.expose().to_owned()),
+            None => Ok(format!("sqlite:{}", self.in_data_dir(file)?.display())),
+        }
+    }
+
+    pub async fn event_store(&mut self, args: &EventStoreArgs) -> anyhow::Result<Arc<dyn EventStore>> {
+        let url = self.url_or(args.event_store.as_ref(), "events.db")?;
+        Ok(event_store::connect_event_store(&url).await?)
+    }
+
+    pub async fn event_log(&mut self, args: &EventLogArgs) -> anyhow::Result<Arc<dyn EventLog>> {
+        let url = self.url_or(args.event_log.as_ref(), "log.db")?;
+        Ok(event_log::connect_event_log(&url).await?)
+    }
+
+    pub async fn stock(&mut self, args: &StockArgs) -> anyhow::Result<SharedStock> {
+        let url = self.url_or(args.stock_store.as_ref(), "stock.db")?;
+        Ok(read_models::stock::connect_stock(&url).await?)
+    }
+
+    fn search_dir(&mut self, args: &SearchArgs) -> anyhow::Result<PathBuf> {
+        match &args.search_dir {
+            Some(path) => Ok(path.clone()),
+            None => self.in_data_dir("search"),
+        }
+    }
+
+    pub async fn search_writer(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReadModel>> {
+        let dir = self.search_dir(args)?;
+        Ok(Arc::new(SearchReadModel::open(&dir).await?))
+    }
+
+    pub async fn search_reader(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReader>> {
+        let dir = self.search_dir(args)?;
+        Ok(Arc::new(SearchReader::open(&dir).await?))
+    }
+}
+
+pub fn registry(args: &EventLogArgs) -> anyhow::Result<Arc<dyn SchemaRegistry>> {
+    let url = args.schema_registry.as_ref().map(StoreUrl::expose);
+    Ok(event_log::connect_registry(url, args.registry_cache.clone())?)
+}
+
+/// The topology: as it was fixed, or as asked for at the first start.
+pub async fn topology(
+    store: &dyn EventStore,
+    args: &EventStoreArgs,
+    log: &EventLogArgs,
+) -> anyhow::Result<Topology> {
+    if let Some(partitions) = args.partitions {
+        return Ok(store.fix_topology(Topology { partitions }).await?);
+    }
+    if let Some(fixed) = store.topology().await? {
+        return Ok(fixed);
+    }
+    let is_kafka = log.event_log.as_ref().is_some_and(|url| url.expose().starts_with("kafka:"));
+    let partitions = if is_kafka { KAFKA_PARTITIONS } else { EMBEDDED_PARTITIONS };
+    Ok(store.fix_topology(Topology { partitions }).await?)
+}
+
+/// A projector without an event store learns the partition count from the topics.
+pub async fn partitions_of_log(log: &dyn EventLog) -> Result<u32, event_log::EventLogError> {
+    let ends = log.ends(schemas::Context::Inventory.events_topic()).await?;
+    Ok(ends.len() as u32)
+}
+
+/// An event log for reading only: the embedded one may be read beside the process that holds it.
+pub async fn event_log_to_read(data: &DataArgs, args: &EventLogArgs) -> anyhow::Result<Arc<dyn EventLog>> {
+    let path = match args.event_log.as_ref().map(StoreUrl::expose) {
+        None => data.data.join("log.db"),
+        Some(url) => match url.strip_prefix("sqlite:") {
+            Some(path) => PathBuf::from(path),
+            None => return Ok(event_log::connect_event_log(url).await?),
+        },
+    };
+    Ok(Arc::new(event_log::SqliteEventLog::open_read_only(&path)?))
+}
