@@ -1,4 +1,5 @@
 //! `millrace import` and `millrace generate` as they are called: the program, files, and what is in the event store.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};

@@ -34,6 +34,9 @@ pub struct CommandsArgs {
     /// The same seed gives the same bytes
     #[arg(long, value_name = "N", default_value_t = 1)]
     pub seed: u64,
+    /// Zipf exponent of the products' popularity: 0 moves all alike, 1 the first twice as often as the second
+    #[arg(long, value_name = "NUMBER", default_value_t = 1.0)]
+    pub skew: f64,
     /// When the movements begin; reservations end within three days of their movement
     #[arg(long, value_name = "RFC3339", default_value = "2100-01-01T00:00:00Z", value_parser = instant)]
     pub start: i64,

@@ -21,15 +21,18 @@ use crate::output;
 use catalogue::Catalogue;
 
 /// What is generated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct GenerateSettings {
     pub seed: u64,
     pub products: usize,
+    /// Zipf exponent of the products' popularity: 0 moves all alike, 1 moves the first twice as often as the second.
+    pub skew: f64,
 }
 
 /// Products in five regions, and what happens to their stock.
 pub struct Generator {
     catalogue: Arc<Catalogue>,
+    skew: f64,
 }
 
 /// A product that is priced and stocked everywhere, to show queries with.
@@ -46,7 +49,7 @@ pub struct Sample {
 
 impl Default for GenerateSettings {
     fn default() -> Self {
-        Self { seed: 1, products: 1_000 }
+        Self { seed: 1, products: 1_000, skew: 1.0 }
     }
 }
 
@@ -55,7 +58,8 @@ impl Default for GenerateSettings {
 impl Generator {
     pub fn new(settings: GenerateSettings) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(settings.seed);
-        Self { catalogue: Arc::new(Catalogue::draw(settings.seed, settings.products.max(1), &mut random)) }
+        let catalogue = Catalogue::draw(settings.seed, settings.products.max(1), &mut random);
+        Self { catalogue: Arc::new(catalogue), skew: settings.skew }
     }
 
     /// Commands that register, price and stock every product, as JSON.
@@ -66,7 +70,7 @@ impl Generator {
     /// Endless stock movements of the products, as JSON commands; the popular ones move most. Ids differ from seed to
     /// seed. `start_ms` (milliseconds since 1970) is when they begin: reservations end some days later.
     pub fn movements(&self, seed: u64, start_ms: i64) -> Movements {
-        Movements::new(Arc::clone(&self.catalogue), seed, start_ms)
+        Movements::new(Arc::clone(&self.catalogue), self.skew, seed, start_ms)
     }
 
     pub fn sample(&self) -> Sample {
@@ -89,7 +93,7 @@ pub async fn run(args: GenerateArgs) -> anyhow::Result<Exit> {
 }
 
 fn commands(args: &CommandsArgs) -> anyhow::Result<()> {
-    let generator = Generator::new(GenerateSettings { seed: args.seed, products: args.products });
+    let generator = Generator::new(GenerateSettings { seed: args.seed, products: args.products, skew: args.skew });
     let mut out = open(args.out.as_deref())?;
     let movements = generator.movements(args.seed, args.start).take(args.movements);
     for command in generator.products().filter(|_| !args.only_movements).chain(movements) {
@@ -101,7 +105,7 @@ fn commands(args: &CommandsArgs) -> anyhow::Result<()> {
 }
 
 fn products(args: &ProductFileArgs) -> anyhow::Result<()> {
-    let generator = Generator::new(GenerateSettings { seed: args.seed, products: args.products });
+    let generator = Generator::new(GenerateSettings { seed: args.seed, products: args.products, ..Default::default() });
     let mut out = open(args.out.as_deref())?;
     match args.dirty {
         true => product_file::write_dirty(&generator.catalogue, args.seed, &mut out)?,

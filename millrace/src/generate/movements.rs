@@ -15,8 +15,6 @@ use uuid::Uuid;
 
 use super::catalogue::{Catalogue, command_id, json, region_id, sku, warehouse_id};
 
-/// Steepness of the popularity: the first product moves about twice as often as the second.
-const ZIPF_EXPONENT: f64 = 1.0;
 /// Time between two movements, in milliseconds.
 const STEP: i64 = 20;
 /// Open reservations past which the oldest is closed before another is made.
@@ -55,8 +53,8 @@ struct Open {
 // === impl Movements ===
 
 impl Movements {
-    pub(super) fn new(catalogue: Arc<Catalogue>, seed: u64, start_ms: i64) -> Self {
-        let popularity = Zipf::new(catalogue.products.len() as f64, ZIPF_EXPONENT).ok();
+    pub(super) fn new(catalogue: Arc<Catalogue>, skew: f64, seed: u64, start_ms: i64) -> Self {
+        let popularity = Zipf::new(catalogue.products.len() as f64, skew.max(0.0)).ok();
         let random = ChaCha8Rng::seed_from_u64(seed);
         Self {
             catalogue,

@@ -8,7 +8,7 @@ use super::*;
 const START: i64 = 4_102_444_800_000;
 
 fn generator(seed: u64) -> Generator {
-    Generator::new(GenerateSettings { seed, products: 200 })
+    Generator::new(GenerateSettings { seed, products: 200, ..Default::default() })
 }
 
 fn read(json: &str) -> CommandEnvelope {
@@ -125,7 +125,7 @@ fn the_sample_is_priced_and_stocked_where_it_says() {
 
 #[test]
 fn a_dirty_file_has_a_bit_of_everything() {
-    let generator = Generator::new(GenerateSettings { seed: 1, products: 2_000 });
+    let generator = Generator::new(GenerateSettings { seed: 1, products: 2_000, ..Default::default() });
     let (mut dirty, mut again, mut clean) = (Vec::new(), Vec::new(), Vec::new());
     product_file::write_dirty(&generator.catalogue, 1, &mut dirty).unwrap();
     product_file::write_dirty(&generator.catalogue, 1, &mut again).unwrap();

@@ -37,6 +37,12 @@ enum Split {
     },
 }
 
+/// A record of several lines.
+struct Joined {
+    text: Vec<u8>,
+    fields: Vec<Vec<u8>>,
+}
+
 // === impl CsvRows ===
 
 impl CsvRows {
@@ -75,7 +81,7 @@ impl CsvRows {
                 return Ok(Some(Record::refused(&first, problem)));
             }
             Split::Open { field } => match self.join_lines(&first)? {
-                Some(joined) => joined,
+                Some(joined) => (joined.text, joined.fields),
                 None => {
                     let problem = format!("the quote that opens field {} is never closed", field + 1);
                     return Ok(Some(Record::refused(&first, problem)));
@@ -108,7 +114,7 @@ impl CsvRows {
     }
 
     /// The record that begins with an open quote, if the following lines make it one. Else they are kept for later.
-    fn join_lines(&mut self, first: &Line) -> io::Result<Option<(Vec<u8>, Vec<Vec<u8>>)>> {
+    fn join_lines(&mut self, first: &Line) -> io::Result<Option<Joined>> {
         let width = self.columns.len();
         let mut text = first.text.clone();
         let mut taken: Vec<Line> = Vec::new();
@@ -140,7 +146,7 @@ impl CsvRows {
             }
         };
         match joined {
-            Some(fields) => Ok(Some((text, fields))),
+            Some(fields) => Ok(Some(Joined { text, fields })),
             None => {
                 for line in taken.into_iter().rev() {
                     self.ahead.push_front(line);
