@@ -89,8 +89,7 @@ impl KafkaEventLog {
                 topic
             })
             .collect();
-        let options =
-            AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).operation_timeout(Some(ANSWER_WITHIN));
+        let options = AdminOptions::new().request_timeout(Some(ANSWER_WITHIN)).operation_timeout(Some(ANSWER_WITHIN));
         let created = admin.create_topics(&topics, &options).await;
         let created = created.map_err(|error| self.lookup.log().classify(&error, "create topics"))?;
         for result in created {

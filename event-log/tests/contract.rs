@@ -1,11 +1,12 @@
 //! What every event log does, whatever keeps it: one suite, run on each adapter.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod fixture;
 
 use std::sync::Arc;
 
-use fixture::{Fixture, suite};
 use event_log::SqliteEventLog;
+use fixture::{Fixture, suite};
 
 fn sqlite() -> Fixture {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,5 @@
 //! What records of event and command topics read as, and how a bad one is named.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::sync::Arc;
 
@@ -105,7 +106,10 @@ async fn a_command_reads_from_json_and_from_avro_alike() {
     let decoder = CommandDecoder::new(Arc::new(EmbeddedRegistry::default()));
     let json = br#"{"sku":"TEA","warehouse":"ham-1","quantity":12}"#.to_vec();
     let from_json = decoder
-        .decode(&record("inventory.commands", command_headers("ReceiveStock", "application/json; charset=utf-8"), json), 5)
+        .decode(
+            &record("inventory.commands", command_headers("ReceiveStock", "application/json; charset=utf-8"), json),
+            5,
+        )
         .await
         .unwrap();
     assert_eq!((from_json.id, from_json.received_at), (ID, 5));

@@ -1,4 +1,5 @@
 //! What only Kafka can do: share partitions among members, drop old records, carry what foreign clients write.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod fixture;
 
@@ -28,7 +29,10 @@ struct Member {
 // === impl Member ===
 
 impl Member {
-    fn new(subscription: Box<dyn Subscription>, checkpoints: &Arc<std::sync::Mutex<BTreeMap<TopicPartition, u64>>>) -> Self {
+    fn new(
+        subscription: Box<dyn Subscription>,
+        checkpoints: &Arc<std::sync::Mutex<BTreeMap<TopicPartition, u64>>>,
+    ) -> Self {
         Self { subscription, checkpoints: checkpoints.clone(), owned: Vec::new(), applied: 0 }
     }
 
@@ -38,7 +42,9 @@ impl Member {
 
     /// Handles the next signal, if one comes soon.
     async fn step(&mut self) {
-        let Ok(signal) = tokio::time::timeout(Duration::from_millis(50), self.subscription.next()).await else { return };
+        let Ok(signal) = tokio::time::timeout(Duration::from_millis(50), self.subscription.next()).await else {
+            return;
+        };
         match signal.unwrap() {
             Signal::Assigned(partitions) => {
                 for at in partitions {
@@ -70,7 +76,12 @@ impl Member {
     async fn step_until(&mut self, what: &str, mut is_done: impl FnMut(&Self) -> bool) {
         let begun = Instant::now();
         while !is_done(self) {
-            assert!(begun.elapsed() < DEADLINE, "{what}: {} partitions owned, {} applied", self.owned.len(), self.applied);
+            assert!(
+                begun.elapsed() < DEADLINE,
+                "{what}: {} partitions owned, {} applied",
+                self.owned.len(),
+                self.applied
+            );
             self.step().await;
         }
     }
@@ -140,7 +151,9 @@ async fn a_member_that_is_busy_when_revoked_is_waited_for() {
 
     let mut second = Member::new(kafka_log().subscribe(&group, &[&topic]).await.unwrap(), &checkpoints);
     let revoked = loop {
-        if let Signal::Revoked(partitions) = tokio::time::timeout(DEADLINE, first.subscription.next()).await.unwrap().unwrap() {
+        if let Signal::Revoked(partitions) =
+            tokio::time::timeout(DEADLINE, first.subscription.next()).await.unwrap().unwrap()
+        {
             break partitions;
         }
     };

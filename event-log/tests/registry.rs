@@ -1,10 +1,11 @@
 //! The contract of a schema registry, on every adapter; and what only the one over HTTP can show.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::sync::Arc;
 
 use event_log::{EmbeddedRegistry, EventLogError, HttpRegistry, SchemaRegistry, connect_registry};
-use schemas::contract::CONTRACTS;
 use schemas::SchemaRef;
+use schemas::contract::CONTRACTS;
 use uuid::Uuid;
 
 const TOPIC: &str = "inventory.events";

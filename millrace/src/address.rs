@@ -53,7 +53,10 @@ mod tests {
     #[test]
     fn a_password_is_never_printed() {
         let url: StoreUrl = "postgres://millrace:hunter2@db:5432/events".parse().unwrap();
-        assert_eq!(format!("{url} {url:?}"), "postgres://millrace:***@db:5432/events postgres://millrace:***@db:5432/events");
+        assert_eq!(
+            format!("{url} {url:?}"),
+            "postgres://millrace:***@db:5432/events postgres://millrace:***@db:5432/events"
+        );
         assert_eq!(url.expose(), "postgres://millrace:hunter2@db:5432/events");
         assert!("nonsense".parse::<StoreUrl>().is_err());
     }

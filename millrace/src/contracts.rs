@@ -99,7 +99,8 @@ fn export(format: ExportFormat, out: Option<&Path>) -> anyhow::Result<Exit> {
     let text = serde_json::to_string_pretty(&document)?;
     match out {
         Some(path) => {
-            std::fs::write(path, format!("{text}\n")).with_context(|| format!("{} cannot be written", path.display()))?;
+            std::fs::write(path, format!("{text}\n"))
+                .with_context(|| format!("{} cannot be written", path.display()))?;
         }
         None => output::line(text)?,
     }

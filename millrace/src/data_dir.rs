@@ -17,12 +17,9 @@ impl DataDir {
         std::fs::create_dir_all(path)
             .with_context(|| format!("data directory {} cannot be made; choose another with --data", path.display()))?;
         let lock_path = path.join("LOCK");
-        let lock = File::options()
-            .create(true)
-            .truncate(false)
-            .write(true)
-            .open(&lock_path)
-            .with_context(|| format!("{} cannot be opened; choose another directory with --data", lock_path.display()))?;
+        let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
+            format!("{} cannot be opened; choose another directory with --data", lock_path.display())
+        })?;
         match fs4::FileExt::try_lock(&lock) {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => bail!(

@@ -27,7 +27,14 @@ pub async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
     let running = up::start(process, &as_up(&args)).await?;
     let address = running.process.address()?;
     let shutdown = running.process.shutdown.clone();
-    let demo = tokio::spawn(show(args, running.handler.clone(), running.stock.clone(), running.search.clone(), address, shutdown));
+    let demo = tokio::spawn(show(
+        args,
+        running.handler.clone(),
+        running.stock.clone(),
+        running.search.clone(),
+        address,
+        shutdown,
+    ));
     let exit = serve_with(running, demo).await?;
     Ok(exit)
 }
@@ -46,7 +53,8 @@ async fn show(
     address: SocketAddr,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut generator = Generator::new(GenerateSettings { seed: args.seed, products: args.products, ..Default::default() });
+    let mut generator =
+        Generator::new(GenerateSettings { seed: args.seed, products: args.products, ..Default::default() });
     output::line(format!("Millrace demo: {} products in {}", args.products, args.data.display()))?;
     let started = Instant::now();
     let commands: Vec<String> = generator.products().collect();
@@ -103,7 +111,10 @@ fn print_addresses(generator: &Generator, address: SocketAddr, args: &DemoArgs) 
     output::line(format!("  curl -s '{base}/v1/stock/{}' -H 'Millrace-Min-Position: <position>'", sample.sku))?;
     output::line(format!("See the events:  millrace tail --data {} --from beginning --limit 5", args.data.display()))?;
     if args.rate > 0 {
-        output::line(format!("Stock moves {} times a second. Ctrl-C stops it; the next start goes on with this data.", args.rate))?;
+        output::line(format!(
+            "Stock moves {} times a second. Ctrl-C stops it; the next start goes on with this data.",
+            args.rate
+        ))?;
     }
     Ok(())
 }

@@ -45,7 +45,8 @@ mod tests {
 
     #[test]
     fn causes_are_said_once_and_on_one_line() {
-        let error = anyhow::anyhow!("disk is full\nreally").context("cannot write x: disk is full\nreally").context("import");
+        let error =
+            anyhow::anyhow!("disk is full\nreally").context("cannot write x: disk is full\nreally").context("import");
         assert_eq!(one_line(&error), "import: cannot write x: disk is full really");
     }
 }

@@ -54,9 +54,8 @@ fn parse_with(arguments: &[OsString], file: Option<&Path>) -> Result<Cli, Refuse
             command = with_default(command, key, value);
         }
     }
-    let matches = command
-        .try_get_matches_from(arguments)
-        .map_err(|error| blame_file(error, file, &from_file, arguments))?;
+    let matches =
+        command.try_get_matches_from(arguments).map_err(|error| blame_file(error, file, &from_file, arguments))?;
     Cli::from_arg_matches(&matches).map_err(Refused::Usage)
 }
 
@@ -80,7 +79,8 @@ fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
 
 /// The long flags of all subcommands that take a value or switch something.
 fn known_flags(command: &clap::Command) -> BTreeSet<String> {
-    let own = command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version" | "config"));
+    let own =
+        command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version" | "config"));
     let mut flags: BTreeSet<String> = own.filter_map(|argument| argument.get_long().map(str::to_owned)).collect();
     for subcommand in command.get_subcommands() {
         flags.extend(known_flags(subcommand));
@@ -92,7 +92,8 @@ fn read_file(file: &Path, known: &BTreeSet<String>) -> Result<BTreeMap<String, S
     let name = file.display().to_string();
     let refused = |problem: String| Refused::File { file: name.clone(), problem };
     let text = std::fs::read_to_string(file).map_err(|error| refused(format!("cannot be read: {error}")))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| refused(error.to_string().trim().replace('\n', " ")))?;
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| refused(error.to_string().trim().replace('\n', " ")))?;
     let mut settings = BTreeMap::new();
     for (key, value) in table {
         let flag = key.replace('_', "-");
@@ -105,7 +106,10 @@ fn read_file(file: &Path, known: &BTreeSet<String>) -> Result<BTreeMap<String, S
             toml::Value::Float(number) => number.to_string(),
             toml::Value::Boolean(switch) => switch.to_string(),
             other => {
-                return Err(refused(format!("setting {key:?} is a {}, a text, number or switch is wanted", other.type_str())));
+                return Err(refused(format!(
+                    "setting {key:?} is a {}, a text, number or switch is wanted",
+                    other.type_str()
+                )));
             }
         };
         settings.insert(flag, value);
@@ -220,7 +224,8 @@ mod tests {
     use crate::cli::Command;
 
     fn parse(arguments: &[&str], toml: Option<&str>) -> Result<Cli, Refused> {
-        let arguments: Vec<OsString> = std::iter::once("millrace").chain(arguments.iter().copied()).map(OsString::from).collect();
+        let arguments: Vec<OsString> =
+            std::iter::once("millrace").chain(arguments.iter().copied()).map(OsString::from).collect();
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("millrace.toml");
         if let Some(toml) = toml {

@@ -27,12 +27,10 @@ struct Projection {
 pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
     let address = format!("{}/v1/status", args.url.trim_end_matches('/'));
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).build()?;
-    let answer = client
-        .get(&address)
-        .send()
-        .await
-        .and_then(reqwest::Response::error_for_status)
-        .with_context(|| format!("{address} does not answer; is `millrace up` or `millrace serve` running there? (--url)"))?;
+    let answer =
+        client.get(&address).send().await.and_then(reqwest::Response::error_for_status).with_context(|| {
+            format!("{address} does not answer; is `millrace up` or `millrace serve` running there? (--url)")
+        })?;
     let body: serde_json::Value = answer.json().await.with_context(|| format!("{address} gave no JSON"))?;
     if args.json {
         output::json(&body)?;

@@ -86,11 +86,7 @@ pub fn registry(args: &EventLogArgs) -> anyhow::Result<Arc<dyn SchemaRegistry>> 
 }
 
 /// The topology: as it was fixed, or as asked for at the first start.
-pub async fn topology(
-    store: &dyn EventStore,
-    args: &EventStoreArgs,
-    log: &EventLogArgs,
-) -> anyhow::Result<Topology> {
+pub async fn topology(store: &dyn EventStore, args: &EventStoreArgs, log: &EventLogArgs) -> anyhow::Result<Topology> {
     if let Some(partitions) = args.partitions {
         return Ok(store.fix_topology(Topology { partitions }).await?);
     }

@@ -13,6 +13,7 @@ use crate::projection::Projection;
 
 /// What a record turned out to be.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "the large variant is the rule, a foreign record the rare exception")]
 pub(crate) enum Read {
     /// An event of ours. `event` is what it says, or why it cannot be decoded.
     Event { envelope: EventEnvelope, event: Result<Event, String> },

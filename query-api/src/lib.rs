@@ -56,7 +56,10 @@ impl Default for QuerySettings {
 /// The OpenAPI description of these routes.
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Millrace", description = "Commands in, reads out. Every read names the position it is true at in Millrace-Position; a read with Millrace-Min-Position waits for one."),
+    info(
+        title = "Millrace",
+        description = "Commands in, reads out. Every read names the position it is true at in Millrace-Position; a read with Millrace-Min-Position waits for one."
+    ),
     paths(stock::one, stock::many, product::page, search::search, search::suggest, status::status)
 )]
 pub struct QueryApiDoc;

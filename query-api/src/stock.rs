@@ -112,7 +112,8 @@ pub(crate) async fn one(
     let position = found.position.clone();
     let stock = view(found, params.region.as_ref());
     if stock.regions.is_empty() && params.region.is_some() {
-        let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region").detail(format!("{sku} has no warehouse there"));
+        let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region")
+            .detail(format!("{sku} has no warehouse there"));
         return Ok(with_position(problem.into_response(), &position));
     }
     Ok(answer(&headers, &stock, &position))

@@ -5,13 +5,13 @@
 //! versions through the upcasters, and reads a version newer than this build by the fields that it knows.
 
 use std::collections::HashMap;
-use std::io::BufRead;
 use std::sync::LazyLock;
 
-use serde::de::DeserializeOwned;
+use apache_avro::Schema;
+use apache_avro::reader::datum::GenericDatumReader;
+use apache_avro::writer::datum::GenericDatumWriter;
+use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_avro_fast::de::{DeserializerConfig, DeserializerState, read::SliceRead};
-use serde_avro_fast::ser::SerializerConfig;
 
 use crate::command::{Command, CommandError};
 use crate::contract::{CONTRACTS, SchemaRef};
@@ -33,8 +33,13 @@ pub struct WriterSchema {
     name: String,
     /// Which of our contracts it is, when it is one.
     known: Option<SchemaRef>,
-    avro: serde_avro_fast::Schema,
+    /// The text it was parsed from.
+    avsc: String,
+    avro: Schema,
 }
+
+/// The longest string or list that a body may claim, in bytes: a hostile one may claim any.
+const MAX_ALLOCATION: usize = 4 * 1024 * 1024;
 
 #[derive(Debug, thiserror::Error)]
 pub enum CodecError {
@@ -53,12 +58,14 @@ pub enum CodecError {
 }
 
 static KNOWN: LazyLock<HashMap<SchemaRef, WriterSchema>> = LazyLock::new(|| {
+    // Set before anything is decoded: every schema is compared with these first.
+    apache_avro::util::max_allocation_bytes(MAX_ALLOCATION);
     CONTRACTS
         .iter()
         .filter_map(|contract| {
-            let avro = contract.avsc.parse().ok()?;
-            let schema = contract.schema;
-            Some((schema, WriterSchema { name: schema.name.to_owned(), known: Some(schema), avro }))
+            let (schema, avsc) = (contract.schema, contract.avsc.to_owned());
+            let avro = Schema::parse_str(&avsc).ok()?;
+            Some((schema, WriterSchema { name: schema.name.to_owned(), known: Some(schema), avsc, avro }))
         })
         .collect()
 });
@@ -95,10 +102,20 @@ pub fn decode_event(writer: &WriterSchema, body: &[u8]) -> Result<Event, CodecEr
 /// Decodes the Avro form of a command. `writer` names the command type.
 pub fn decode_command(writer: &WriterSchema, body: &[u8]) -> Result<Command, CodecError> {
     let command_type = Command::known_type(&writer.name)?;
-    let mut state = DeserializerState::with_config(SliceRead::new(body), bounded(&writer.avro));
-    let command = Command::read(command_type, state.deserializer())?;
-    refuse_surplus(writer, state)?;
-    Ok(command)
+    match command_type {
+        "RegisterProduct" => decode(writer, body).map(Command::RegisterProduct),
+        "ReviseProduct" => decode(writer, body).map(Command::ReviseProduct),
+        "DiscontinueProduct" => decode(writer, body).map(Command::DiscontinueProduct),
+        "ReceiveStock" => decode(writer, body).map(Command::ReceiveStock),
+        "AdjustStock" => decode(writer, body).map(Command::AdjustStock),
+        "CountStock" => decode(writer, body).map(Command::CountStock),
+        "ReserveStock" => decode(writer, body).map(Command::ReserveStock),
+        "ReleaseReservation" => decode(writer, body).map(Command::ReleaseReservation),
+        "ShipReservation" => decode(writer, body).map(Command::ShipReservation),
+        "SetPrice" => decode(writer, body).map(Command::SetPrice),
+        other => return Err(CommandError::UnknownType { given: other.to_owned() }.into()),
+    }
+    .and_then(|command| command.checked().map_err(CodecError::from))
 }
 
 /// What an outcome looks like on `<context>.command-outcomes`.
@@ -147,17 +164,14 @@ impl WriterSchema {
     /// A schema text from a registry. It counts as known when its canonical form is that of a contract of ours.
     pub fn parse(avsc: &str) -> Result<Self, CodecError> {
         let problem = |problem: String| CodecError::Schema { problem };
-        let avro: serde_avro_fast::Schema = avsc.parse().map_err(|error| problem(format!("{error}")))?;
-        let parsed = apache_avro::Schema::parse_str(avsc).map_err(|error| problem(error.to_string()))?;
-        let name = parsed
+        let avro = Schema::parse_str(avsc).map_err(|error| problem(error.to_string()))?;
+        let name = avro
             .name()
             .map(|name| name.fullname(None))
             .ok_or_else(|| problem("it is not a record with a name".to_owned()))?;
-        let known = KNOWN
-            .values()
-            .find(|known| known.avro.rabin_fingerprint() == avro.rabin_fingerprint())
-            .and_then(|known| known.known);
-        Ok(Self { name, known, avro })
+        let canonical = avro.canonical_form();
+        let known = KNOWN.values().find(|known| known.avro.canonical_form() == canonical).and_then(|known| known.known);
+        Ok(Self { name, known, avsc: avsc.to_owned(), avro })
     }
 
     /// Full Avro name.
@@ -172,7 +186,7 @@ impl WriterSchema {
 
     /// The schema text.
     pub fn avsc(&self) -> &str {
-        self.avro.json()
+        &self.avsc
     }
 }
 
@@ -189,29 +203,47 @@ impl std::fmt::Debug for WriterSchema {
 fn encode<T: Serialize>(schema: SchemaRef, value: &T) -> Result<Vec<u8>, CodecError> {
     let error = |problem: String| CodecError::Encode { name: schema.name, problem };
     let writer = WriterSchema::of(schema).ok_or_else(|| error("no schema of that version in this build".to_owned()))?;
-    serde_avro_fast::to_datum_vec(value, &mut SerializerConfig::new(&writer.avro))
+    GenericDatumWriter::builder(&writer.avro)
+        .human_readable(false)
+        .build()
+        .and_then(|datum| datum.write_ser_to_vec(value))
         .map_err(|problem| error(problem.to_string()))
 }
 
-fn decode<T: DeserializeOwned>(writer: &WriterSchema, body: &[u8]) -> Result<T, CodecError> {
-    let mut state = DeserializerState::with_config(SliceRead::new(body), bounded(&writer.avro));
-    let value = T::deserialize(state.deserializer())
+/// A record, whatever it is called: apache-avro holds the name of a struct against that of the record, while one struct
+/// of ours stands for several records (`Product`) or for one version of a record.
+struct AnyRecord<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for AnyRecord<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        T::deserialize(ByFields(deserializer)).map(Self)
+    }
+}
+
+/// Asks for whatever the schema says, which no name is held against.
+struct ByFields<D>(D);
+
+impl<'de, D: Deserializer<'de>> Deserializer<'de> for ByFields<D> {
+    type Error = D::Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, D::Error> {
+        self.0.deserialize_any(visitor)
+    }
+
+    serde::forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
+        newtype_struct seq tuple tuple_struct map struct enum identifier ignored_any
+    }
+}
+
+fn decode<T: DeserializeOwned>(writer: &WriterSchema, mut body: &[u8]) -> Result<T, CodecError> {
+    let AnyRecord(value) = GenericDatumReader::builder(&writer.avro)
+        .human_readable(false)
+        .build()
+        .and_then(|datum| datum.read_deser(&mut body))
         .map_err(|error| CodecError::Body { name: writer.name.clone(), problem: error.to_string() })?;
-    refuse_surplus(writer, state)?;
-    Ok(value)
-}
-
-/// A hostile body may claim a list of any length; ours are short.
-fn bounded(schema: &serde_avro_fast::Schema) -> DeserializerConfig<'_> {
-    let mut config = DeserializerConfig::new(schema);
-    config.max_seq_size = 100_000;
-    config
-}
-
-fn refuse_surplus(writer: &WriterSchema, state: DeserializerState<'_, SliceRead<'_>>) -> Result<(), CodecError> {
-    let mut rest = state.into_reader();
-    match rest.fill_buf().map_or(0, <[u8]>::len) {
-        0 => Ok(()),
+    match body.len() {
+        0 => Ok(value),
         surplus => Err(CodecError::Surplus { name: writer.name.clone(), surplus }),
     }
 }

@@ -263,9 +263,23 @@ impl Command {
     ];
 
     /// Reads the `data` of a command of the given short type, and checks it.
-    pub fn from_json(command_type: &str, data: &[u8]) -> Result<Self, CommandError> {
+    pub fn from_json(command_type: &str, data_json: &[u8]) -> Result<Self, CommandError> {
         let command_type = Self::known_type(command_type)?;
-        Self::read(command_type, &mut serde_json::Deserializer::from_slice(data))
+        let data = |error: serde_json::Error| CommandError::Data { command_type, problem: error.to_string() };
+        let command = match command_type {
+            "RegisterProduct" => Command::RegisterProduct(serde_json::from_slice(data_json).map_err(data)?),
+            "ReviseProduct" => Command::ReviseProduct(serde_json::from_slice(data_json).map_err(data)?),
+            "DiscontinueProduct" => Command::DiscontinueProduct(serde_json::from_slice(data_json).map_err(data)?),
+            "ReceiveStock" => Command::ReceiveStock(serde_json::from_slice(data_json).map_err(data)?),
+            "AdjustStock" => Command::AdjustStock(serde_json::from_slice(data_json).map_err(data)?),
+            "CountStock" => Command::CountStock(serde_json::from_slice(data_json).map_err(data)?),
+            "ReserveStock" => Command::ReserveStock(serde_json::from_slice(data_json).map_err(data)?),
+            "ReleaseReservation" => Command::ReleaseReservation(serde_json::from_slice(data_json).map_err(data)?),
+            "ShipReservation" => Command::ShipReservation(serde_json::from_slice(data_json).map_err(data)?),
+            "SetPrice" => Command::SetPrice(serde_json::from_slice(data_json).map_err(data)?),
+            other => return Err(CommandError::UnknownType { given: other.to_owned() }),
+        };
+        command.checked()
     }
 
     /// The listed name of a short type (`ReceiveStock`) or a full one (`millrace.inventory.commands.ReceiveStock`).
@@ -274,30 +288,6 @@ impl Command {
             .into_iter()
             .find(|known| *known == given || Self::full_name_of(known) == given)
             .ok_or_else(|| CommandError::UnknownType { given: given.chars().take(120).collect() })
-    }
-
-    /// Reads the data of a known type from any format, and checks it.
-    pub(crate) fn read<'de, D>(command_type: &'static str, deserializer: D) -> Result<Self, CommandError>
-    where
-        D: serde::Deserializer<'de>,
-        D::Error: std::fmt::Display,
-    {
-        let data = |error: D::Error| CommandError::Data { command_type, problem: error.to_string() };
-        let command = match command_type {
-            "RegisterProduct" => Command::RegisterProduct(Deserialize::deserialize(deserializer).map_err(data)?),
-            "ReviseProduct" => Command::ReviseProduct(Deserialize::deserialize(deserializer).map_err(data)?),
-            "DiscontinueProduct" => Command::DiscontinueProduct(Deserialize::deserialize(deserializer).map_err(data)?),
-            "ReceiveStock" => Command::ReceiveStock(Deserialize::deserialize(deserializer).map_err(data)?),
-            "AdjustStock" => Command::AdjustStock(Deserialize::deserialize(deserializer).map_err(data)?),
-            "CountStock" => Command::CountStock(Deserialize::deserialize(deserializer).map_err(data)?),
-            "ReserveStock" => Command::ReserveStock(Deserialize::deserialize(deserializer).map_err(data)?),
-            "ReleaseReservation" => Command::ReleaseReservation(Deserialize::deserialize(deserializer).map_err(data)?),
-            "ShipReservation" => Command::ShipReservation(Deserialize::deserialize(deserializer).map_err(data)?),
-            "SetPrice" => Command::SetPrice(Deserialize::deserialize(deserializer).map_err(data)?),
-            other => return Err(CommandError::UnknownType { given: other.to_owned() }),
-        };
-        command.check()?;
-        Ok(command)
     }
 
     /// Short type, as in the JSON form.
@@ -358,6 +348,11 @@ impl Command {
     pub fn digest(&self) -> [u8; 32] {
         let canonical = serde_json::to_vec(self).unwrap_or_default();
         Sha256::digest(&canonical).into()
+    }
+
+    /// The command, when its sizes and ranges are right.
+    pub(crate) fn checked(self) -> Result<Self, CommandError> {
+        self.check().map(|()| self)
     }
 
     fn check(&self) -> Result<(), CommandError> {

@@ -93,10 +93,8 @@ impl Lookup {
 
     /// The ends of all partitions of a topic, in two requests to each broker that leads some.
     pub fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError> {
-        let partitions = self
-            .topic(topic)?
-            .partitions
-            .ok_or_else(|| EventLogError::UnknownTopic { topic: topic.to_owned() })?;
+        let partitions =
+            self.topic(topic)?.partitions.ok_or_else(|| EventLogError::UnknownTopic { topic: topic.to_owned() })?;
         let places: Vec<_> = (0..partitions).map(|partition| TopicPartition::new(topic, partition)).collect();
         self.ends_of(&places)
     }

@@ -154,7 +154,8 @@ impl Subscription for KafkaSubscription {
 
     async fn commit(&mut self, at: &TopicPartition, next_offset: u64) -> Result<(), EventLogError> {
         let Some(consumer) = self.consumer.upgrade() else { return Ok(()) };
-        let offsets = list(&[(at.clone(), next_offset)]).map_err(|error| self.lookup.log().classify(&error, &at.topic))?;
+        let offsets =
+            list(&[(at.clone(), next_offset)]).map_err(|error| self.lookup.log().classify(&error, &at.topic))?;
         // Only queued here; what becomes of it is told to the context.
         consumer.commit(&offsets, CommitMode::Async).map_err(|error| self.lookup.log().classify(&error, &at.topic))
     }

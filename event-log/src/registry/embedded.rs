@@ -32,10 +32,9 @@ impl SchemaRegistry for EmbeddedRegistry {
         if let Some(schema) = parsed.get(&id) {
             return Ok(schema.clone());
         }
-        let contract = by_embedded_id(id)
-            .ok_or_else(|| EventLogError::UnknownSchemaId { id, address: ADDRESS.to_owned() })?;
-        let schema =
-            WriterSchema::parse(contract.avsc).map_err(|source| EventLogError::Schema { id, source })?;
+        let contract =
+            by_embedded_id(id).ok_or_else(|| EventLogError::UnknownSchemaId { id, address: ADDRESS.to_owned() })?;
+        let schema = WriterSchema::parse(contract.avsc).map_err(|source| EventLogError::Schema { id, source })?;
         let schema = Arc::new(schema);
         parsed.insert(id, schema.clone());
         Ok(schema)

@@ -130,9 +130,8 @@ impl LogFile {
 
     pub fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), EventLogError> {
         let mut writer = self.writer()?;
-        let transaction = writer
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| self.error(error))?;
+        let transaction =
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| self.error(error))?;
         for topic in topics {
             if topic.partitions == 0 {
                 return Err(self.permanent(format!("topic {} must have at least 1 partition", topic.name)));
@@ -162,9 +161,8 @@ impl LogFile {
     /// Appends all records or none.
     pub fn append(&self, records: &[NewRecord]) -> Result<(), EventLogError> {
         let mut writer = self.writer()?;
-        let transaction = writer
-            .transaction_with_behavior(TransactionBehavior::Immediate)
-            .map_err(|error| self.error(error))?;
+        let transaction =
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| self.error(error))?;
         let mut topics: HashMap<&str, (i64, u32)> = HashMap::new();
         let mut next_offsets: HashMap<(i64, u32), u64> = HashMap::new();
         {
@@ -342,7 +340,9 @@ impl Place<'_> {
     }
 
     fn unknown_layout(&self, found: i64) -> EventLogError {
-        self.file(format!("it has layout {found}, this build reads layout {LAYOUT}: another program or version wrote it"))
+        self.file(format!(
+            "it has layout {found}, this build reads layout {LAYOUT}: another program or version wrote it"
+        ))
     }
 
     /// A full disk, a failed write and a lock that another process holds may pass; a damaged file does not.

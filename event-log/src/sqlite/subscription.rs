@@ -53,10 +53,7 @@ impl SqliteSubscription {
             appended: file.appended(),
             file,
             is_assigned: false,
-            cursors: sources
-                .into_iter()
-                .map(|source| Cursor { source, next: None, is_paused: false })
-                .collect(),
+            cursors: sources.into_iter().map(|source| Cursor { source, next: None, is_paused: false }).collect(),
             ready: VecDeque::new(),
             reading: None,
             poll_every,

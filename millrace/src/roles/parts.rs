@@ -38,7 +38,8 @@ pub fn command_side(
     };
     let (handler, running) = CommandHandler::start(Arc::clone(store), topology, settings, process.shutdown.clone());
     process.spawn("command handler", async move { Ok(running.await?) });
-    let expiry = command_api::run_expiry(Arc::clone(store), handler.clone(), EXPIRY_EVERY, now, process.shutdown.clone());
+    let expiry =
+        command_api::run_expiry(Arc::clone(store), handler.clone(), EXPIRY_EVERY, now, process.shutdown.clone());
     process.spawn("reservation expiry", async move {
         expiry.await;
         Ok(())

@@ -48,7 +48,9 @@ async fn wait_for_topics(log: &dyn EventLog, process: &Process) -> anyhow::Resul
     loop {
         match stores::partitions_of_log(log).await {
             Ok(partitions) if partitions > 0 => return Ok(Some(partitions)),
-            Ok(_) | Err(EventLogError::UnknownTopic { .. }) => tracing::warn!("topics are missing; the relay makes them"),
+            Ok(_) | Err(EventLogError::UnknownTopic { .. }) => {
+                tracing::warn!("topics are missing; the relay makes them")
+            }
             Err(error) if error.is_transient() => tracing::warn!(%error, "projector waits for the event log"),
             Err(error) => return Err(error.into()),
         }

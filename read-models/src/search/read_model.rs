@@ -97,7 +97,7 @@ impl ReadModel for SearchReadModel {
     async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
         let generation = self.prepared()?;
         generation.check_partition(partition, &Context::ALL)?;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.home
             .file
             .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))

@@ -346,7 +346,8 @@ fn decide_one(
         outcome_key: command.sku().to_string(),
         command_type: Some(command.command_type().to_owned()),
     };
-    let events = match tracing::trace_span!("decide").in_scope(|| decide(&loaded.state, command, envelope.received_at)) {
+    let events = match tracing::trace_span!("decide").in_scope(|| decide(&loaded.state, command, envelope.received_at))
+    {
         Ok(events) => events,
         Err(rejection) => {
             decided.outcome.outcome = OutcomeKind::Rejected;
@@ -387,11 +388,11 @@ fn decide_one(
         decided.outcome.position = loaded.position.map(|position| token(state.topology, command, position));
     }
     decided.outcome.version = Some(loaded.version);
-    if loaded.version - loaded.snapshot_version >= state.settings.snapshot_every {
-        if let Ok(body) = serde_json::to_vec(&loaded.state) {
-            decided.snapshot = Some(NewSnapshot { stream: stream.clone(), version: loaded.version, body });
-            loaded.snapshot_version = loaded.version;
-        }
+    if loaded.version - loaded.snapshot_version >= state.settings.snapshot_every
+        && let Ok(body) = serde_json::to_vec(&loaded.state)
+    {
+        decided.snapshot = Some(NewSnapshot { stream: stream.clone(), version: loaded.version, body });
+        loaded.snapshot_version = loaded.version;
     }
     decided
 }
@@ -455,7 +456,10 @@ fn warehouse_of(command: &Command) -> Option<&WarehouseId> {
         Command::ReserveStock(data) => Some(&data.warehouse),
         Command::ReleaseReservation(data) => Some(&data.warehouse),
         Command::ShipReservation(data) => Some(&data.warehouse),
-        Command::RegisterProduct(_) | Command::ReviseProduct(_) | Command::DiscontinueProduct(_) | Command::SetPrice(_) => None,
+        Command::RegisterProduct(_)
+        | Command::ReviseProduct(_)
+        | Command::DiscontinueProduct(_)
+        | Command::SetPrice(_) => None,
     }
 }
 
@@ -485,7 +489,8 @@ fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosit
             Answer::Appended(index) => {
                 let command = &decided.batch.commands[index];
                 let mut outcome = command.outcome.clone();
-                if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last()) {
+                if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last())
+                {
                     let partition = partition_of(event.key.as_bytes(), topology.partitions);
                     outcome.position = Some(PositionToken::of(event.context, partition, position));
                 }
@@ -516,7 +521,13 @@ async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<
     Ok(())
 }
 
-fn refuse_taken(submissions: Vec<Submission>, topic: &str, partition: u32, expected: u64, stored: u64) -> Vec<Submission> {
+fn refuse_taken(
+    submissions: Vec<Submission>,
+    topic: &str,
+    partition: u32,
+    expected: u64,
+    stored: u64,
+) -> Vec<Submission> {
     let mut rest = Vec::with_capacity(submissions.len());
     for submission in submissions {
         let is_taken = submission.offset.as_ref().is_some_and(|offset| {

@@ -170,12 +170,8 @@ impl CommandHandler {
 
     /// Commits records of a command topic together with their offsets.
     pub async fn handle_records(&self, group: RecordGroup) -> Result<Vec<Outcome>, HandlerError> {
-        let offset = OffsetAdvance {
-            topic: group.topic,
-            partition: group.partition,
-            expected: group.first,
-            next: group.next,
-        };
+        let offset =
+            OffsetAdvance { topic: group.topic, partition: group.partition, expected: group.first, next: group.next };
         let context = group.context;
         let work = group.commands.into_iter().map(|command| Work::from_record(context, command)).collect();
         self.submit(work, Some(offset)).await

@@ -93,7 +93,8 @@ struct CommandBody {
 )]
 async fn post_commands(State(shared): State<Arc<Shared>>, headers: HeaderMap, body: Body) -> Response {
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
+    let content_type =
+        headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/json");
     let media_type = content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match media_type.as_str() {
         "application/x-ndjson" | "application/ndjson" | "application/jsonl" => {
@@ -142,7 +143,9 @@ async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Respon
 )]
 async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
     let Ok(id) = id.parse::<Uuid>() else {
-        return Problem::new(StatusCode::BAD_REQUEST, "Not a command id").detail(format!("{id:?} is not a UUID")).into_response();
+        return Problem::new(StatusCode::BAD_REQUEST, "Not a command id")
+            .detail(format!("{id:?} is not a UUID"))
+            .into_response();
     };
     match shared.handler.outcome(id).await {
         Ok(Some(outcome)) => axum::Json(outcome).into_response(),
@@ -157,7 +160,9 @@ async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) 
 }
 
 async fn method_not_allowed() -> Response {
-    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed").detail("commands are given by POST").into_response()
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
+        .detail("commands are given by POST")
+        .into_response()
 }
 
 /// An outcome alone: its status says what became of the command.

@@ -1,8 +1,8 @@
 //! What can stop the relay.
 
-use event_store::StreamId;
 use event_log::EventLogError;
 use event_store::EventStoreError;
+use event_store::StreamId;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {

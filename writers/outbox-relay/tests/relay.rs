@@ -1,4 +1,5 @@
 //! The relay between a real event store and a real log, both in files: nothing is lost, nothing changes its sequence.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::HashMap;
 use std::path::Path;

@@ -191,11 +191,10 @@ async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
     };
     let repeat = || RecordCommand::Command(Box::new(receive(1, 7)));
     let outcomes = fixture.handler.handle_records(group(5, vec![repeat(), repeat(), unreadable])).await.unwrap();
-    assert_eq!(outcomes.iter().map(|outcome| outcome.outcome).collect::<Vec<_>>(), [
-        OutcomeKind::Accepted,
-        OutcomeKind::Accepted,
-        OutcomeKind::Invalid
-    ]);
+    assert_eq!(
+        outcomes.iter().map(|outcome| outcome.outcome).collect::<Vec<_>>(),
+        [OutcomeKind::Accepted, OutcomeKind::Accepted, OutcomeKind::Invalid]
+    );
     assert_eq!(fixture.store.command_offsets("inventory.commands").await.unwrap(), [(1, 8)].into());
     let topics: Vec<String> = fixture.events().await.into_iter().map(|event| event.topic).collect();
     assert_eq!(topics, ["inventory.events", "inventory.command-outcomes", "inventory.command-outcomes"]);

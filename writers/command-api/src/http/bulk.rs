@@ -29,7 +29,7 @@ struct Chunk {
 
 enum ChunkLine {
     Waits,
-    Refused(Outcome),
+    Refused(Box<Outcome>),
 }
 
 pub(super) fn respond(handler: CommandHandler, body: Body, traceparent: Option<String>, now: fn() -> i64) -> Response {
@@ -91,16 +91,16 @@ async fn take(handler: &CommandHandler, lines: &[Line], traceparent: Option<&str
     Chunk { lines, enqueued }
 }
 
-fn read(line: &Line, traceparent: Option<&str>, received_at: i64) -> Result<CommandEnvelope, Outcome> {
+fn read(line: &Line, traceparent: Option<&str>, received_at: i64) -> Result<CommandEnvelope, Box<Outcome>> {
     match line {
         Line::Text { number, text } => CommandEnvelope::from_json(text, traceparent.map(str::to_owned), received_at)
             .map_err(|error| {
                 let message = format!("line {number}: {error}");
-                Outcome::refused(readable_id(text), OutcomeKind::Invalid, error.code(), message)
+                Box::new(Outcome::refused(readable_id(text), OutcomeKind::Invalid, error.code(), message))
             }),
         Line::TooLong { number } => {
             let message = format!("line {number} has more than {MAX_COMMAND_BYTES} bytes");
-            Err(Outcome::refused(Uuid::nil(), OutcomeKind::Invalid, "command_too_large", message))
+            Err(Box::new(Outcome::refused(Uuid::nil(), OutcomeKind::Invalid, "command_too_large", message)))
         }
     }
 }
@@ -114,7 +114,7 @@ async fn finish(chunk: Chunk) -> Bytes {
     let mut answer = BytesMut::new();
     for line in chunk.lines {
         let outcome = match line {
-            ChunkLine::Refused(outcome) => Some(outcome),
+            ChunkLine::Refused(outcome) => Some(*outcome),
             ChunkLine::Waits => decided.next(),
         };
         if let Some(json) = outcome.and_then(|outcome| serde_json::to_vec(&outcome).ok()) {

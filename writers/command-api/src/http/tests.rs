@@ -20,8 +20,7 @@ impl Api {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn EventStore> = Arc::new(SqliteEventStore::open(folder.path().join("events.db")).unwrap());
         let topology = store.fix_topology(Topology { partitions: 4 }).await.unwrap();
-        let (handler, _) =
-            CommandHandler::start(store, topology, HandlerSettings::default(), CancellationToken::new());
+        let (handler, _) = CommandHandler::start(store, topology, HandlerSettings::default(), CancellationToken::new());
         Self { routes: router(handler, || 1_700_000_000_000), _folder: folder }
     }
 

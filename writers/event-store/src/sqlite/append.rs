@@ -166,12 +166,7 @@ fn save_snapshot(transaction: &Transaction<'_>, snapshot: &NewSnapshot) -> Resul
              SET version = excluded.version, state_version = excluded.state_version, body = excluded.body
              WHERE excluded.version > version OR excluded.state_version > state_version",
         )?
-        .execute(params![
-            snapshot.stream.as_str(),
-            snapshot.version as i64,
-            SNAPSHOT_STATE_VERSION,
-            snapshot.body
-        ])?;
+        .execute(params![snapshot.stream.as_str(), snapshot.version as i64, SNAPSHOT_STATE_VERSION, snapshot.body])?;
     Ok(())
 }
 
