@@ -1,10 +1,9 @@
 //! The data directory of embedded stores: made when missing, held by one process.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, bail};
-use fs4::TryLockError;
 
 /// A held data directory. The lock goes with the process, however it ends.
 pub struct DataDir {
@@ -20,7 +19,7 @@ impl DataDir {
         let lock = File::options().create(true).truncate(false).write(true).open(&lock_path).with_context(|| {
             format!("{} cannot be opened; choose another directory with --data", lock_path.display())
         })?;
-        match fs4::FileExt::try_lock(&lock) {
+        match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => bail!(
                 "data directory {} is in use by another millrace process; stop it, use its HTTP address (import --to URL), or choose another with --data",

@@ -113,9 +113,10 @@ async fn the_demo_shows_its_data_stops_on_ctrl_c_and_goes_on_with_it() {
     let folder = tempfile::tempdir().unwrap();
     let data = folder.path().join("data").display().to_string();
     let listen = free_address();
-    let client = reqwest::Client::new();
     let mut seen = Vec::new();
     for start in 0..2 {
+        // A new one: a connection to the process before would be taken for one to this.
+        let client = reqwest::Client::new();
         let log = File::create(folder.path().join("log")).unwrap();
         let begun = Instant::now();
         let mut demo = Running::start(&["demo", "--data", &data, "--listen", &listen, "--products", "200"], log);

@@ -1,5 +1,7 @@
 //! Log lines on standard error, so that standard output stays the program's result.
 
+use std::io::IsTerminal;
+
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::writer::BoxMakeWriter;
 
@@ -28,6 +30,7 @@ pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LoggingError>
     let builder = tracing_subscriber::fmt()
         .with_env_filter(parsed)
         .with_target(true)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(BoxMakeWriter::new(std::io::stderr));
     match format {
         LogFormat::Text => builder.compact().try_init(),

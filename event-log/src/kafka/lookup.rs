@@ -14,6 +14,8 @@ use super::settings::KafkaSettings;
 use crate::error::EventLogError;
 use crate::log::{PartitionEnds, TopicPartition};
 
+/// A broker takes a moment to lead the partitions of a topic that was just made.
+const NEW_LEADERS_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for an answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 
@@ -96,7 +98,15 @@ impl Lookup {
         let partitions =
             self.topic(topic)?.partitions.ok_or_else(|| EventLogError::UnknownTopic { topic: topic.to_owned() })?;
         let places: Vec<_> = (0..partitions).map(|partition| TopicPartition::new(topic, partition)).collect();
-        self.ends_of(&places)
+        let deadline = Instant::now() + NEW_LEADERS_WITHIN;
+        loop {
+            match self.ends_of(&places) {
+                Err(error) if error.is_transient() && Instant::now() < deadline => {
+                    thread::sleep(Duration::from_millis(50));
+                }
+                answer => return answer,
+            }
+        }
     }
 
     /// The ends of some partitions, in their order.

@@ -46,6 +46,12 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let search_writer = connector.search_writer(&args.search).await?;
     let search = connector.search_reader(&args.search).await?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    // Before anybody reads them. A log that is away for now is the relay's to wait for.
+    match log.ensure_topics(&outbox_relay::topic_specs(topology)).await {
+        Err(error) if !error.is_transient() => return Err(error.into()),
+        Err(error) => tracing::warn!(%error, "topics are not made yet"),
+        Ok(()) => {}
+    }
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
     parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology);

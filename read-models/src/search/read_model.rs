@@ -1,14 +1,13 @@
 //! The writer's side of a search directory: rows, checkpoints and parked events in one SQLite file, held by one
 //! process.
 
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use fs4::TryLockError;
 use schemas::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -177,7 +176,7 @@ fn hold(dir: &Path) -> Result<File, ReadModelError> {
     };
     std::fs::create_dir_all(dir).map_err(fails)?;
     let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(fails)?;
-    match fs4::FileExt::try_lock(&lock) {
+    match lock.try_lock() {
         Ok(()) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(ReadModelError::Locked { path: dir.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(fails(error)),
