@@ -19,6 +19,7 @@ use schemas::{
     Command, CommandEnvelope, Context, Event, Outcome, OutcomeKind, PositionToken, RegionId, StorePosition,
     WarehouseId, encode_event, partition_of,
 };
+use tracing::Instrument;
 use uuid::Uuid;
 
 use crate::cache::StreamCache;
@@ -172,7 +173,8 @@ async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<V
     if decided.batch.commands.is_empty() && decided.batch.offsets.is_empty() {
         return Ok(outcomes(state.topology, decided, &[]));
     }
-    let appended = state.store.append(&decided.batch).await?;
+    let span = tracing::debug_span!("append", commands = decided.batch.commands.len());
+    let appended = state.store.append(&decided.batch).instrument(span).await?;
     state.regions.extend(decided.claimed.drain());
     let mut last_of_stream: HashMap<&StreamId, StorePosition> = HashMap::new();
     for (command, position) in decided.batch.commands.iter().zip(&appended.positions) {

@@ -1,0 +1,204 @@
+//! Commands from topics: one effect per id, offsets with the events, and an outcome for what cannot be read.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use command_api::{CommandHandler, HandlerSettings, run_topic_intake};
+use event_log::{EmbeddedRegistry, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec};
+use event_store::{EventStore, SqliteEventStore, StoredEvent, Topology};
+use schemas::codec::decode_outcome;
+use schemas::{Context, OutcomeKind, StorePosition, WriterSchema};
+use telemetry::Health;
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+const TOPOLOGY: Topology = Topology { partitions: 1 };
+const COMMANDS: &str = "inventory.commands";
+
+struct Fixture {
+    store: Arc<dyn EventStore>,
+    log: Arc<dyn EventLog>,
+    _folder: tempfile::TempDir,
+}
+
+/// A handler and an intake, until stopped.
+struct Running {
+    shutdown: CancellationToken,
+    intake: tokio::task::JoinHandle<()>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn EventStore> = Arc::new(SqliteEventStore::open(folder.path().join("events.db")).unwrap());
+        store.fix_topology(TOPOLOGY).await.unwrap();
+        let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+        log.ensure_topics(&topics()).await.unwrap();
+        Self { store, log, _folder: folder }
+    }
+
+    fn run(&self) -> Running {
+        let shutdown = CancellationToken::new();
+        let (handler, _) =
+            CommandHandler::start(self.store.clone(), TOPOLOGY, HandlerSettings::default(), shutdown.clone());
+        let intake = run_topic_intake(
+            handler,
+            self.store.clone(),
+            self.log.clone(),
+            Arc::new(EmbeddedRegistry::default()),
+            topics(),
+            Health::default().component("command topics"),
+            || 1_700_000_000_000,
+            shutdown.clone(),
+        );
+        Running { shutdown, intake: tokio::spawn(async move { intake.await.unwrap() }) }
+    }
+
+    async fn publish(&self, records: Vec<(Headers, Vec<u8>)>) {
+        let records = records.into_iter().map(|(headers, value)| NewRecord {
+            at: TopicPartition::new(COMMANDS, 0),
+            key: b"TEA".to_vec(),
+            headers,
+            value,
+            timestamp: 0,
+        });
+        self.log.publish(records.collect()).await.unwrap();
+    }
+
+    async fn taken(&self, offset: u64) {
+        let begun = Instant::now();
+        while self.store.command_offsets(COMMANDS).await.unwrap().get(&0) != Some(&offset) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "offset {offset} is never reached");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn stored(&self) -> Vec<StoredEvent> {
+        self.store.read_committed(StorePosition::default(), 10_000).await.unwrap()
+    }
+}
+
+impl Running {
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.intake.await.unwrap();
+    }
+}
+
+fn topics() -> Vec<TopicSpec> {
+    Context::ALL.map(|context| TopicSpec { name: context.commands_topic().to_owned(), partitions: 1 }).to_vec()
+}
+
+fn headers(id: u128, command_type: &str, content_type: &str) -> Headers {
+    let pairs = [
+        ("ce_specversion", "1.0".to_owned()),
+        ("ce_id", Uuid::from_u128(id).to_string()),
+        ("ce_type", command_type.to_owned()),
+        ("ce_source", "/test".to_owned()),
+        ("content-type", content_type.to_owned()),
+    ];
+    Headers(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+}
+
+fn receive(id: u128, quantity: i64) -> (Headers, Vec<u8>) {
+    let data = format!(r#"{{"sku":"TEA","warehouse":"ham-1","region":"north","quantity":{quantity}}}"#);
+    (headers(id, "ReceiveStock", "application/json"), data.into_bytes())
+}
+
+/// Command id, outcome and reason code of each published outcome.
+fn outcomes(stored: &[StoredEvent]) -> Vec<(Uuid, OutcomeKind, Option<String>)> {
+    stored
+        .iter()
+        .filter(|row| row.topic == "inventory.command-outcomes")
+        .map(|row| {
+            let outcome = decode_outcome(WriterSchema::of(row.schema).unwrap(), &row.body).unwrap();
+            (outcome.command_id.parse().unwrap(), outcome.outcome, outcome.reason_code)
+        })
+        .collect()
+}
+
+#[tokio::test]
+async fn a_command_that_was_published_three_times_has_one_effect() {
+    let fixture = Fixture::new().await;
+    let running = fixture.run();
+    fixture.publish(vec![receive(1, 7), receive(1, 7)]).await;
+    fixture.taken(2).await;
+    fixture.publish(vec![receive(1, 7)]).await;
+    fixture.taken(3).await;
+    let stored = fixture.stored().await;
+    assert_eq!(stored.iter().filter(|row| row.topic == "inventory.events").count(), 1);
+    assert_eq!(outcomes(&stored), [(Uuid::from_u128(1), OutcomeKind::Accepted, None)]);
+    running.stop().await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_refused_by_outcome_and_the_topic_goes_on() {
+    let fixture = Fixture::new().await;
+    fixture
+        .publish(vec![
+            (headers(1, "ReceiveStock", "application/avro"), b"\x00\x00\x00\x00\x0f\xff\xff".to_vec()),
+            (headers(2, "ReceiveStock", "application/avro"), b"not framed".to_vec()),
+            (headers(3, "BurnStock", "application/json"), b"{}".to_vec()),
+            (headers(4, "ReceiveStock", "application/json"), b"{\"sku\":\"TEA\",\"colour\":1}".to_vec()),
+            (headers(5, "SetPrice", "application/json"), set_price()),
+            (Headers::default(), b"\xff\xfe".to_vec()),
+            receive(6, 7),
+        ])
+        .await;
+    let running = fixture.run();
+    fixture.taken(7).await;
+    let stored = fixture.stored().await;
+    let outcomes = outcomes(&stored);
+    assert_eq!(outcomes.len(), 7);
+    for (number, outcome) in outcomes.iter().take(5).enumerate() {
+        assert_eq!((outcome.0, outcome.1), (Uuid::from_u128(number as u128 + 1), OutcomeKind::Invalid));
+    }
+    assert_eq!(outcomes[4].2.as_deref(), Some("wrong_topic"));
+    assert_eq!(outcomes[6].1, OutcomeKind::Accepted);
+
+    // A corrected command under the id of the unreadable one is taken.
+    fixture.publish(vec![receive(1, 5)]).await;
+    fixture.taken(8).await;
+    let on_stock = fixture.stored().await.iter().filter(|row| row.topic == "inventory.events").count();
+    assert_eq!(on_stock, 2);
+    running.stop().await;
+}
+
+fn set_price() -> Vec<u8> {
+    br#"{"sku":"TEA","region":"north","currency":"EUR","amount_minor":5}"#.to_vec()
+}
+
+#[tokio::test]
+async fn a_restart_goes_on_where_the_store_says() {
+    let fixture = Fixture::new().await;
+    for round in 0..3_u64 {
+        let first = u128::from(round) * 100;
+        fixture.publish((first..first + 100).map(|id| receive(id, 1)).collect()).await;
+        let running = fixture.run();
+        fixture.taken((round + 1) * 100).await;
+        running.stop().await;
+    }
+    let stored = fixture.stored().await;
+    let versions: Vec<u64> =
+        stored.iter().filter(|row| row.topic == "inventory.events").map(|row| row.version).collect();
+    assert!(versions.iter().copied().eq(1..=300), "{} events", versions.len());
+}
+
+#[tokio::test]
+async fn two_intakes_on_one_topic_take_every_command_once() {
+    let fixture = Fixture::new().await;
+    let both = [fixture.run(), fixture.run()];
+    for first in (0..1_000).step_by(50) {
+        fixture.publish((first..first + 50).map(|id| receive(id, 1)).collect()).await;
+    }
+    fixture.taken(1_000).await;
+    let stored = fixture.stored().await;
+    let versions: Vec<u64> =
+        stored.iter().filter(|row| row.topic == "inventory.events").map(|row| row.version).collect();
+    assert!(versions.iter().copied().eq(1..=1_000), "{} events", versions.len());
+    assert_eq!(outcomes(&stored).len(), 1_000);
+    for running in both {
+        running.stop().await;
+    }
+}
