@@ -51,6 +51,7 @@ macro_rules! postgres_only {
 contract!(
     streams::appended_events_are_loaded_back,
     streams::a_version_conflict_writes_nothing,
+    streams::an_append_ahead_of_its_stream_is_a_conflict,
     streams::concurrent_appenders_lose_and_double_no_version,
     streams::a_batch_keeps_the_order_of_its_commands,
     streams::snapshots_are_used_and_never_lowered,
@@ -77,7 +78,6 @@ postgres_only!(
     killed_sessions_are_a_transient_error_that_mends_itself,
     a_killed_leader_gives_up_the_lock,
     groups_with_the_same_streams_do_not_deadlock,
-    an_append_ahead_of_its_stream_is_a_conflict,
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
     a_table_restored_to_an_older_point_is_refused,
     tables_of_a_newer_build_are_refused,

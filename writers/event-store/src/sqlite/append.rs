@@ -1,5 +1,7 @@
 //! Stop 4: a group of decided commands becomes rows, all of them or none.
 
+use std::collections::HashSet;
+
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
 use schemas::StorePosition;
 
@@ -24,7 +26,11 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &AppendBatch) -> Resu
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?;
     let mut positions = Vec::with_capacity(batch.commands.len());
+    let mut written = HashSet::new();
     for command in &batch.commands {
+        if !command.events.is_empty() && written.insert(&command.stream) {
+            check_not_ahead(transaction, command)?;
+        }
         for claim in &command.claims {
             take_claim(transaction, claim)?;
         }
@@ -39,6 +45,20 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &AppendBatch) -> Resu
         positions.push(last);
     }
     Ok(Appended { positions })
+}
+
+/// A cache that outlived its store must leave no gap (W1). That the stream is not further on is the insert's to say.
+fn check_not_ahead(transaction: &Transaction<'_>, command: &DecidedCommand) -> Result<(), Abort> {
+    if command.expected_version == 0 {
+        return Ok(());
+    }
+    let is_there = transaction
+        .prepare_cached("SELECT 1 FROM events WHERE stream = ?1 AND version = ?2")?
+        .exists(params![command.stream.as_str(), command.expected_version as i64])?;
+    if is_there {
+        return Ok(());
+    }
+    Err(conflict(format!("version {} of stream {}, which is not there", command.expected_version, command.stream)))
 }
 
 /// Place of the last event; `None` without one.

@@ -149,15 +149,6 @@ pub async fn groups_with_the_same_streams_do_not_deadlock(fixture: &Fixture) {
     assert_eq!(load_stream(&*stores[0], &price_stream("sku-7")).await.version, (stores.len() * ROUNDS) as u64);
 }
 
-/// A cache that outlived a restored database must not leave a gap (W1).
-pub async fn an_append_ahead_of_its_stream_is_a_conflict(fixture: &Fixture) {
-    let store = fixture.started().await;
-    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
-    let what = conflict_of(&*store, &batch(vec![set_prices("a", 3, &[2])])).await;
-    assert!(what.contains("price-a@north"), "{what}");
-    assert_eq!(load_stream(&*store, &price_stream("a")).await.version, 1);
-}
-
 /// Passes bytes both ways, and cuts a connection that has passed on a `COMMIT` before its answer comes back. Connecting
 /// to tables that are up to date commits nothing, so the append's is the first.
 async fn cutting_proxy(server: String) -> u16 {

@@ -72,6 +72,15 @@ pub async fn a_version_conflict_writes_nothing(fixture: &Fixture) {
     assert_eq!(committed_when(&*store, 2).await.len(), 2);
 }
 
+/// A cache that outlived a restored database must not leave a gap (W1).
+pub async fn an_append_ahead_of_its_stream_is_a_conflict(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    let what = conflict_of(&*store, &batch(vec![set_prices("a", 3, &[2])])).await;
+    assert!(what.contains("price-a@north"), "{what}");
+    assert_eq!(load_stream(&*store, &price_stream("a")).await.version, 1);
+}
+
 /// Invariant W1.
 pub async fn concurrent_appenders_lose_and_double_no_version(fixture: &Fixture) {
     const APPENDERS: u64 = 16;
