@@ -196,6 +196,21 @@ fn inherits_lints(manifest: &str) -> bool {
     lines.by_ref().take_while(|line| !line.starts_with('[')).any(|line| line == "workspace = true")
 }
 
+/// `sources` is all the code of a crate. A crate that is named nowhere costs every build and serves nobody.
+fn unused_dependencies(user: &str, dependencies: &[String], sources: &str) -> Vec<String> {
+    let is_named = |dependency: &&String| {
+        let name = dependency.replace('-', "_");
+        let is_letter = |letter: char| letter.is_alphanumeric() || letter == '_';
+        sources.match_indices(&name).any(|(at, _)| {
+            let before = sources[..at].chars().next_back();
+            let after = sources[at + name.len()..].chars().next();
+            !before.is_some_and(is_letter) && after.is_some_and(|after| "!:;,} ".contains(after))
+        })
+    };
+    let unused = dependencies.iter().filter(|dependency| !is_named(dependency));
+    unused.map(|dependency| format!("{user} names {dependency} nowhere")).collect()
+}
+
 // === What they are asked about ===
 
 fn workspace() -> Metadata {
@@ -316,7 +331,28 @@ fn every_crate_inherits_the_lints() {
     assert_none(strays.map(|package| format!("{} has lints of its own", package.name)).collect());
 }
 
+#[test]
+fn every_dependency_is_used() {
+    let workspace = workspace();
+    let mut violations = Vec::new();
+    for package in workspace.workspace_packages() {
+        let folder = package.manifest_path.parent().unwrap();
+        let read = |file: PathBuf| std::fs::read_to_string(file).unwrap();
+        let sources: String = rust_files(folder.as_std_path()).unwrap().into_iter().map(read).collect();
+        let names: Vec<String> = package.dependencies.iter().map(|used| used.name.clone()).collect();
+        violations.extend(unused_dependencies(&package.name, &names, &sources));
+    }
+    assert_none(violations);
+}
+
 // === And are known to fail ===
+
+#[test]
+fn a_dependency_that_nobody_names_is_found() {
+    let names = ["lru".to_owned(), "tokio-util".to_owned()];
+    assert!(unused_dependencies("a", &names, "use lru::LruCache;\nuse tokio_util::sync;").is_empty());
+    assert_eq!(unused_dependencies("a", &names, "use lru::LruCache; fn xtokio_util() {}").len(), 1);
+}
 
 fn uses(list: &[(&str, &str)]) -> Vec<Use> {
     list.iter().map(|(user, used)| ((*user).to_owned(), (*used).to_owned(), DependencyKind::Normal)).collect()
