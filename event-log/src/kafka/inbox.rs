@@ -46,6 +46,8 @@ struct State {
     /// Partition of the last batch handed out: the next comes from one after it.
     served: Option<TopicPartition>,
     start: Option<StartRequest>,
+    /// How far the reader is with each partition, where it has gone on since this was last taken.
+    progress: BTreeMap<TopicPartition, u64>,
     handover: Handover,
     /// Why nothing will ever come again.
     end: Option<String>,
@@ -138,6 +140,14 @@ impl Inbox {
         }
     }
 
+    /// Notes how far the reader is, for the polling thread to publish.
+    pub fn note_progress(&self, at: &TopicPartition, next_offset: u64) {
+        let mut state = self.lock();
+        if state.stores.contains_key(at) {
+            state.progress.insert(at.clone(), next_offset);
+        }
+    }
+
     pub fn close(&self) {
         let mut state = self.lock();
         state.is_closed = true;
@@ -149,6 +159,14 @@ impl Inbox {
 
     pub fn is_closed(&self) -> bool {
         self.lock().is_closed
+    }
+
+    /// What has been noted of the partitions that are still ours.
+    pub fn take_progress(&self) -> Vec<(TopicPartition, u64)> {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        let progress = std::mem::take(&mut state.progress);
+        progress.into_iter().filter(|(at, _)| state.stores.contains_key(at)).collect()
     }
 
     pub fn take_start(&self) -> Option<StartRequest> {

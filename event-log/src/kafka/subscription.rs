@@ -12,9 +12,9 @@
 //! The thread polls whatever the reader does, so a slow or paused reader stays a member. Memory is bounded: a partition
 //! whose store is full is not fetched until the store has drained.
 
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -43,14 +43,15 @@ const TAKEN_AT_ONCE: usize = 1_000;
 const ROOM_WITHIN: Duration = Duration::from_millis(200);
 /// How long a revoked partition is held for a reader that is still at work on it.
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
+/// How often the reader's progress is committed. A commit for every write would queue up before the heartbeats on the
+/// coordinator's connection, until the group takes this member for dead.
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long `close` waits for the group to be left.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
 pub(super) struct KafkaSubscription {
     inbox: Arc<Inbox>,
     lookup: Arc<Lookup>,
-    /// Weak: the polling thread drops the consumer, because leaving the group takes time.
-    consumer: Weak<GroupConsumer>,
     /// Comes when the thread has left the group.
     left: Option<oneshot::Receiver<()>>,
 }
@@ -65,7 +66,8 @@ struct GroupContext {
 
 /// The polling thread.
 struct Poller {
-    consumer: Arc<GroupConsumer>,
+    /// Dropped here: leaving the group takes time.
+    consumer: GroupConsumer,
     inbox: Arc<Inbox>,
     lookup: Arc<Lookup>,
     group: String,
@@ -88,8 +90,6 @@ impl KafkaSubscription {
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
         let topics: Vec<&str> = topics.iter().map(String::as_str).collect();
         consumer.subscribe(&topics).map_err(|error| lookup.log().classify(&error, group))?;
-        let consumer = Arc::new(consumer);
-        let weak = Arc::downgrade(&consumer);
         let poller = Poller { consumer, inbox: inbox.clone(), lookup: lookup.clone(), group: group.to_owned() };
         let (leaving, left) = oneshot::channel();
         thread::Builder::new()
@@ -100,7 +100,7 @@ impl KafkaSubscription {
                 let _nobody_waits = leaving.send(());
             })
             .map_err(|error| lookup.log().permanent(error))?;
-        Ok(Self { inbox, lookup, consumer: weak, left: Some(left) })
+        Ok(Self { inbox, lookup, left: Some(left) })
     }
 
     fn pause_or_resume(&self, at: &TopicPartition, is_paused: bool) -> Result<(), EventLogError> {
@@ -153,11 +153,8 @@ impl Subscription for KafkaSubscription {
     }
 
     async fn commit(&mut self, at: &TopicPartition, next_offset: u64) -> Result<(), EventLogError> {
-        let Some(consumer) = self.consumer.upgrade() else { return Ok(()) };
-        let offsets =
-            list(&[(at.clone(), next_offset)]).map_err(|error| self.lookup.log().classify(&error, &at.topic))?;
-        // Only queued here; what becomes of it is told to the context.
-        consumer.commit(&offsets, CommitMode::Async).map_err(|error| self.lookup.log().classify(&error, &at.topic))
+        self.inbox.note_progress(at, next_offset);
+        Ok(())
     }
 
     async fn close(&mut self) {
@@ -202,7 +199,12 @@ fn group_config(settings: &KafkaSettings, group: &str) -> rdkafka::ClientConfig 
 
 impl Poller {
     fn run(&self) {
+        let mut committed_at = Instant::now();
         while !self.inbox.is_closed() {
+            if committed_at.elapsed() >= COMMIT_EVERY {
+                committed_at = Instant::now();
+                self.commit_progress();
+            }
             if let Some(request) = self.inbox.take_start() {
                 let started = self.start(&request.at, request.offset);
                 let _reader_gave_up = request.done.send(started);
@@ -215,6 +217,18 @@ impl Poller {
                 Some(Ok(message)) => self.take(&message),
                 Some(Err(error)) => self.report(&error),
             }
+        }
+        self.commit_progress();
+    }
+
+    /// Only queued here; what becomes of it is told to the context.
+    fn commit_progress(&self) {
+        let progress = self.inbox.take_progress();
+        if progress.is_empty() {
+            return;
+        }
+        if let Err(error) = list(&progress).and_then(|offsets| self.consumer.commit(&offsets, CommitMode::Async)) {
+            tracing::debug!(%error, group = self.group, "progress is not committed");
         }
     }
 
