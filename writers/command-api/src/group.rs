@@ -27,6 +27,7 @@ use crate::error::HandlerError;
 use crate::expiry;
 use crate::handler::{HandlerSettings, RecordCommand, Submission, count, failed};
 use crate::metrics::RETRIES;
+use crate::refusal::refused;
 
 /// What the handler loop keeps between groups.
 pub(crate) struct GroupState {
@@ -271,7 +272,7 @@ fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<De
         }
         let command = match &work.item {
             Item::Unreadable { place_id, command_id, key, code, problem, received_at } => {
-                let outcome = Outcome::refused(*command_id, OutcomeKind::Invalid, code, problem.as_str());
+                let outcome = refused(*command_id, OutcomeKind::Invalid, code, problem);
                 unreadable(*place_id, key, outcome, *received_at)
             }
             Item::Command { envelope, digest } => {
@@ -479,7 +480,7 @@ pub(crate) const ID_REUSED: &str = "command_id_reused";
 
 fn id_reused(id: Uuid) -> Outcome {
     let message = "this command id was used for another command; give a new command a new id";
-    Outcome::refused(id, OutcomeKind::Invalid, ID_REUSED, message)
+    refused(id, OutcomeKind::Invalid, ID_REUSED, message)
 }
 
 fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosition>]) -> Vec<Outcome> {

@@ -20,6 +20,7 @@ use crate::cache::StreamCache;
 use crate::error::HandlerError;
 use crate::group::{self, Work};
 use crate::metrics::{COMMANDS, GROUP_COMMANDS, GROUP_SECONDS, QUEUED};
+use crate::refusal::refused;
 
 /// How the handler groups and retries.
 #[derive(Debug, Clone)]
@@ -201,7 +202,7 @@ impl CommandHandler {
 }
 
 pub(crate) fn failed(id: Uuid, problem: &str) -> Outcome {
-    Outcome::refused(id, OutcomeKind::Failed, "not_decided", problem)
+    refused(id, OutcomeKind::Failed, "not_decided", problem)
 }
 
 async fn run(mut state: group::GroupState, mut submissions: mpsc::Receiver<Submission>, shutdown: CancellationToken) {

@@ -22,6 +22,7 @@ use uuid::Uuid;
 
 use crate::group::ID_REUSED;
 use crate::handler::CommandHandler;
+use crate::refusal::refused;
 use problem::Problem;
 
 /// Largest command, alone or as a line of a bulk body, in bytes.
@@ -116,7 +117,7 @@ async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Respon
     let envelope = match CommandEnvelope::from_json(&bytes, traceparent, (shared.now)()) {
         Ok(envelope) => envelope,
         Err(error) => {
-            let outcome = Outcome::refused(readable_id(&bytes), OutcomeKind::Invalid, error.code(), error.to_string());
+            let outcome = refused(readable_id(&bytes), OutcomeKind::Invalid, error.code(), &error.to_string());
             return respond(outcome);
         }
     };

@@ -10,6 +10,7 @@ mod group;
 mod handler;
 pub mod http;
 mod metrics;
+mod refusal;
 mod topic_intake;
 
 pub use error::HandlerError;

@@ -12,7 +12,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{
     CommandDecoder, EventLog, EventLogError, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
 };
-use event_store::EventStore;
+use event_store::{EventStore, bounded_message};
 use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
@@ -183,14 +183,15 @@ impl Intake {
             Err(error) => (readable_id(record), "unreadable_command", error.to_string()),
         };
         let place = format!("{}/{}", record.at, record.offset);
-        tracing::info!(place, code, problem, "command refused");
+        let problem = bounded_message(&problem);
+        tracing::info!(place, code, %problem, "command refused");
         let place_id = Uuid::new_v5(&UNREADABLE_NAMESPACE, place.as_bytes());
         Ok(RecordCommand::Unreadable {
             place_id,
             command_id: id.unwrap_or(place_id),
             key: readable_key(record),
             code,
-            problem: format!("{} offset {}: {problem}", record.at, record.offset),
+            problem: bounded_message(&format!("{} offset {}: {problem}", record.at, record.offset)).into_owned(),
             received_at,
         })
     }

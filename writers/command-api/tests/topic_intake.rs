@@ -165,6 +165,28 @@ async fn what_cannot_be_read_is_refused_by_outcome_and_the_topic_goes_on() {
     running.stop().await;
 }
 
+#[tokio::test]
+async fn a_refusal_repeats_no_more_of_a_record_than_a_broker_takes() {
+    let fixture = Fixture::new().await;
+    let field = "\u{1}x".repeat(100_000).replace('\u{1}', "\\u0001");
+    let data = format!("{{\"sku\":\"TEA\",\"{field}\":1}}");
+    fixture.publish(vec![(headers(1, "ReceiveStock", "application/json"), data.into_bytes())]).await;
+    let running = fixture.run();
+    fixture.taken(1).await;
+    let stored = fixture.stored().await;
+    assert_eq!(outcomes(&stored)[0].1, OutcomeKind::Invalid);
+    assert!(stored[0].body.len() < 10_000, "{} bytes", stored[0].body.len());
+    let known = fixture.store.outcome(unreadable_id(0)).await.unwrap().unwrap();
+    assert!(known.outcome.reason.unwrap().message.chars().count() < 1_100);
+    running.stop().await;
+}
+
+/// What the refusal of a record is stored under.
+fn unreadable_id(offset: u64) -> Uuid {
+    const NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
+    Uuid::new_v5(&NAMESPACE, format!("{COMMANDS}/0/{offset}").as_bytes())
+}
+
 fn set_price() -> Vec<u8> {
     br#"{"sku":"TEA","region":"north","currency":"EUR","amount_minor":5}"#.to_vec()
 }

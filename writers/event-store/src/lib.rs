@@ -13,6 +13,7 @@ mod store;
 pub use connect::connect_event_store;
 pub use domain::StreamId;
 pub use error::EventStoreError;
+pub use outcome_row::bounded_message;
 pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 pub use store::{

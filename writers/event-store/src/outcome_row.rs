@@ -1,10 +1,24 @@
 //! What both adapters write for an outcome: the stored one with its position, and the row that publishes it.
 
+use std::borrow::Cow;
+
 use schemas::codec::{EncodedEvent, encode_outcome};
 use schemas::{Outcome, PositionToken, StorePosition, partition_of};
 
 use crate::error::EventStoreError;
 use crate::store::{DecidedCommand, Topology};
+
+/// Longest message of a refusal, in characters. It may repeat what a sender wrote, and JSON or Avro may double it: an
+/// outcome that no broker takes would stop the relay for good.
+const MAX_MESSAGE: usize = 1_000;
+
+/// A message that is short enough for an outcome. Cut, it ends in an ellipsis.
+pub fn bounded_message(message: &str) -> Cow<'_, str> {
+    match message.char_indices().nth(MAX_MESSAGE) {
+        None => Cow::Borrowed(message),
+        Some((end, _)) => Cow::Owned(format!("{}…", &message[..end])),
+    }
+}
 
 /// The outcome as it is stored: with the position of the command's last event, where it has events.
 pub(crate) fn positioned(command: &DecidedCommand, topology: Topology, last: Option<StorePosition>) -> Outcome {
@@ -18,7 +32,15 @@ pub(crate) fn positioned(command: &DecidedCommand, topology: Topology, last: Opt
 
 /// The row that goes out on an outcome topic, for a command that came by a command topic.
 pub(crate) fn published(command: &DecidedCommand, outcome: &Outcome) -> Result<EncodedEvent, EventStoreError> {
-    encode_outcome(outcome, command.command_type.as_deref())
+    let mut outcome = Cow::Borrowed(outcome);
+    // Whoever decided has bounded it already; this is the last place before it cannot be taken back.
+    if let Some(reason) = &outcome.reason
+        && let Cow::Owned(message) = bounded_message(&reason.message)
+        && let Some(reason) = &mut outcome.to_mut().reason
+    {
+        reason.message = message;
+    }
+    encode_outcome(&outcome, command.command_type.as_deref())
         .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {}: {error}", command.id) })
 }
 

@@ -60,6 +60,7 @@ contract!(
     commands::a_known_command_id_is_a_conflict,
     commands::outcomes_are_stored_with_their_position,
     commands::outcomes_of_topic_commands_go_out,
+    commands::a_published_outcome_is_never_too_large_for_a_broker,
     commands::outcomes_are_forgotten_by_age,
     commands::a_warehouse_lies_in_one_region,
     commands::offsets_are_compared_and_set,

@@ -15,6 +15,7 @@ use uuid::Uuid;
 use super::lines::{Line, LineSplitter};
 use super::{MAX_COMMAND_BYTES, readable_id};
 use crate::handler::{CommandHandler, Enqueued};
+use crate::refusal::refused;
 
 /// Commands handed to the handler at once.
 const CHUNK_COMMANDS: usize = 500;
@@ -96,11 +97,11 @@ fn read(line: &Line, traceparent: Option<&str>, received_at: i64) -> Result<Comm
         Line::Text { number, text } => CommandEnvelope::from_json(text, traceparent.map(str::to_owned), received_at)
             .map_err(|error| {
                 let message = format!("line {number}: {error}");
-                Box::new(Outcome::refused(readable_id(text), OutcomeKind::Invalid, error.code(), message))
+                Box::new(refused(readable_id(text), OutcomeKind::Invalid, error.code(), &message))
             }),
         Line::TooLong { number } => {
             let message = format!("line {number} has more than {MAX_COMMAND_BYTES} bytes");
-            Err(Box::new(Outcome::refused(Uuid::nil(), OutcomeKind::Invalid, "command_too_large", message)))
+            Err(Box::new(refused(Uuid::nil(), OutcomeKind::Invalid, "command_too_large", &message)))
         }
     }
 }

@@ -91,6 +91,18 @@ async fn what_is_wrong_with_a_command_is_said_in_a_problem() {
 }
 
 #[tokio::test]
+async fn a_refusal_does_not_repeat_the_whole_of_what_was_sent() {
+    let api = Api::new().await;
+    let mut body = receive(1, 1);
+    body["data"]["x".repeat(60_000)] = json!(1);
+    for content_type in ["application/json", "application/x-ndjson"] {
+        let answer = api.post(content_type, body.to_string()).await.2;
+        let message = answer[0]["reason"]["message"].as_str().unwrap();
+        assert!((1_000..1_100).contains(&message.chars().count()), "{} characters", message.len());
+    }
+}
+
+#[tokio::test]
 async fn a_body_that_is_too_large_or_of_another_type_is_refused() {
     let api = Api::new().await;
     let large = api.post("application/json", vec![b' '; MAX_COMMAND_BYTES + 1]).await;

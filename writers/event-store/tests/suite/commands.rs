@@ -84,6 +84,16 @@ pub async fn outcomes_of_topic_commands_go_out(fixture: &Fixture) {
     assert_eq!((body.outcome, body.position), (OutcomeKind::Rejected, None));
 }
 
+pub async fn a_published_outcome_is_never_too_large_for_a_broker(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let mut wordy = refused("a");
+    wordy.publish_outcome_on = Some(Context::Pricing);
+    wordy.outcome.reason.as_mut().unwrap().message = "ä\u{1}".repeat(500_000);
+    store.append(&batch(vec![wordy])).await.unwrap();
+    let rows = committed_when(&*store, 1).await;
+    assert!(rows[0].body.len() < 10_000, "{} bytes", rows[0].body.len());
+}
+
 pub async fn outcomes_are_forgotten_by_age(fixture: &Fixture) {
     let store = fixture.started().await;
     let mut commands: Vec<_> = ["a", "b", "c", "d"].into_iter().map(|sku| set_prices(sku, 0, &[1])).collect();
