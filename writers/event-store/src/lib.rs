@@ -17,6 +17,7 @@ pub use outcome_row::bounded_message;
 pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 pub use store::{
-    AppendBatch, Appended, Claim, DecidedCommand, EventStore, LoadRequest, Loaded, LoadedStream, NewEvent, NewSnapshot,
-    OffsetAdvance, RelayCursor, RelayLease, StoredEvent, StoredOutcome, Timer, TimerChange, Topology,
+    AppendBatch, Appended, Claim, DecidedCommand, EventStore, LoadRequest, Loaded, LoadedStream, MOST_COUNTED,
+    NewEvent, NewSnapshot, OffsetAdvance, RelayCursor, RelayLease, StoredEvent, StoredOutcome, Timer, TimerChange,
+    Topology,
 };

@@ -188,6 +188,9 @@ pub struct RelayCursor {
     pub sequences: HashMap<(String, u32), u64>,
 }
 
+/// Where [`EventStore::relay_lag`] stops counting.
+pub const MOST_COUNTED: u64 = 100_001;
+
 /// The right to relay, until another takes a higher epoch.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RelayLease {
@@ -246,7 +249,8 @@ pub trait EventStore: Send + Sync {
         limit: usize,
     ) -> Result<Vec<StoredEvent>, EventStoreError>;
 
-    /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag.
+    /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag. The count
+    /// ends at [`MOST_COUNTED`], which then stands for that many or more: a lag of millions must not cost a scan of them.
     async fn relay_lag(&self, now: i64) -> Result<(u64, Option<i64>), EventStoreError>;
 
     /// Whether the store answers; for readiness.

@@ -70,6 +70,7 @@ contract!(
     relay::one_process_leads_again_without_waiting_for_itself,
     relay::the_cursor_comes_back_and_nothing_in_it_is_lowered,
     relay::lag_counts_what_is_behind_the_cursor,
+    relay::a_long_lag_is_not_counted_to_its_end,
     relay::an_append_wakes_whoever_waits,
 );
 

@@ -1,6 +1,7 @@
 //! The relay's loop: take the lease, then batch after batch. Stops 5 and 6 of an event's path.
 
 use std::collections::HashMap;
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -37,6 +38,8 @@ pub struct Relay {
     health: ComponentHealth,
     /// Registry ids of (topic, schema): they never change.
     schema_ids: HashMap<(String, SchemaRef), u32>,
+    /// Something was published, or there was nothing to publish, since the last error.
+    has_progressed: bool,
 }
 
 /// How often the lag is measured.
@@ -59,7 +62,7 @@ impl Relay {
         settings: RelaySettings,
         health: ComponentHealth,
     ) -> Self {
-        Self { store, log, registry, topology, settings, health, schema_ids: HashMap::new() }
+        Self { store, log, registry, topology, settings, health, schema_ids: HashMap::new(), has_progressed: false }
     }
 
     /// Relays until `shutdown`, or until an error that trying again cannot mend.
@@ -71,6 +74,9 @@ impl Relay {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             };
+            if std::mem::take(&mut self.has_progressed) {
+                delays = backoff();
+            }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
             match error {
@@ -99,25 +105,31 @@ impl Relay {
         };
         gauge!(LEADER).set(1.0);
         tracing::info!(epoch = lease.epoch, position = %lease.cursor.position, "relay leads");
+        let lag = watch_lag(self.store.clone());
+        // The lag is told beside the publishing, and ends with it: a count that fails or takes long stops nothing.
+        tokio::select! {
+            led = self.publish_from(lease, shutdown) => led,
+            never = lag => match never {},
+        }
+    }
+
+    async fn publish_from(&mut self, lease: RelayLease, shutdown: &CancellationToken) -> Result<(), RelayError> {
         let RelayLease { epoch, cursor } = lease;
         let mut position = cursor.position;
         let mut stamper = Stamper::new(self.topology, cursor);
-        let mut lag_measured: Option<Instant> = None;
         let mut events = self.store.read_committed(position, self.settings.batch).await?;
         self.health.ready();
         loop {
-            if lag_measured.is_none_or(|at| at.elapsed() > LAG_EVERY) {
-                lag_measured = Some(Instant::now());
-                self.measure_lag().await?;
-            }
             if let Some(last) = events.last() {
                 position = last.position;
                 events = self.relay_batch(&mut stamper, epoch, events).await?;
+                self.has_progressed = true;
                 if shutdown.is_cancelled() {
                     return Ok(());
                 }
                 continue;
             }
+            self.has_progressed = true;
             tokio::select! {
                 () = self.store.wait_for_appends(self.settings.poll) => {}
                 () = shutdown.cancelled() => return Ok(()),
@@ -159,13 +171,22 @@ impl Relay {
         }
         Ok(())
     }
+}
 
-    async fn measure_lag(&self) -> Result<(), RelayError> {
+/// Measures the lag for as long as it is polled.
+async fn watch_lag(store: Arc<dyn EventStore>) -> Infallible {
+    let mut ticks = tokio::time::interval(LAG_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        let (events, oldest) = self.store.relay_lag(now).await?;
-        gauge!(LAG_EVENTS).set(events as f64);
-        gauge!(LAG_SECONDS).set(oldest.unwrap_or(0) as f64 / 1000.0);
-        Ok(())
+        match store.relay_lag(now).await {
+            Ok((events, oldest)) => {
+                gauge!(LAG_EVENTS).set(events as f64);
+                gauge!(LAG_SECONDS).set(oldest.unwrap_or(0) as f64 / 1000.0);
+            }
+            Err(error) => tracing::warn!(%error, "relay lag is not known"),
+        }
     }
 }
 

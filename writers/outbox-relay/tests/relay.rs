@@ -4,13 +4,18 @@
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
 use event_log::{EmbeddedRegistry, EventEnvelope, EventLog, Record, Signal, SqliteEventLog};
-use event_store::{AppendBatch, DecidedCommand, EventStore, NewEvent, SqliteEventStore, StreamId, Topology};
+use event_store::{
+    AppendBatch, Appended, DecidedCommand, EventStore, EventStoreError, LoadRequest, Loaded, NewEvent, RelayCursor,
+    RelayLease, SqliteEventStore, StoredEvent, StoredOutcome, StreamId, Timer, Topology,
+};
 use outbox_relay::{Relay, RelaySettings};
 use schemas::event::PriceSet;
-use schemas::{Context, Event, Outcome, OutcomeKind, RegionId, Sku, encode_event};
+use schemas::{Context, Event, Outcome, OutcomeKind, RegionId, Sku, StorePosition, encode_event};
 use telemetry::Health;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -132,6 +137,92 @@ fn sequences(records: &[Record]) -> HashMap<Uuid, (u32, u64)> {
         assert!(sequences.iter().copied().eq(1..=sequences.len() as u64), "{sequences:?}");
     }
     found
+}
+
+/// A store whose lag cannot be measured: the first time it fails, after that it never comes to an end.
+struct LagUnknown {
+    store: Arc<dyn EventStore>,
+    asked: AtomicUsize,
+}
+
+#[async_trait]
+impl EventStore for LagUnknown {
+    async fn relay_lag(&self, _now: i64) -> Result<(u64, Option<i64>), EventStoreError> {
+        if self.asked.fetch_add(1, Ordering::SeqCst) > 0 {
+            std::future::pending::<()>().await;
+        }
+        Err(EventStoreError::Unavailable { address: "test".to_owned(), problem: "the count takes too long".to_owned() })
+    }
+
+    async fn lease_relay(&self) -> Result<RelayLease, EventStoreError> {
+        self.store.lease_relay().await
+    }
+
+    async fn read_committed(&self, after: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {
+        self.store.read_committed(after, limit).await
+    }
+
+    async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
+        self.store.save_cursor(epoch, cursor).await
+    }
+
+    async fn wait_for_appends(&self, timeout: Duration) {
+        self.store.wait_for_appends(timeout).await;
+    }
+
+    async fn topology(&self) -> Result<Option<Topology>, EventStoreError> {
+        self.store.topology().await
+    }
+
+    async fn fix_topology(&self, asked: Topology) -> Result<Topology, EventStoreError> {
+        self.store.fix_topology(asked).await
+    }
+
+    async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError> {
+        self.store.load(request).await
+    }
+
+    async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError> {
+        self.store.append(batch).await
+    }
+
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+        self.store.command_offsets(topic).await
+    }
+
+    async fn due_timers(&self, now: i64, limit: usize) -> Result<Vec<Timer>, EventStoreError> {
+        self.store.due_timers(now, limit).await
+    }
+
+    async fn outcome(&self, id: Uuid) -> Result<Option<StoredOutcome>, EventStoreError> {
+        self.store.outcome(id).await
+    }
+
+    async fn forget_outcomes(&self, before: i64, limit: usize) -> Result<u64, EventStoreError> {
+        self.store.forget_outcomes(before, limit).await
+    }
+
+    async fn read_stream(&self, of: &StreamId, from: u64, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {
+        self.store.read_stream(of, from, limit).await
+    }
+
+    async fn ping(&self) -> Result<(), EventStoreError> {
+        self.store.ping().await
+    }
+}
+
+#[tokio::test]
+async fn events_go_out_while_the_lag_cannot_be_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(&folder.path().join("events.db")).await;
+    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+    append(store.as_ref(), 1..=2).await;
+    let unknown = Arc::new(LagUnknown { store, asked: AtomicUsize::new(0) });
+    let (shutdown, relay) = start(unknown.clone(), &log, 7);
+    assert_eq!(records(log.as_ref(), 40).await.len(), 40);
+    assert!(unknown.asked.load(Ordering::SeqCst) > 0);
+    shutdown.cancel();
+    relay.await.unwrap();
 }
 
 #[tokio::test]

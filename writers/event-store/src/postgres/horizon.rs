@@ -8,6 +8,7 @@ use metrics::gauge;
 use super::failure::Failure;
 use super::pool::Session;
 use super::rows::unsigned;
+use crate::store::MOST_COUNTED;
 
 const HORIZON_BLOCKED: &str = "millrace_event_store_horizon_blocked_seconds";
 
@@ -33,9 +34,9 @@ impl HorizonWatch {
         Self::default()
     }
 
-    /// Rows after the relay's cursor, and the age of the oldest of them in milliseconds.
+    /// Rows after the relay's cursor, [`MOST_COUNTED`] at most, and the age of the oldest of them in milliseconds.
     pub(super) async fn lag(&self, session: &Session, now: i64) -> Result<(u64, Option<i64>), Failure> {
-        let row = session.client().query_one(&session.statements.lag, &[]).await?;
+        let row = session.client().query_one(&session.statements.lag, &[&(MOST_COUNTED as i64)]).await?;
         let age = |time: Option<i64>| time.map(|time| now.saturating_sub(time).max(0));
         let (waiting, oldest, blocked) = (unsigned(&row, 0)?, age(row.try_get(1)?), age(row.try_get(2)?));
         let blocked = Duration::from_millis(blocked.unwrap_or(0) as u64);

@@ -138,9 +138,11 @@ statements! {
     relay_epoch = "SELECT epoch FROM relay";
     raise_epoch = "UPDATE relay SET epoch = epoch + 1 RETURNING epoch, xid::text, position";
     relay_sequences = "SELECT topic, partition, sequence FROM relay_sequences";
-    /// Rows after the cursor, time of the first of them, and time of the first committed row that the horizon holds.
+    /// Rows after the cursor, at most $1 of them (ordered, so that the planner keeps to the index), time of the first of them, and time of the first committed row that the horizon holds.
     lag = "
-        SELECT (SELECT count(*) FROM events WHERE (events.xid, events.position) > (relay.xid, relay.position)),
+        SELECT (SELECT count(*) FROM (
+                    SELECT 1 FROM events WHERE (events.xid, events.position) > (relay.xid, relay.position)
+                    ORDER BY events.xid, events.position LIMIT $1) AS waiting),
                (SELECT time FROM events WHERE (events.xid, events.position) > (relay.xid, relay.position)
                 ORDER BY events.xid, events.position LIMIT 1),
                (SELECT time FROM events WHERE events.xid >= pg_snapshot_xmin(pg_current_snapshot())

@@ -9,7 +9,7 @@ use schemas::StorePosition;
 use super::file::Abort;
 use super::{EVENT_COLUMNS, stored_event};
 use crate::error::EventStoreError;
-use crate::store::{RelayCursor, RelayLease, StoredEvent};
+use crate::store::{MOST_COUNTED, RelayCursor, RelayLease, StoredEvent};
 
 /// Takes a higher epoch, and finds the cursor.
 pub(super) fn lease(transaction: &Transaction<'_>) -> Result<RelayLease, Abort> {
@@ -83,12 +83,12 @@ pub(super) fn read_stream(
     Ok(events)
 }
 
-/// Rows after the cursor, and the age of the oldest in milliseconds.
+/// Rows after the cursor, [`MOST_COUNTED`] at most, and the age of the oldest in milliseconds.
 pub(super) fn lag(reader: &Transaction<'_>, now: i64) -> Result<(u64, Option<i64>), Abort> {
     let (_, position) = epoch_and_position(reader)?;
     let waiting: i64 = reader
-        .prepare_cached("SELECT count(*) FROM events WHERE position > ?1")?
-        .query_row([position as i64], |row| row.get(0))?;
+        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM events WHERE position > ?1 LIMIT ?2)")?
+        .query_row([position as i64, MOST_COUNTED as i64], |row| row.get(0))?;
     let oldest: Option<i64> = reader
         .prepare_cached("SELECT time FROM events WHERE position > ?1 ORDER BY position LIMIT 1")?
         .query_row([position as i64], |row| row.get(0))

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use event_store::{EventStoreError, RelayCursor};
+use event_store::{EventStoreError, MOST_COUNTED, RelayCursor};
 use schemas::StorePosition;
 
 use super::{DEADLINE, Fixture, NOW, batch, committed_when, set_prices};
@@ -91,6 +91,13 @@ pub async fn lag_counts_what_is_behind_the_cursor(fixture: &Fixture) {
     let cursor = RelayCursor { position: rows[1].position, sequences: HashMap::new() };
     store.save_cursor(epoch, &cursor).await.unwrap();
     assert_eq!(store.relay_lag(NOW + 1003).await.unwrap(), (1, Some(1000)));
+}
+
+pub async fn a_long_lag_is_not_counted_to_its_end(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let amounts: Vec<i64> = (1..=MOST_COUNTED as i64 + 5).collect();
+    store.append(&batch(vec![set_prices("a", 0, &amounts)])).await.unwrap();
+    assert_eq!(store.relay_lag(NOW + 1001).await.unwrap(), (MOST_COUNTED, Some(1000)));
 }
 
 pub async fn an_append_wakes_whoever_waits(fixture: &Fixture) {
