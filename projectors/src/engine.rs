@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
 use metrics::gauge;
@@ -49,7 +49,13 @@ struct Assignment {
     cancelled: CancellationToken,
     waiting: usize,
     paused: bool,
+    /// Whether the subscription delivers from where this worker asked. What comes before was meant for an earlier one.
+    started: bool,
 }
+
+/// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
+/// timeout; one that is still assigned then was overtaken by an earlier claim of its own.
+const RECLAIM_AFTER: Duration = Duration::from_secs(15);
 
 /// What the engine loop keeps.
 struct Engine<M: ?Sized> {
@@ -96,14 +102,15 @@ where
     let decoder = Arc::new(EventDecoder::new(registry));
     let mut delays = backoff();
     loop {
-        let lived = tokio::select! {
-            result = subscribe_and_run::<P, M>(&read_model, &log, &decoder, &settings, &health, &shutdown) => result,
-            () = shutdown.cancelled() => return Ok(()),
-        };
+        let begun = Instant::now();
+        let lived = subscribe_and_run::<P, M>(&read_model, &log, &decoder, &settings, &health, &shutdown).await;
         let error = match lived {
             Ok(()) => return Ok(()),
             Err(error) => error,
         };
+        if begun.elapsed() > RECLAIM_AFTER {
+            delays = backoff();
+        }
         health.not_ready(error.to_string());
         // A topic that the relay has not made yet comes by itself.
         let is_waiting = matches!(error, ProjectorError::Log(EventLogError::UnknownTopic { .. }));
@@ -136,9 +143,14 @@ where
         fold_version: P::FOLD_VERSION,
         partitions: settings.partitions,
     };
-    read_model.prepare(&generation).await?;
     let topics: Vec<&str> = P::CONTEXTS.iter().map(|context| context.events_topic()).collect();
-    let mut subscription = log.subscribe(&settings.group, &topics).await?;
+    let mut subscription = tokio::select! {
+        subscription = async {
+            read_model.prepare(&generation).await?;
+            Ok::<_, ProjectorError>(log.subscribe(&settings.group, &topics).await?)
+        } => subscription?,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     let (requests, mut asked) = mpsc::unbounded_channel();
     let mut engine = Engine {
         read_model: Arc::clone(read_model),
@@ -179,6 +191,8 @@ where
     };
     engine.stop().await;
     observer.abort();
+    // So that others need not wait until this member counts as dead.
+    subscription.close().await;
     result
 }
 
@@ -208,7 +222,9 @@ impl<M: ?Sized> Engine<M> {
             }
             Signal::Records(records) => {
                 let Some(at) = records.first().map(|record| record.at.clone()) else { return Ok(()) };
-                let Some(assignment) = self.assignments.get_mut(&at) else { return Ok(()) };
+                let Some(assignment) = self.assignments.get_mut(&at).filter(|assignment| assignment.started) else {
+                    return Ok(());
+                };
                 assignment.waiting += records.len();
                 // A worker that just ended says so by a request of its own.
                 let _ = assignment.records.send(records);
@@ -233,7 +249,12 @@ impl<M: ?Sized> Engine<M> {
                 }
                 match subscription.start(&at, offset).await {
                     Err(error @ EventLogError::OffsetOutOfRange { .. }) => self.halt::<P>(at, error.into()),
-                    other => other?,
+                    other => {
+                        other?;
+                        if let Some(assignment) = self.assignments.get_mut(&at) {
+                            assignment.started = true;
+                        }
+                    }
                 }
             }
             Request::Done { at, records, next_offset, run } => {
@@ -266,10 +287,23 @@ impl<M: ?Sized> Engine<M> {
                         self.assign::<P>(at)?;
                     }
                     Err(ProjectorError::ReadModel(error @ ReadModelError::Superseded { .. })) => {
-                        tracing::info!(%at, %error, "partition was taken over");
-                        self.assignments.remove(&at);
+                        tracing::warn!(%at, %error, "partition was taken over");
+                        self.halted.insert(at.clone(), error.to_string());
+                        self.report_halted::<P>();
+                        let requests = self.requests.clone();
+                        self.workers.spawn(async move {
+                            tokio::time::sleep(RECLAIM_AFTER).await;
+                            // The engine may be gone by then.
+                            let _ = requests.send(Request::Reclaim { at, run });
+                        });
                     }
                     Err(error) => self.halt::<P>(at, error),
+                }
+            }
+            Request::Reclaim { at, run } => {
+                if self.holds(&at, run) {
+                    self.assign::<P>(at)?;
+                    self.report_halted::<P>();
                 }
             }
         }
@@ -305,7 +339,8 @@ impl<M: ?Sized> Engine<M> {
             requests: self.requests.clone(),
             cancelled: cancelled.clone(),
         }));
-        let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false };
+        let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false, started: false };
+        self.halted.remove(&at);
         if let Some(earlier) = self.assignments.insert(at, assignment) {
             earlier.cancelled.cancel();
         }
@@ -330,12 +365,13 @@ impl<M: ?Sized> Engine<M> {
         }
     }
 
-    /// Lets every worker end; a write that is under way is finished or fenced.
+    /// Ends every worker. A write that is under way is finished by its store, or was never begun: effect and checkpoint
+    /// are one.
     async fn stop(&mut self) {
         for assignment in self.assignments.values() {
             assignment.cancelled.cancel();
         }
-        while self.workers.join_next().await.is_some() {}
+        self.workers.shutdown().await;
     }
 }
 

@@ -26,8 +26,10 @@ pub(crate) enum Request {
     Start { at: TopicPartition, offset: u64, run: u64 },
     /// Records that the worker is done with; `next_offset` is the first not applied.
     Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
-    /// The worker ended. `Ok` when another owner took over.
+    /// The worker ended. `Ok` when it was told to.
     Ended { at: TopicPartition, run: u64, result: Result<(), ProjectorError> },
+    /// The partition was taken over and is still assigned to this process: claim it again.
+    Reclaim { at: TopicPartition, run: u64 },
 }
 
 /// What a worker works with.
@@ -59,6 +61,9 @@ struct Owned<P: Projection> {
     gap: Option<(Instant, u64, u64, u64)>,
 }
 
+/// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
+/// be folded again, whether or not another event comes (faults 9 and 10).
+const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// Rows kept in memory by one worker.
 const MAX_ROWS: usize = 50_000;
 
@@ -84,7 +89,7 @@ where
     let mut owned = claim::<P, M>(context).await?;
     let start = Request::Start { at: context.at.clone(), offset: owned.checkpoint.next_offset, run: context.run };
     let _ = context.requests.send(start);
-    if !owned.live && owned.checkpoint.next_offset >= owned.head {
+    if !owned.live && owned.checkpoint.next_offset == owned.head {
         // Nothing to fold: without this an idle partition would stay "rebuilding".
         let fold = Fold::<P>::new(owned.checkpoint);
         write(context, &mut owned, fold).await?;
@@ -98,7 +103,13 @@ where
                     Err(_) => return Err(gap_error(context.partition, last, found, offset)),
                 }
             }
-            None => context.records.recv().await,
+            None => match tokio::time::timeout(IDLE_CHECK, context.records.recv()).await {
+                Ok(records) => records,
+                Err(_) => {
+                    check::<P, M>(context, &owned).await?;
+                    continue;
+                }
+            },
         };
         let Some(mut records) = records else { return Ok(()) };
         while records.len() < context.settings.batch {
@@ -118,6 +129,24 @@ where
         };
         let _ = context.requests.send(done);
     }
+}
+
+/// Writes nothing, which is refused when the store is not where this owner left it.
+async fn check<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let nothing = Batch {
+        partition: context.partition,
+        epoch: owned.epoch,
+        from: owned.checkpoint,
+        to: owned.checkpoint,
+        changes: Vec::new(),
+        parked: Vec::new(),
+        live: owned.live,
+    };
+    apply(context, &nothing).await
 }
 
 async fn claim<P, M>(context: &WorkerContext<M>) -> Result<Owned<P>, ProjectorError>
@@ -330,7 +359,7 @@ where
 }
 
 fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {
-    let remedy = "restart the relay, or rebuild the read model from the event table";
+    let remedy = "start the relay and then this projector again; if the gap stays, rebuild the read model";
     ProjectorError::Gap { partition, last, found, offset, remedy }
 }
 

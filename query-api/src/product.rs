@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::answer;
+use crate::answer::{answer, with_position};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
 use crate::stock::{Stock, view};
@@ -124,9 +124,8 @@ pub(crate) async fn page(
     let parts = [("product", page.product.is_none()), ("price", page.price.is_none()), ("stock", page.stock.is_none())];
     page.missing = parts.into_iter().filter_map(|(part, is_missing)| is_missing.then_some(part)).collect();
     if page.missing.len() == parts.len() && is_whole {
-        return Ok(Problem::new(StatusCode::NOT_FOUND, "Unknown SKU")
-            .detail(format!("nothing is known of {sku}"))
-            .into_response());
+        let problem = Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("nothing is known of {sku}"));
+        return Ok(with_position(problem.into_response(), &position));
     }
     Ok(answer(&headers, &page, &position))
 }

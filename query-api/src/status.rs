@@ -108,21 +108,21 @@ fn lag_events(partitions: &[PartitionStatus]) -> Option<u64> {
 }
 
 /// A partition that is level is as fresh as the last look at the log's end; one that lags is at least as old as the
-/// last event that it applied.
+/// last event that it applied. `None` when a partition lags that has applied nothing: nobody knows how old that is.
 fn freshness_seconds(partitions: &[PartitionStatus], now: i64) -> Option<f64> {
-    partitions
-        .iter()
-        .filter_map(|partition| {
-            let head = partition.head?;
-            let is_level = partition.checkpoint.next_offset >= head.next_offset;
-            let since = if is_level || partition.checkpoint.event_time == 0 {
-                head.seen_at
-            } else {
-                partition.checkpoint.event_time.min(head.seen_at)
-            };
-            Some((now - since).max(0) as f64 / 1000.0)
-        })
-        .reduce(f64::max)
+    let mut worst: Option<f64> = None;
+    for partition in partitions {
+        let Some(head) = partition.head else { continue };
+        let is_level = partition.checkpoint.next_offset >= head.next_offset;
+        let since = match partition.checkpoint.event_time {
+            _ if is_level => head.seen_at,
+            0 => return None,
+            applied => applied.min(head.seen_at),
+        };
+        let age = (now - since).max(0) as f64 / 1000.0;
+        worst = Some(worst.map_or(age, |worst| worst.max(age)));
+    }
+    worst
 }
 
 #[cfg(test)]
@@ -160,5 +160,7 @@ mod tests {
     fn a_log_that_was_never_seen_has_no_lag_to_tell() {
         assert_eq!(lag_events(&[partition(0, 10, 1, None)]), None);
         assert_eq!(freshness_seconds(&[partition(0, 10, 1, None)], 5), None);
+        let emptied = [partition(0, 0, 0, Some(Head { next_offset: 7, seen_at: 4 }))];
+        assert_eq!((lag_events(&emptied), freshness_seconds(&emptied, 5)), (Some(7), None));
     }
 }

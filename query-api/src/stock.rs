@@ -62,7 +62,7 @@ pub(crate) struct WarehouseStock {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StockList {
     items: Vec<Stock>,
-    /// SKUs that have no stock event.
+    /// SKUs that have no stock event, or none in the asked region.
     missing: Vec<Sku>,
 }
 
@@ -103,13 +103,14 @@ pub(crate) async fn one(
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku: Sku = sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
     let mut found = read(&api, &headers, std::slice::from_ref(&sku)).await?;
-    let found = found.pop().filter(|found| !found.warehouses.is_empty() || found.parked);
-    let Some(found) = found else {
-        return Ok(Problem::new(StatusCode::NOT_FOUND, "Unknown SKU")
-            .detail(format!("{sku} has no stock event"))
-            .into_response());
+    let unknown = || {
+        Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("{sku} has no stock event")).into_response()
     };
+    let Some(found) = found.pop() else { return Ok(unknown()) };
     let position = found.position.clone();
+    if found.warehouses.is_empty() && !found.parked {
+        return Ok(with_position(unknown(), &position));
+    }
     let stock = view(found, params.region.as_ref());
     if stock.regions.is_empty() && params.region.is_some() {
         let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region")
@@ -152,10 +153,12 @@ pub(crate) async fn many(
     let mut position = PositionToken::default();
     for found in read(&api, &headers, &skus).await? {
         position.merge(&found.position);
-        if found.warehouses.is_empty() && !found.parked {
-            list.missing.push(found.sku);
+        let is_parked = found.parked;
+        let stock = view(found, params.region.as_ref());
+        if stock.regions.is_empty() && !is_parked {
+            list.missing.push(stock.sku);
         } else {
-            list.items.push(view(found, params.region.as_ref()));
+            list.items.push(stock);
         }
     }
     Ok(answer(&headers, &list, &position))

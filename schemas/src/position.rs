@@ -1,7 +1,8 @@
 //! Places in the event table, and the tokens that callers hold to read their own writes.
 //!
 //! A token is a vector of (context, partition, store position). It names partitions because a read model
-//! advances partition by partition: a read of one SKU waits only for the partition that SKU lives in.
+//! advances partition by partition: a command's token names the one partition that its SKU lives in, so a read with it
+//! waits for no other. A read with a token that names more waits for all of them.
 //! Text form: `inventory-7-812.4021`, several joined by commas; `-` is the empty token.
 
 use std::collections::BTreeMap;

@@ -209,3 +209,28 @@ async fn every_role_is_killed_and_every_row_goes_in_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
     killed_during_an_import(System::separate().await).await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers: run make test"]
+async fn an_emptied_redis_is_folded_again_without_a_new_event() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let system = System::separate().await;
+    let file = dirty_file(&system, 500);
+    let imported = import(&system, &file).await["imported"].as_u64().unwrap();
+    system.settled(imported).await;
+    let skus = system.skus().await;
+    let before = pages(&system, &skus).await;
+    assert!(before.iter().any(|page| page["stock"]["total"]["on_hand"].is_i64()));
+
+    let emptied = std::process::Command::new("redis-cli")
+        .args(["-u", system.redis_url(), "FLUSHALL"])
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
+    assert!(emptied.success());
+    let begun = Instant::now();
+    while pages(&system, &skus).await != before {
+        assert!(begun.elapsed() < PATIENCE, "the stock is not there again");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}

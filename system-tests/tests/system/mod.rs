@@ -211,6 +211,11 @@ impl System {
         skus
     }
 
+    pub fn redis_url(&self) -> &str {
+        let environment = &self.processes["stock"].environment;
+        environment.iter().find(|(name, _)| name == "MILLRACE_STOCK_STORE").map(|(_, url)| url.as_str()).unwrap()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
