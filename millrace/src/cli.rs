@@ -1,15 +1,19 @@
 //! The command line: every subcommand and flag, with the help that teaches them.
 //!
-//! Each long flag is also a setting: `MILLRACE_<FLAG>` in the environment, `<flag> = …` in `millrace.toml`.
+//! Each long flag is also a setting: `MILLRACE_<FLAG>` in the environment, `<flag> = …` in `millrace.toml`. A flag that
+//! means something else in one command has a variable of its own there, and the setting is called like the variable.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use outbox_relay::RelaySettings;
+use projectors::ProjectorSettings;
+use query_api::QuerySettings;
 
-use crate::address::StoreUrl;
+use crate::address::{AddressOf, StoreUrl};
 use crate::generate::GenerateArgs;
-use crate::import::ImportArgs;
+use crate::import::{ImportArgs, ImportWhat};
 
 /// Event-sourced stock, prices and products: commands in, events out, read models beside.
 ///
@@ -84,7 +88,7 @@ pub struct DataArgs {
 #[derive(Debug, Clone, Args)]
 pub struct EventStoreArgs {
     /// Event store: sqlite:PATH or postgres://user:password@host:port/database [default: in the data directory]
-    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_STORE")]
+    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_STORE", hide_env_values = true, hide_default_value = true)]
     pub event_store: Option<StoreUrl>,
     /// Partitions of every topic, fixed at the first start [default: 4 on a SQLite log, 12 on Kafka]
     #[arg(long, value_name = "N", env = "MILLRACE_PARTITIONS", value_parser = clap::value_parser!(u32).range(1..=1024))]
@@ -94,10 +98,16 @@ pub struct EventStoreArgs {
 #[derive(Debug, Clone, Args)]
 pub struct EventLogArgs {
     /// Event log: sqlite:PATH or kafka://host:port,host:port [default: in the data directory]
-    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_LOG")]
+    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_LOG", hide_env_values = true, hide_default_value = true)]
     pub event_log: Option<StoreUrl>,
     /// Schema registry with the Confluent API: http(s)://host:port/… [default: schemas compiled in]
-    #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
+    #[arg(
+        long,
+        value_name = "URL",
+        env = "MILLRACE_SCHEMA_REGISTRY",
+        hide_env_values = true,
+        hide_default_value = true
+    )]
     pub schema_registry: Option<StoreUrl>,
     /// File that keeps registry ids, so that known ones are served while the registry is down
     #[arg(long, value_name = "FILE", env = "MILLRACE_REGISTRY_CACHE")]
@@ -107,7 +117,7 @@ pub struct EventLogArgs {
 #[derive(Debug, Clone, Args)]
 pub struct StockArgs {
     /// Stock read model: sqlite:PATH or redis://host:port [default: in the data directory]
-    #[arg(long, value_name = "URL", env = "MILLRACE_STOCK_STORE")]
+    #[arg(long, value_name = "URL", env = "MILLRACE_STOCK_STORE", hide_env_values = true, hide_default_value = true)]
     pub stock_store: Option<StoreUrl>,
 }
 
@@ -135,6 +145,37 @@ pub struct IntakeArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct CommandTopicsArgs {
+    /// Take commands over HTTP only, not from command topics
+    #[arg(long, env = "MILLRACE_NO_COMMAND_TOPICS")]
+    pub no_command_topics: bool,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RelayBatchArgs {
+    /// Most events in one batch of the relay
+    #[arg(long, value_name = "N", env = "MILLRACE_RELAY_BATCH", default_value_t = 2000, value_parser = positive)]
+    pub relay_batch: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ProjectorArgs {
+    /// Most events in one write to a read model
+    #[arg(long, value_name = "N", env = "MILLRACE_PROJECTOR_BATCH", default_value_t = 500, value_parser = positive)]
+    pub projector_batch: usize,
+    /// Parked keys of one partition at which the projection halts
+    #[arg(long, value_name = "N", env = "MILLRACE_PARKED_KEYS_LIMIT", default_value_t = 1000, value_parser = positive)]
+    pub parked_keys_limit: usize,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct QueryArgs {
+    /// How long a read waits for Millrace-Min-Position, as in 500ms or 2s
+    #[arg(long, value_name = "TIME", env = "MILLRACE_POSITION_WAIT", default_value = "2s", value_parser = humantime::parse_duration)]
+    pub position_wait: Duration,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct UpArgs {
     #[command(flatten)]
     pub data: DataArgs,
@@ -148,6 +189,14 @@ pub struct UpArgs {
     pub search: SearchArgs,
     #[command(flatten)]
     pub intake: IntakeArgs,
+    #[command(flatten)]
+    pub command_topics: CommandTopicsArgs,
+    #[command(flatten)]
+    pub relay: RelayBatchArgs,
+    #[command(flatten)]
+    pub projector: ProjectorArgs,
+    #[command(flatten)]
+    pub query: QueryArgs,
     /// Address of the command and query API; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: String,
@@ -155,9 +204,11 @@ pub struct UpArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct DemoArgs {
-    /// Directory of the demo's data; a second start goes on with it
-    #[arg(long, value_name = "DIR", env = "MILLRACE_DATA", default_value = "millrace-demo")]
-    pub data: PathBuf,
+    /// Directory of the demo's data, never that of other commands; a second start goes on with it
+    ///
+    /// The setting is called demo-data, so that a shared data setting does not fill a real store with groceries.
+    #[arg(long = "data", value_name = "DIR", env = "MILLRACE_DEMO_DATA", default_value = "millrace-demo")]
+    pub demo_data: PathBuf,
     /// Address to listen on; a free port is taken when this one is in use
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: String,
@@ -165,7 +216,7 @@ pub struct DemoArgs {
     #[arg(long, value_name = "N", default_value_t = 500, value_parser = positive)]
     pub products: usize,
     /// Stock movements a second; 0 for none
-    #[arg(long, value_name = "N", default_value_t = 50)]
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(..=10_000))]
     pub rate: u32,
     /// Seed of the generator
     #[arg(long, value_name = "N", default_value_t = 1)]
@@ -182,9 +233,8 @@ pub struct WriteArgs {
     pub event_log: EventLogArgs,
     #[command(flatten)]
     pub intake: IntakeArgs,
-    /// Take commands over HTTP only, not from command topics
-    #[arg(long, env = "MILLRACE_NO_COMMAND_TOPICS")]
-    pub no_command_topics: bool,
+    #[command(flatten)]
+    pub command_topics: CommandTopicsArgs,
     /// Address of the command API; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8081")]
     pub listen: String,
@@ -198,9 +248,8 @@ pub struct RelayArgs {
     pub event_store: EventStoreArgs,
     #[command(flatten)]
     pub event_log: EventLogArgs,
-    /// Most events in one batch
-    #[arg(long, value_name = "N", env = "MILLRACE_RELAY_BATCH", default_value_t = 2000, value_parser = positive)]
-    pub relay_batch: usize,
+    #[command(flatten)]
+    pub relay: RelayBatchArgs,
     /// Address of health and metrics; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8082")]
     pub listen: String,
@@ -219,15 +268,11 @@ pub struct ProjectArgs {
     pub stock: StockArgs,
     #[command(flatten)]
     pub search: SearchArgs,
-    /// Most events in one write
-    #[arg(long, value_name = "N", env = "MILLRACE_PROJECTOR_BATCH", default_value_t = 500, value_parser = positive)]
-    pub projector_batch: usize,
-    /// Parked keys of one partition at which the projection halts
-    #[arg(long, value_name = "N", env = "MILLRACE_PARKED_KEYS_LIMIT", default_value_t = 1000, value_parser = positive)]
-    pub parked_keys_limit: usize,
-    /// Address of health and metrics; port 0 takes a free one
-    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8083")]
-    pub listen: String,
+    #[command(flatten)]
+    pub projector: ProjectorArgs,
+    /// Address of health and metrics; port 0 takes a free one [default: 127.0.0.1:8083 for stock, 127.0.0.1:8084 for search]
+    #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN")]
+    pub listen: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -246,9 +291,8 @@ pub struct ServeArgs {
     pub stock: StockArgs,
     #[command(flatten)]
     pub search: SearchArgs,
-    /// How long a read waits for Millrace-Min-Position, as in 500ms or 2s
-    #[arg(long, value_name = "TIME", env = "MILLRACE_POSITION_WAIT", default_value = "2s", value_parser = humantime::parse_duration)]
-    pub position_wait: Duration,
+    #[command(flatten)]
+    pub query: QueryArgs,
     /// Address of the query API; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: String,
@@ -310,7 +354,13 @@ pub enum ContractsAction {
     /// Exit code 3 when something is incompatible.
     Check {
         /// Registry to check against, too
-        #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
+        #[arg(
+            long,
+            value_name = "URL",
+            env = "MILLRACE_SCHEMA_REGISTRY",
+            hide_env_values = true,
+            hide_default_value = true
+        )]
         schema_registry: Option<StoreUrl>,
         /// Print JSON
         #[arg(long)]
@@ -319,8 +369,14 @@ pub enum ContractsAction {
     /// Register every schema with a registry; registering again changes nothing
     Register {
         /// Registry to register with
-        #[arg(long, value_name = "URL", env = "MILLRACE_SCHEMA_REGISTRY")]
-        schema_registry: StoreUrl,
+        #[arg(
+            long,
+            value_name = "URL",
+            env = "MILLRACE_SCHEMA_REGISTRY",
+            hide_env_values = true,
+            hide_default_value = true
+        )]
+        schema_registry: Option<StoreUrl>,
         /// Print JSON
         #[arg(long)]
         json: bool,
@@ -340,6 +396,85 @@ pub enum ContractsAction {
 pub enum ExportFormat {
     Asyncapi,
     Openapi,
+}
+
+// === impl Command ===
+
+impl Command {
+    /// The addresses that are set for it.
+    pub fn addresses(&self) -> Vec<(AddressOf, &StoreUrl)> {
+        let (mut store, mut log, mut stock, mut registry) = (None, None, None, None);
+        match self {
+            Command::Up(args) => {
+                (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
+            }
+            Command::Write(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
+            Command::Relay(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
+            Command::Project(args) => (log, stock) = (Some(&args.event_log), Some(&args.stock)),
+            Command::Serve(args) => stock = Some(&args.stock),
+            Command::Tail(args) => log = Some(&args.event_log),
+            Command::Import(args) => match &args.what {
+                ImportWhat::Products(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
+            },
+            Command::Contracts(args) => match &args.action {
+                ContractsAction::Check { schema_registry, .. } | ContractsAction::Register { schema_registry, .. } => {
+                    registry = schema_registry.as_ref();
+                }
+                ContractsAction::Export { .. } => {}
+            },
+            Command::Demo(_) | Command::Generate(_) | Command::Status(_) => {}
+        }
+        let set = [
+            (AddressOf::EventStore, store.and_then(|args| args.event_store.as_ref())),
+            (AddressOf::EventLog, log.and_then(|args| args.event_log.as_ref())),
+            (AddressOf::StockStore, stock.and_then(|args| args.stock_store.as_ref())),
+            (AddressOf::SchemaRegistry, registry.or(log.and_then(|args| args.schema_registry.as_ref()))),
+        ];
+        set.into_iter().filter_map(|(kind, url)| Some((kind, url?))).collect()
+    }
+}
+
+// === impl ProjectArgs ===
+
+impl ProjectArgs {
+    /// Both projections run on one machine without a setting.
+    pub fn listen(&self) -> &str {
+        let default = match self.projection {
+            ProjectionName::Stock => "127.0.0.1:8083",
+            ProjectionName::Search => "127.0.0.1:8084",
+        };
+        self.listen.as_deref().unwrap_or(default)
+    }
+}
+
+// === impl ProjectorArgs ===
+
+impl ProjectorArgs {
+    pub fn settings(&self, partitions: u32) -> ProjectorSettings {
+        ProjectorSettings {
+            partitions,
+            batch: self.projector_batch,
+            parked_keys_limit: self.parked_keys_limit,
+            ..ProjectorSettings::default()
+        }
+    }
+}
+
+// === impl RelayBatchArgs ===
+
+impl RelayBatchArgs {
+    pub fn settings(&self) -> RelaySettings {
+        RelaySettings { batch: self.relay_batch, ..RelaySettings::default() }
+    }
+}
+
+// === impl QueryArgs ===
+
+impl QueryArgs {
+    pub fn settings(&self) -> QuerySettings {
+        let deadline = self.position_wait + QuerySettings::default().deadline;
+        QuerySettings { position_wait: self.position_wait, deadline }
+    }
 }
 
 fn positive(text: &str) -> Result<usize, String> {

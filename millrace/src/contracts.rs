@@ -34,7 +34,15 @@ struct Registered {
 pub async fn run(args: ContractsArgs) -> anyhow::Result<Exit> {
     match args.action {
         ContractsAction::Check { schema_registry, json } => check(schema_registry.as_ref(), json).await,
-        ContractsAction::Register { schema_registry, json } => register(&schema_registry, json).await,
+        ContractsAction::Register { schema_registry: Some(url), json } => register(&url, json).await,
+        // Not left to the parser: a flag that is required does not look into the settings file.
+        ContractsAction::Register { schema_registry: None, .. } => {
+            eprintln!(
+                "millrace: contracts register needs a registry: give --schema-registry URL, MILLRACE_SCHEMA_REGISTRY or \
+                 schema-registry in the settings file"
+            );
+            Ok(Exit::Usage)
+        }
         ContractsAction::Export { format, out } => export(format, out.as_deref()),
     }
 }

@@ -10,7 +10,10 @@ use schemas::{CommandEnvelope, Outcome, OutcomeKind, PositionToken};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use crate::cli::{DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, SearchArgs, StockArgs, UpArgs};
+use crate::cli::{
+    CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, ProjectorArgs, QueryArgs,
+    RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
+};
 use crate::exit::Exit;
 use crate::generate::{GenerateSettings, Generator};
 use crate::output;
@@ -55,7 +58,7 @@ async fn show(
 ) -> anyhow::Result<()> {
     let mut generator =
         Generator::new(GenerateSettings { seed: args.seed, products: args.products, ..Default::default() });
-    output::line(format!("Millrace demo: {} products in {}", args.products, args.data.display()))?;
+    output::line(format!("Millrace demo: {} products in {}", args.products, args.demo_data.display()))?;
     let started = Instant::now();
     let commands: Vec<String> = generator.products().collect();
     let mut last = PositionToken::default();
@@ -109,7 +112,10 @@ fn print_addresses(generator: &Generator, address: SocketAddr, args: &DemoArgs) 
         sample.warehouse
     ))?;
     output::line(format!("  curl -s '{base}/v1/stock/{}' -H 'Millrace-Min-Position: <position>'", sample.sku))?;
-    output::line(format!("See the events:  millrace tail --data {} --from beginning --limit 5", args.data.display()))?;
+    output::line(format!(
+        "See the events:  millrace tail --data {} --from beginning --limit 5",
+        args.demo_data.display()
+    ))?;
     if args.rate > 0 {
         output::line(format!(
             "Stock moves {} times a second. Ctrl-C stops it; the next start goes on with this data.",
@@ -163,9 +169,10 @@ async fn bind_or_free(listen: &str) -> anyhow::Result<TcpListener> {
     }
 }
 
+/// Everything in the demo's directory: no setting of a real store counts here.
 fn as_up(args: &DemoArgs) -> UpArgs {
     UpArgs {
-        data: DataArgs { data: args.data.clone() },
+        data: DataArgs { data: args.demo_data.clone() },
         event_store: EventStoreArgs { event_store: None, partitions: None },
         event_log: EventLogArgs { event_log: None, schema_registry: None, registry_cache: None },
         stock: StockArgs { stock_store: None },
@@ -176,6 +183,10 @@ fn as_up(args: &DemoArgs) -> UpArgs {
             snapshot_every: 100,
             outcome_retention: Duration::from_secs(7 * 24 * 3600),
         },
+        command_topics: CommandTopicsArgs { no_command_topics: false },
+        relay: RelayBatchArgs { relay_batch: 2_000 },
+        projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000 },
+        query: QueryArgs { position_wait: Duration::from_secs(2) },
         listen: args.listen.clone(),
     }
 }

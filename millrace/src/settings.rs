@@ -1,7 +1,7 @@
 //! Settings: flags over `MILLRACE_*` environment over `millrace.toml`, all checked before anything is touched.
 //!
-//! A key of the file is the name of a long flag; it becomes that flag's default, so one parser and one check serve
-//! all three. A key or variable that no subcommand has is an error: a misspelt one would be ignored for years.
+//! A key of the file is the name of a long flag (or of the flag's variable, where that differs); it becomes that flag's
+//! default, so one parser and one check serve all three. A key or variable that no subcommand has is an error: a misspelt one would be ignored for years.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
 
-use crate::cli::Cli;
+use crate::cli::{Cli, Command};
 use crate::exit::Exit;
 
 /// File that is read when `--config` names none.
@@ -29,6 +29,10 @@ pub enum Refused {
     File { file: String, problem: String },
     #[error("environment variable {name} is no setting{hint}; `millrace help <command>` lists them")]
     UnknownVariable { name: String, hint: String },
+    #[error("setting {setting}: {kind:?} is not taken here; {wanted}")]
+    Address { setting: &'static str, kind: String, wanted: &'static str },
+    #[error("setting {setting}: {problem}")]
+    Broker { setting: &'static str, problem: String },
     #[error("{file}: setting {key}: {problem}")]
     Value { file: String, key: String, problem: String },
 }
@@ -56,7 +60,26 @@ fn parse_with(arguments: &[OsString], file: Option<&Path>) -> Result<Cli, Refuse
     }
     let matches =
         command.try_get_matches_from(arguments).map_err(|error| blame_file(error, file, &from_file, arguments))?;
-    Cli::from_arg_matches(&matches).map_err(Refused::Usage)
+    let cli = Cli::from_arg_matches(&matches).map_err(Refused::Usage)?;
+    check_addresses(&cli.command)?;
+    Ok(cli)
+}
+
+/// Every address of a command, before anything is made or connected. Not in the flags' own parsers: clap repeats the
+/// value that it refuses, and it may hold a password.
+fn check_addresses(command: &Command) -> Result<(), Refused> {
+    for (kind, url) in command.addresses() {
+        if !kind.takes(url) {
+            return Err(Refused::Address { setting: kind.setting(), kind: url.shown_kind(), wanted: kind.wanted() });
+        }
+        if url.expose().starts_with("kafka:") {
+            event_log::KafkaSettings::parse(url.expose()).map_err(|error| match error {
+                event_log::EventLogError::Setting { key, problem } => Refused::Broker { setting: key, problem },
+                other => Refused::Broker { setting: kind.setting(), problem: other.to_string() },
+            })?;
+        }
+    }
+    Ok(())
 }
 
 /// `--config FILE` must be known before the rest can be parsed.
@@ -81,11 +104,19 @@ fn named_file(arguments: &[OsString]) -> Option<PathBuf> {
 fn known_flags(command: &clap::Command) -> BTreeSet<String> {
     let own =
         command.get_arguments().filter(|argument| !matches!(argument.get_id().as_str(), "help" | "version" | "config"));
-    let mut flags: BTreeSet<String> = own.filter_map(|argument| argument.get_long().map(str::to_owned)).collect();
+    let mut flags: BTreeSet<String> = own.filter_map(setting_name).collect();
     for subcommand in command.get_subcommands() {
         flags.extend(known_flags(subcommand));
     }
     flags
+}
+
+/// What a flag is called in the file: as in the environment, so that a flag with a variable of its own, such as `--data`
+/// of the demo, does not take what was meant for its namesakes.
+fn setting_name(argument: &clap::Arg) -> Option<String> {
+    let flag = argument.get_long()?;
+    let variable = argument.get_env().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(PREFIX));
+    Some(variable.map_or_else(|| flag.to_owned(), |name| name.replace('_', "-").to_ascii_lowercase()))
 }
 
 fn read_file(file: &Path, known: &BTreeSet<String>) -> Result<BTreeMap<String, String>, Refused> {
@@ -122,7 +153,7 @@ fn with_default(command: clap::Command, flag: &str, value: &str) -> clap::Comman
     let mut command = command;
     let id = command
         .get_arguments()
-        .find(|argument| argument.get_long() == Some(flag))
+        .find(|argument| setting_name(argument).as_deref() == Some(flag))
         .map(|argument| argument.get_id().clone());
     if let Some(id) = id {
         let value = value.to_owned();
@@ -221,7 +252,6 @@ impl Refused {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::cli::Command;
 
     fn parse(arguments: &[&str], toml: Option<&str>) -> Result<Cli, Refused> {
         let arguments: Vec<OsString> =
@@ -247,6 +277,60 @@ mod tests {
         let file = Some("listen = \"127.0.0.1:9\"\npartitions = 6\n");
         assert_eq!(listen(parse(&["serve"], file).unwrap()), "127.0.0.1:9");
         assert_eq!(listen(parse(&["serve", "--listen", "127.0.0.1:7"], file).unwrap()), "127.0.0.1:7");
+    }
+
+    #[test]
+    fn the_demo_takes_no_directory_that_was_meant_for_others() {
+        let data =
+            |file: &str, arguments: &[&str]| match parse(&[&["demo"], arguments].concat(), Some(file)).unwrap().command
+            {
+                Command::Demo(args) => args.demo_data,
+                other => panic!("{other:?}"),
+            };
+        assert_eq!(data("data = \"real\"", &[]), Path::new("millrace-demo"));
+        assert_eq!(data("data = \"real\"\ndemo-data = \"shown\"", &[]), Path::new("shown"));
+        assert_eq!(data("demo-data = \"shown\"", &["--data", "here"]), Path::new("here"));
+        let variables = known_variables(Cli::command().find_subcommand("demo").unwrap());
+        assert!(variables.contains("MILLRACE_DEMO_DATA") && !variables.contains("MILLRACE_DATA"), "{variables:?}");
+    }
+
+    #[test]
+    fn up_takes_the_settings_of_every_role() {
+        let file = "position-wait = \"7s\"\nprojector-batch = 3\nparked-keys-limit = 4\nrelay-batch = 5\nno-command-topics = true";
+        let Command::Up(args) = parse(&["up"], Some(file)).unwrap().command else { panic!("not up") };
+        assert_eq!(args.query.settings().position_wait, std::time::Duration::from_secs(7));
+        assert!(args.query.settings().deadline > args.query.settings().position_wait);
+        let projector = args.projector.settings(2);
+        assert_eq!((projector.batch, projector.parked_keys_limit, projector.partitions), (3, 4, 2));
+        assert_eq!(args.relay.settings().batch, 5);
+        assert!(args.command_topics.no_command_topics);
+    }
+
+    #[test]
+    fn the_two_projections_listen_side_by_side() {
+        let listen = |projection: &str, file| match parse(&["project", projection], file).unwrap().command {
+            Command::Project(args) => args.listen().to_owned(),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!([listen("stock", None), listen("search", None)], ["127.0.0.1:8083", "127.0.0.1:8084"]);
+        assert_eq!(listen("search", Some("listen = \"127.0.0.1:9\"")), "127.0.0.1:9");
+    }
+
+    #[test]
+    fn help_shows_no_address_that_may_hold_a_password() {
+        let file = "event-store = \"postgres://u:hunter2@db/x\"\nschema-registry = \"http://u:hunter2@r\"";
+        for arguments in
+            [&["up", "--help"][..], &["import", "products", "--help"], &["contracts", "register", "--help"]]
+        {
+            let help = parse(arguments, Some(file)).unwrap_err().to_string();
+            assert!(help.contains("Usage") && !help.contains("hunter2"), "{help}");
+        }
+    }
+
+    #[test]
+    fn the_demo_refuses_a_rate_that_no_clock_has() {
+        assert!(parse(&["demo", "--rate", "2000000000"], None).is_err());
+        assert!(parse(&["demo", "--rate", "10000"], None).is_ok());
     }
 
     #[test]

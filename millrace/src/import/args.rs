@@ -8,7 +8,7 @@ use encoding_rs::Encoding;
 use schemas::{RegionId, WarehouseId};
 use url::Url;
 
-use crate::cli::DataArgs;
+use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs};
 
 #[derive(Debug, Clone, Args)]
 pub struct ImportArgs {
@@ -59,11 +59,15 @@ pub struct ProductsArgs {
     /// Warehouse of the stock
     #[arg(long, value_name = "WAREHOUSE", default_value = "eu-1")]
     pub warehouse: WarehouseId,
-    /// Command API to import through; without it the data directory is written directly
+    /// Command API to import through; without it the event store of the settings is written directly
     #[arg(long, value_name = "URL", value_parser = command_api_url)]
     pub to: Option<Url>,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub event_store: EventStoreArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
     /// Where rejected rows go [default: FILE.rejects.csv]
     #[arg(long, value_name = "FILE")]
     pub rejects: Option<PathBuf>,

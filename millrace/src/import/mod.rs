@@ -31,7 +31,6 @@ use tokio_util::sync::CancellationToken;
 
 pub use args::{ImportArgs, ImportWhat, ProductsArgs};
 
-use crate::cli::{EventLogArgs, EventStoreArgs};
 use crate::data_dir::DataDir;
 use crate::exit::Exit;
 use crate::output;
@@ -273,10 +272,9 @@ impl Way {
 impl Direct {
     async fn open(args: &ProductsArgs) -> anyhow::Result<(Target, Self)> {
         let mut connector = Connector::new(args.data.clone());
-        let store_args = EventStoreArgs { event_store: None, partitions: None };
-        let log_args = EventLogArgs { event_log: None, schema_registry: None, registry_cache: None };
-        let store = connector.event_store(&store_args).await?;
-        let topology = stores::topology(store.as_ref(), &store_args, &log_args).await?;
+        let store = connector.event_store(&args.event_store).await?;
+        // As at the start of a role: whoever comes first fixes it for all.
+        let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
         let shutdown = CancellationToken::new();
         let settings = HandlerSettings::default();
         let (commands, handler) = CommandHandler::start(store, topology, settings, shutdown.clone());

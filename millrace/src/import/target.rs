@@ -1,4 +1,4 @@
-//! Where commands go: a command API over HTTP, or the command handler on a data directory of our own.
+//! Where commands go: a command API over HTTP, or a command handler of our own on the event store.
 
 use std::collections::HashMap;
 use std::time::Duration;

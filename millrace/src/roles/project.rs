@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use axum::Router;
 use event_log::{EventLog, EventLogError};
-use projectors::ProjectorSettings;
 
 use super::parts;
 use super::process::Process;
@@ -17,17 +16,12 @@ use crate::stores::{self, Connector};
 const TOPIC_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
-    let mut process = Process::start(&args.listen).await?;
+    let mut process = Process::start(args.listen()).await?;
     let mut connector = Connector::new(args.data.clone());
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log)?;
     let Some(partitions) = wait_for_topics(log.as_ref(), &process).await? else { return Ok(Exit::Done) };
-    let settings = ProjectorSettings {
-        partitions,
-        batch: args.projector_batch,
-        parked_keys_limit: args.parked_keys_limit,
-        ..ProjectorSettings::default()
-    };
+    let settings = args.projector.settings(partitions);
     match args.projection {
         ProjectionName::Stock => {
             let stock = connector.stock(&args.stock).await?;

@@ -1,7 +1,6 @@
 //! `millrace relay`: committed events to their topics.
 
 use axum::Router;
-use outbox_relay::RelaySettings;
 
 use super::parts;
 use super::process::Process;
@@ -17,8 +16,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log)?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
-    let settings = RelaySettings { batch: args.relay_batch, ..RelaySettings::default() };
-    parts::relay(&mut process, &store, &log, &registry, topology, settings);
+    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings());
     let _held = connector.into_held();
     output::line(format!("millrace relay answers for its health on http://{}", process.address()?))?;
     process.serve(Router::new()).await

@@ -1,7 +1,5 @@
 //! `millrace serve`: queries, from the read models alone.
 
-use query_api::QuerySettings;
-
 use super::parts;
 use super::process::Process;
 use crate::cli::ServeArgs;
@@ -14,11 +12,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let mut connector = Connector::new(args.data.clone());
     let stock = connector.stock(&args.stock).await?;
     let search = connector.search_reader(&args.search).await?;
-    let settings = QuerySettings {
-        position_wait: args.position_wait,
-        deadline: args.position_wait + QuerySettings::default().deadline,
-    };
-    let routes = parts::query_routes(&mut process, &stock, &search, settings);
+    let routes = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let _held = connector.into_held();
     output::line(format!("millrace serve answers on http://{}", process.address()?))?;
     process.serve(routes.merge(parts::openapi(false, true))).await

@@ -4,9 +4,6 @@ use std::sync::Arc;
 
 use axum::Router;
 use command_api::CommandHandler;
-use outbox_relay::RelaySettings;
-use projectors::ProjectorSettings;
-use query_api::QuerySettings;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 
@@ -54,12 +51,14 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     }
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
-    parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology);
-    parts::relay(&mut process, &store, &log, &registry, topology, RelaySettings::default());
-    let settings = ProjectorSettings { partitions: topology.partitions, ..ProjectorSettings::default() };
+    if !args.command_topics.no_command_topics {
+        parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology);
+    }
+    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings());
+    let settings = args.projector.settings(topology.partitions);
     parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone());
     parts::search_projector(&mut process, &search_writer, &log, &registry, settings);
-    let queries = parts::query_routes(&mut process, &stock, &search, QuerySettings::default());
+    let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let routes = commands.merge(queries).merge(parts::openapi(true, true));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
 }

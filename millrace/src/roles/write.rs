@@ -13,7 +13,7 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     let store = connector.event_store(&args.event_store).await?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
     let (handler, routes) = parts::command_side(&mut process, &store, topology, &args.intake);
-    if !args.no_command_topics {
+    if !args.command_topics.no_command_topics {
         let log = connector.event_log(&args.event_log).await?;
         let registry = stores::registry(&args.event_log)?;
         parts::command_topics(&mut process, handler, &store, &log, &registry, topology);
