@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_store::EventStore;
+use event_store::{AppendBatch, EventStore, TimerChange};
 use metrics::counter;
 use schemas::event::StockUpdated;
 use schemas::{CommandEnvelope, OutcomeKind, ReservationId};
@@ -57,28 +57,42 @@ pub async fn run_expiry(
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        if let Err(error) = release_due(store.as_ref(), &handler, now()).await {
+        if let Err(error) = release_due(store.as_ref(), &handler, now(), &shutdown).await {
             // The timers stay; the next tick finds them again.
             tracing::warn!(%error, "expired reservations wait");
         }
     }
 }
 
-async fn release_due(store: &dyn EventStore, handler: &CommandHandler, now: i64) -> Result<(), HandlerError> {
+/// Every timer that is given is cleared with that, so the loop comes to an end.
+async fn release_due(
+    store: &dyn EventStore,
+    handler: &CommandHandler,
+    now: i64,
+    shutdown: &CancellationToken,
+) -> Result<(), HandlerError> {
     loop {
         let due = store.due_timers(now, DUE_LIMIT).await?;
         let is_last = due.len() < DUE_LIMIT;
         for timer in due {
+            if shutdown.is_cancelled() {
+                return Ok(());
+            }
             let command = match CommandEnvelope::from_json(timer.command.as_bytes(), None, now) {
                 Ok(command) => command,
                 Err(error) => {
-                    tracing::error!(%error, timer = %timer.key, "stored timer is no command");
+                    tracing::error!(%error, timer = %timer.key, "stored timer is no command; it is cleared");
+                    let change = TimerChange::ClearGiven { key: timer.key, command: timer.command };
+                    store.append(&AppendBatch { timers: vec![change], ..AppendBatch::default() }).await?;
                     continue;
                 }
             };
-            let outcome = handler.handle_timer(command, timer.key).await?;
-            if outcome.outcome == OutcomeKind::Accepted {
-                counter!(EXPIRED).increment(1);
+            let outcome = handler.handle_timer(command, timer).await?;
+            match outcome.outcome {
+                OutcomeKind::Accepted => counter!(EXPIRED).increment(1),
+                // Not decided, so not cleared: the next tick finds it again.
+                OutcomeKind::Failed => return Ok(()),
+                OutcomeKind::Rejected | OutcomeKind::Invalid => {}
             }
         }
         if is_last {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use domain::{State, StreamId, decide};
+use domain::{Rejection, State, StreamId, decide};
 use event_store::{
     AppendBatch, Claim, DecidedCommand, EventStore, EventStoreError, LoadRequest, LoadedStream, NewEvent, NewSnapshot,
     OffsetAdvance, StoredOutcome, Timer, TimerChange, Topology,
@@ -45,7 +45,7 @@ pub(crate) struct Work {
     /// Context on whose outcome topic the outcome goes out.
     publish_on: Option<Context>,
     /// Timer that gave the command.
-    timer_key: Option<String>,
+    timer: Option<Timer>,
 }
 
 enum Item {
@@ -74,11 +74,11 @@ enum Answer {
 
 impl Work {
     pub(crate) fn from_http(envelope: CommandEnvelope) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, timer_key: None }
+        Self { item: Item::command(envelope), publish_on: None, timer: None }
     }
 
-    pub(crate) fn from_timer(envelope: CommandEnvelope, key: String) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, timer_key: Some(key) }
+    pub(crate) fn from_timer(envelope: CommandEnvelope, timer: Timer) -> Self {
+        Self { item: Item::command(envelope), publish_on: None, timer: Some(timer) }
     }
 
     pub(crate) fn from_record(context: Context, command: RecordCommand) -> Self {
@@ -88,7 +88,7 @@ impl Work {
                 Item::Unreadable { place_id, command_id, key, code, problem, received_at }
             }
         };
-        Self { item, publish_on: Some(context), timer_key: None }
+        Self { item, publish_on: Some(context), timer: None }
     }
 
     fn id(&self) -> Uuid {
@@ -171,7 +171,7 @@ async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<V
     };
     decided.batch.offsets = offsets;
 
-    if decided.batch.commands.is_empty() && decided.batch.offsets.is_empty() {
+    if decided.batch.commands.is_empty() && decided.batch.offsets.is_empty() && decided.batch.timers.is_empty() {
         return Ok(outcomes(state.topology, decided, &[]));
     }
     let span = tracing::debug_span!("append", commands = decided.batch.commands.len());
@@ -262,6 +262,8 @@ fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<De
             Item::Unreadable { .. } => [0; 32],
         };
         if let Some(stored) = view.known.get(&id) {
+            // Its command was decided before: nothing else will clear it.
+            decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
             decided.answers.push(Answer::Known(repeat(id, &stored.digest, &digest, || stored.outcome.clone())));
             continue;
         }
@@ -278,7 +280,7 @@ fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<De
             Item::Command { envelope, digest } => {
                 let stream = StreamId::of(&envelope.command);
                 let from_cache = view.cached.contains(&stream);
-                let command = decide_one(state, &mut view, &mut decided.claimed, envelope, *digest, &stream);
+                let command = decide_one(state, &mut view, &mut decided.claimed, work, envelope, *digest);
                 if from_cache && command.events.is_empty() {
                     needs_fresh.push(stream);
                 }
@@ -287,11 +289,9 @@ fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<De
         };
         let mut command = command;
         command.publish_outcome_on = work.publish_on;
-        if let Some(key) = &work.timer_key {
+        if command.timers.is_empty() {
             // Whatever the release came to, the timer has done its work.
-            if command.timers.is_empty() {
-                command.timers.push(TimerChange::Clear { key: key.clone() });
-            }
+            command.timers.extend(work.timer.as_ref().map(clear_given));
         }
         let index = decided.batch.commands.len();
         in_group.insert(id, (index, digest));
@@ -310,11 +310,12 @@ fn decide_one(
     state: &GroupState,
     view: &mut View,
     claimed: &mut HashMap<WarehouseId, RegionId>,
+    work: &Work,
     envelope: &CommandEnvelope,
     digest: [u8; 32],
-    stream: &StreamId,
 ) -> DecidedCommand {
     let command = &envelope.command;
+    let stream = &StreamId::of(command);
     let context = command.context();
     let loaded = view.streams.entry(stream.clone()).or_insert_with(|| LoadedStream {
         state: State::initial(context),
@@ -349,8 +350,11 @@ fn decide_one(
         outcome_key: command.sku().to_string(),
         command_type: Some(command.command_type().to_owned()),
     };
-    let events = match tracing::trace_span!("decide").in_scope(|| decide(&loaded.state, command, envelope.received_at))
-    {
+    let events = tracing::trace_span!("decide").in_scope(|| match &work.timer {
+        Some(_) => decide_release(&loaded.state, command, envelope.received_at),
+        None => decide(&loaded.state, command, envelope.received_at),
+    });
+    let events = match events {
         Ok(events) => events,
         Err(rejection) => {
             decided.outcome.outcome = OutcomeKind::Rejected;
@@ -398,6 +402,23 @@ fn decide_one(
         loaded.snapshot_version = loaded.version;
     }
     decided
+}
+
+/// Decides the release that a timer gave. The timer may be older than the reservation: one of the same id that was
+/// made after the timer was read keeps its units for its own time.
+fn decide_release(state: &State, command: &Command, now: i64) -> Result<Vec<Event>, Rejection> {
+    if let (State::Stock(stock), Command::ReleaseReservation(data)) = (state, command)
+        && let Some(reservation) = stock.open.get(&data.reservation_id)
+        && reservation.expires_at > now
+    {
+        let message = format!("reservation {} is open until {}", data.reservation_id, reservation.expires_at);
+        return Err(Rejection::new("reservation_not_expired", message));
+    }
+    decide(state, command, now)
+}
+
+fn clear_given(timer: &Timer) -> TimerChange {
+    TimerChange::ClearGiven { key: timer.key.clone(), command: timer.command.clone() }
 }
 
 fn claim_region(

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_store::{EventStore, OffsetAdvance, Topology};
+use event_store::{EventStore, OffsetAdvance, Timer, Topology};
 use metrics::{counter, gauge, histogram};
 use schemas::{CommandEnvelope, Context, Outcome, OutcomeKind};
 use tokio::sync::{mpsc, oneshot};
@@ -179,9 +179,9 @@ impl CommandHandler {
     }
 
     /// Releases a reservation whose time is over.
-    pub(crate) async fn handle_timer(&self, command: CommandEnvelope, key: String) -> Result<Outcome, HandlerError> {
+    pub(crate) async fn handle_timer(&self, command: CommandEnvelope, timer: Timer) -> Result<Outcome, HandlerError> {
         let id = command.id;
-        let mut outcomes = self.submit(vec![Work::from_timer(command, key)], None).await?;
+        let mut outcomes = self.submit(vec![Work::from_timer(command, timer)], None).await?;
         Ok(outcomes.pop().unwrap_or_else(|| failed(id, "the handler gave no outcome")))
     }
 

@@ -64,6 +64,8 @@ pub struct AppendBatch {
     pub commands: Vec<DecidedCommand>,
     /// Offsets of command topics that this batch consumed.
     pub offsets: Vec<OffsetAdvance>,
+    /// Changes that no command of the batch makes: made after those of its commands.
+    pub timers: Vec<TimerChange>,
 }
 
 /// One decided command with all that it changes.
@@ -150,7 +152,14 @@ pub struct Timer {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TimerChange {
     Set(Timer),
-    Clear { key: String },
+    Clear {
+        key: String,
+    },
+    /// Clears the timer only while it holds this command: a newer reservation may have set another under its key.
+    ClearGiven {
+        key: String,
+        command: String,
+    },
 }
 
 /// What an append came to.

@@ -65,6 +65,7 @@ contract!(
     commands::a_warehouse_lies_in_one_region,
     commands::offsets_are_compared_and_set,
     commands::timers_are_set_cleared_and_due,
+    commands::a_given_timer_is_cleared_only_while_it_is_the_same,
     relay::committed_rows_are_read_in_pages,
     relay::a_second_relay_waits_and_a_zombie_is_refused,
     relay::one_process_leads_again_without_waiting_for_itself,

@@ -75,7 +75,7 @@ fn command(number: u32, version: u64) -> DecidedCommand {
 async fn append(store: &dyn EventStore, versions: std::ops::RangeInclusive<u64>) {
     for version in versions {
         let commands = (0..20).map(|number| command(number, version)).collect();
-        store.append(&AppendBatch { commands, offsets: Vec::new() }).await.unwrap();
+        store.append(&AppendBatch { commands, ..AppendBatch::default() }).await.unwrap();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use event_store::{SqliteEventStore, StreamId};
+use event_store::{AppendBatch, SqliteEventStore, StreamId, TimerChange};
 use schemas::StorePosition;
 use serde_json::{Value, json};
 
@@ -233,6 +233,62 @@ async fn an_expired_reservation_gives_its_units_back_once() {
     assert_eq!(fixture.handler.handle(reserve(3, 5)).await.outcome, OutcomeKind::Accepted);
     fixture.shutdown.cancel();
     both.await.unwrap();
+}
+
+fn timer_command(timer: &Timer) -> CommandEnvelope {
+    CommandEnvelope::from_json(timer.command.as_bytes(), None, timer.due_at).unwrap()
+}
+
+#[tokio::test]
+async fn a_stale_timer_releases_no_newer_reservation_of_the_same_id() {
+    let fixture = Fixture::new().await;
+    let data = |expires_at: i64| json!({ "sku": "TEA", "warehouse": "ham-1", "quantity": 5, "reservation_id": "r", "expires_at": expires_at });
+    let release = json!({ "sku": "TEA", "warehouse": "ham-1", "reservation_id": "r" });
+    fixture.handler.handle(receive(1, 5)).await;
+    fixture.handler.handle(command(2, "ReserveStock", data(NOW + 1_000))).await;
+    let stale = fixture.store.due_timers(i64::MAX, 10).await.unwrap().remove(0);
+    // Another process has read that timer when its reservation is released, and made again for longer.
+    fixture.handler.handle(command(3, "ReleaseReservation", release)).await;
+    fixture.handler.handle(command(4, "ReserveStock", data(NOW + 9_000))).await;
+    let current = fixture.store.due_timers(i64::MAX, 10).await.unwrap();
+    for _ in 0..2 {
+        let outcome = fixture.handler.handle_timer(timer_command(&stale), stale.clone()).await.unwrap();
+        assert_eq!((outcome.outcome, code(&outcome)), (OutcomeKind::Rejected, "reservation_not_expired"));
+        assert_eq!(fixture.version("stock-TEA@ham-1").await, 4);
+        assert_eq!(fixture.store.due_timers(i64::MAX, 10).await.unwrap(), current);
+    }
+    let outcome = fixture.handler.handle_timer(timer_command(&current[0]), current[0].clone()).await.unwrap();
+    assert_eq!(outcome.outcome, OutcomeKind::Accepted);
+    assert!(fixture.store.due_timers(i64::MAX, 10).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn due_timers_that_lead_to_nothing_are_cleared() {
+    let fixture = Fixture::new().await;
+    fixture.handler.handle(receive(1, 5)).await;
+    fixture.handler.handle(reserve(2, 5)).await;
+    let known = fixture.store.due_timers(i64::MAX, 10).await.unwrap().remove(0);
+    fixture.handler.handle_timer(timer_command(&known), known.clone()).await.unwrap();
+    // A timer whose release was decided before, and as many that are no command as one reading gives.
+    let garbage = (0..500).map(|number| Timer { key: number.to_string(), due_at: NOW, command: "{".to_owned() });
+    let timers = garbage.chain([known]).map(TimerChange::Set).collect();
+    fixture.store.append(&AppendBatch { timers, ..AppendBatch::default() }).await.unwrap();
+    let expiry = crate::run_expiry(
+        fixture.store.clone(),
+        fixture.handler.clone(),
+        Duration::from_millis(5),
+        || NOW + 60_000,
+        fixture.shutdown.clone(),
+    );
+    let expiry = tokio::spawn(expiry);
+    let deadline = Instant::now() + Duration::from_secs(20);
+    while !fixture.store.due_timers(i64::MAX, 10).await.unwrap().is_empty() {
+        assert!(Instant::now() < deadline, "the timers are never cleared");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(fixture.version("stock-TEA@ham-1").await, 3);
+    fixture.shutdown.cancel();
+    expiry.await.unwrap();
 }
 
 #[tokio::test]

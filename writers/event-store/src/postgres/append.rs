@@ -46,6 +46,15 @@ struct TimerRows {
     due_at: Vec<i64>,
     commands: Vec<String>,
     cleared: Vec<String>,
+    /// Keys and commands of those that are cleared only while they hold that command.
+    given: (Vec<String>, Vec<String>),
+}
+
+/// What the changes of one key come to.
+enum LastChange<'a> {
+    Set(&'a Timer),
+    Clear,
+    ClearGiven(Vec<&'a str>),
 }
 
 #[derive(Default)]
@@ -95,7 +104,18 @@ async fn append_in_transaction(
     let taken: [&(dyn ToSql + Sync); 4] = [&snapshots.streams, &snapshots.versions, &snapshots.bodies, &state_version];
 
     // Polled in this order, so sent in this order, without waiting in between.
-    let (inserted_events, inserted_commands, claimed, stored_claims, advanced, begun, set, cleared, saved) = futures::join!(
+    let (
+        inserted_events,
+        inserted_commands,
+        claimed,
+        stored_claims,
+        advanced,
+        begun,
+        set,
+        cleared,
+        cleared_given,
+        saved,
+    ) = futures::join!(
         query_unless(events.is_empty(), client, &statements.insert_events, events.parameters()),
         query_unless(commands.ids.is_empty(), client, &statements.insert_commands, decided),
         query_unless(warehouses.is_empty(), client, &statements.insert_claims, [&warehouses, &regions]),
@@ -109,6 +129,12 @@ async fn append_in_transaction(
             [&timers.keys, &timers.due_at, &timers.commands]
         ),
         query_unless(timers.cleared.is_empty(), client, &statements.clear_timers, [&timers.cleared]),
+        query_unless(
+            timers.given.0.is_empty(),
+            client,
+            &statements.clear_given_timers,
+            [&timers.given.0, &timers.given.1]
+        ),
         query_unless(snapshots.streams.is_empty(), client, &statements.save_snapshots, taken),
     );
     events.check_inserted(&inserted_events?)?;
@@ -119,6 +145,7 @@ async fn append_in_transaction(
     check_offsets(&offsets, &advanced)?;
     set?;
     cleared?;
+    cleared_given?;
     saved?;
     Ok(Appended { positions })
 }
@@ -309,22 +336,43 @@ impl OffsetRows {
 impl TimerRows {
     /// The last change of a key holds.
     fn of(batch: &AppendBatch) -> Self {
-        let mut last: BTreeMap<&str, Option<&Timer>> = BTreeMap::new();
-        for change in batch.commands.iter().flat_map(|command| &command.timers) {
+        let mut last: BTreeMap<&str, LastChange<'_>> = BTreeMap::new();
+        for change in batch.commands.iter().flat_map(|command| &command.timers).chain(&batch.timers) {
             match change {
-                TimerChange::Set(timer) => last.insert(&timer.key, Some(timer)),
-                TimerChange::Clear { key } => last.insert(key, None),
-            };
+                TimerChange::Set(timer) => {
+                    last.insert(&timer.key, LastChange::Set(timer));
+                }
+                TimerChange::Clear { key } => {
+                    last.insert(key, LastChange::Clear);
+                }
+                TimerChange::ClearGiven { key, command } => {
+                    match last.entry(key).or_insert_with(|| LastChange::ClearGiven(Vec::new())) {
+                        LastChange::ClearGiven(commands) => commands.push(command),
+                        change @ LastChange::Set(_) => {
+                            if matches!(change, LastChange::Set(timer) if timer.command == *command) {
+                                *change = LastChange::Clear;
+                            }
+                        }
+                        LastChange::Clear => {}
+                    }
+                }
+            }
         }
         let mut rows = Self::default();
-        for (key, timer) in last {
-            match timer {
-                Some(timer) => {
+        for (key, change) in last {
+            match change {
+                LastChange::Set(timer) => {
                     rows.keys.push(key.to_owned());
                     rows.due_at.push(timer.due_at);
                     rows.commands.push(storable(&timer.command).into_owned());
                 }
-                None => rows.cleared.push(key.to_owned()),
+                LastChange::Clear => rows.cleared.push(key.to_owned()),
+                LastChange::ClearGiven(commands) => {
+                    for command in commands {
+                        rows.given.0.push(key.to_owned());
+                        rows.given.1.push(storable(command).into_owned());
+                    }
+                }
             }
         }
         rows

@@ -97,6 +97,9 @@ statements! {
         INSERT INTO timers (key, due_at, command) SELECT * FROM unnest($1::text[], $2::bigint[], $3::text[])
         ON CONFLICT (key) DO UPDATE SET due_at = excluded.due_at, command = excluded.command";
     clear_timers = "DELETE FROM timers WHERE key = ANY($1::text[])";
+    clear_given_timers = "
+        DELETE FROM timers USING unnest($1::text[], $2::text[]) AS given (key, command)
+        WHERE timers.key = given.key AND timers.command = given.command";
     save_snapshots = "
         INSERT INTO snapshots (stream, version, state_version, body)
         SELECT stream, version, $4, body

@@ -44,6 +44,9 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &AppendBatch) -> Resu
         }
         positions.push(last);
     }
+    for change in &batch.timers {
+        change_timer(transaction, change)?;
+    }
     Ok(Appended { positions })
 }
 
@@ -173,6 +176,9 @@ fn change_timer(transaction: &Transaction<'_>, change: &TimerChange) -> Result<(
             .execute(params![timer.key, timer.due_at, timer.command])?,
         TimerChange::Clear { key } => {
             transaction.prepare_cached("DELETE FROM timers WHERE key = ?1")?.execute([key])?
+        }
+        TimerChange::ClearGiven { key, command } => {
+            transaction.prepare_cached("DELETE FROM timers WHERE key = ?1 AND command = ?2")?.execute([key, command])?
         }
     };
     Ok(())

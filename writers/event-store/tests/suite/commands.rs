@@ -1,6 +1,6 @@
 //! What commits with the events: outcomes, claims, offsets, timers.
 
-use event_store::{Claim, LoadRequest, OffsetAdvance, Timer, TimerChange};
+use event_store::{AppendBatch, Claim, LoadRequest, OffsetAdvance, Timer, TimerChange};
 use schemas::codec::decode_outcome;
 use schemas::{Context, OutcomeKind, PositionToken, RegionId, WarehouseId, WriterSchema, partition_of};
 use uuid::Uuid;
@@ -196,4 +196,38 @@ pub async fn timers_are_set_cleared_and_due(fixture: &Fixture) {
     store.append(&changing("c", vec![TimerChange::Set(timer("first", NOW + 7))])).await.unwrap();
     assert_eq!(store.due_timers(NOW, 10).await.unwrap(), [timer("second", NOW)]);
     assert_eq!(store.due_timers(NOW + 7, 10).await.unwrap().len(), 3);
+}
+
+pub async fn a_given_timer_is_cleared_only_while_it_is_the_same(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let timer = |key: &str, command: &str| Timer { key: key.to_owned(), due_at: NOW, command: command.to_owned() };
+    let set = |key: &str, command: &str| TimerChange::Set(timer(key, command));
+    let given = |key: &str, command: &str| TimerChange::ClearGiven { key: key.to_owned(), command: command.to_owned() };
+    let mut first = set_prices("a", 0, &[1]);
+    first.timers = vec![set("kept", "old"), set("gone", "old"), set("either", "old"), set("kept", "new")];
+    store.append(&batch(vec![first])).await.unwrap();
+
+    // No command at all, as for a timer whose release was decided before.
+    let timers = vec![
+        given("kept", "old"),
+        given("gone", "old"),
+        given("either", "other"),
+        given("either", "old"),
+        given("never set", "old"),
+    ];
+    store.append(&AppendBatch { timers, ..AppendBatch::default() }).await.unwrap();
+    assert_eq!(store.due_timers(NOW, 10).await.unwrap(), [timer("kept", "new")]);
+
+    // And what the same batch sets.
+    let mut second = set_prices("a", 1, &[2]);
+    second.timers = vec![
+        set("set and given", "one"),
+        given("set and given", "one"),
+        set("set anew", "two"),
+        given("set anew", "one"),
+        given("kept", "new"),
+        set("kept", "newest"),
+    ];
+    store.append(&batch(vec![second])).await.unwrap();
+    assert_eq!(store.due_timers(NOW, 10).await.unwrap(), [timer("kept", "newest"), timer("set anew", "two")]);
 }

@@ -178,7 +178,7 @@ pub fn refused(sku: &str) -> DecidedCommand {
 }
 
 pub fn batch(commands: Vec<DecidedCommand>) -> AppendBatch {
-    AppendBatch { commands, offsets: Vec::new() }
+    AppendBatch { commands, ..AppendBatch::default() }
 }
 
 pub async fn load_stream(store: &dyn EventStore, stream: &StreamId) -> LoadedStream {
