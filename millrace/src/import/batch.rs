@@ -15,10 +15,15 @@ const FIRST_ROWS: usize = 50;
 /// Rows of a batch; a row is up to three commands.
 const ROWS: usize = 1_000;
 
+/// Bytes of a batch: with the batches read ahead and under way, and each row as commands, answers and a reject as well,
+/// an import of the largest rows stays below some 100 MB.
+const BYTES: usize = 2 << 20;
+
 /// Rows in the file's order.
 #[derive(Debug, Default)]
 pub struct Batch {
     rows: Vec<BatchRow>,
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -57,7 +62,7 @@ pub fn read_batches(
             Ok(cells) => ProductRow::read(&cells, settings),
             Err(problem) => Err(problem),
         };
-        batch.rows.push(match read {
+        batch.push(match read {
             Err(reason) => BatchRow::Rejected(Reject { line: record.line, reason, record: record.text }),
             Ok(row) => match last_rows.standing(&row.product.sku, number, row.content()) {
                 Standing::Last => BatchRow::Goes { row: Box::new(row), line: record.line, record: record.text },
@@ -66,7 +71,7 @@ pub fn read_batches(
             },
         });
         number += 1;
-        if batch.rows.len() >= size {
+        if batch.rows.len() >= size || batch.bytes >= BYTES {
             if !take(std::mem::take(&mut batch)) {
                 return Ok(());
             }
@@ -159,6 +164,27 @@ fn refusal(outcome: Option<&Outcome>) -> Option<String> {
     }
 }
 
+// === impl Batch ===
+
+impl Batch {
+    fn push(&mut self, row: BatchRow) {
+        self.bytes += row.bytes();
+        self.rows.push(row);
+    }
+}
+
+// === impl BatchRow ===
+
+impl BatchRow {
+    fn bytes(&self) -> usize {
+        match self {
+            BatchRow::Goes { row, record, .. } => row.bytes() + record.len(),
+            BatchRow::Rejected(reject) => reject.reason.len() + reject.record.len(),
+            BatchRow::Repeated | BatchRow::Overruled => 0,
+        }
+    }
+}
+
 // === impl Settled ===
 
 impl Settled {
@@ -179,5 +205,64 @@ impl Settled {
         summary.duplicates_repeated += self.repeated;
         summary.duplicates_overruled += self.overruled;
         summary.commands += self.commands;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt::Write;
+
+    use clap::Parser;
+
+    use super::*;
+    use crate::import::ProductsArgs;
+    use crate::import::field_map::FieldMap;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        products: ProductsArgs,
+    }
+
+    /// Rows of each batch of a file.
+    fn batches(text: &str) -> Vec<usize> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("p.csv");
+        std::fs::write(&path, text).unwrap();
+        let args = Line::try_parse_from(["import", path.to_str().unwrap()]).unwrap().products;
+        let source = SourceFile::of(&args);
+        let settings = RowSettings {
+            map: FieldMap::find(&[], &[], &source.columns().unwrap()).unwrap(),
+            currency: "EUR".to_owned(),
+            price_decimals: 2,
+            region: args.region.clone(),
+            warehouse: args.warehouse.clone(),
+            delivery: String::new(),
+        };
+        let mut sizes = Vec::new();
+        read_batches(&source, &settings, &LastRows::default(), |batch| {
+            assert!(batch.bytes < BYTES + (64 << 10), "{} bytes", batch.bytes);
+            sizes.push(batch.rows.len());
+            true
+        })
+        .unwrap();
+        sizes
+    }
+
+    #[test]
+    fn a_batch_ends_by_rows_or_by_bytes() {
+        let mut small = "sku,name,other\n".to_owned();
+        let mut large = "sku,name,description\n".to_owned();
+        let mut unmapped = small.clone();
+        for number in 0..1_100 {
+            writeln!(small, "S{number},x,y").unwrap();
+            writeln!(large, "S{number},x,{}", "y".repeat(9_000)).unwrap();
+            writeln!(unmapped, "S{number},x,{}", "y".repeat(9_000)).unwrap();
+        }
+        assert_eq!(batches(&small), [50, 1_000, 50]);
+        let sizes = batches(&large);
+        assert!(sizes.len() > 4 && sizes.iter().sum::<usize>() == 1_100, "{sizes:?}");
+        // A column that is not imported weighs what a reject would show of it.
+        assert!(batches(&unmapped).len() <= 4);
     }
 }

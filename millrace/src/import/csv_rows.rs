@@ -9,10 +9,13 @@ use std::collections::VecDeque;
 use std::io;
 
 use super::lines::{Line, Lines, MAX_LINE_BYTES};
-use super::record::{Cells, Record};
+use super::record::{Cells, Record, SHOWN_BYTES, shown, shown_bytes};
 
 /// Most lines of one record.
 const MAX_RECORD_LINES: usize = 200;
+/// Most lines of one record that end one quoted field and open the next. Bounds how often a line of a hostile file is read:
+/// a line that would open a quote by itself, met inside an open quote, ends the record or counts here.
+const MAX_REOPENED: usize = 32;
 /// Fewer fields than this occur in running text too often to tell a row from a line of a description.
 const ROW_LIKE_FIELDS: usize = 4;
 
@@ -28,17 +31,24 @@ pub struct CsvRows {
 #[derive(Debug, PartialEq)]
 enum Split {
     Fields(Vec<Vec<u8>>),
-    /// A quoted field has no end.
-    Open {
-        field: usize,
-    },
+    /// A quoted field has no end yet.
+    Open(OpenRecord),
     TextBehindQuote {
         field: usize,
     },
 }
 
+/// A record whose last field is inside its quotes: goes on with the next line, and nothing is read twice.
+#[derive(Debug, Default, PartialEq)]
+struct OpenRecord {
+    fields: Vec<Vec<u8>>,
+    /// What the open field has so far.
+    field: Vec<u8>,
+}
+
 /// A record of several lines.
 struct Joined {
+    /// As much as the rejects show.
     text: Vec<u8>,
     fields: Vec<Vec<u8>>,
 }
@@ -75,18 +85,21 @@ impl CsvRows {
             return Ok(Some(Record::refused(&first, problem)));
         }
         let (text, fields) = match split(&first.text, self.delimiter) {
-            Split::Fields(fields) => (first.text.clone(), fields),
+            Split::Fields(fields) => (shown_bytes(&first.text).to_vec(), fields),
             Split::TextBehindQuote { field } => {
                 let problem = format!("text behind the closing quote of field {}", field + 1);
                 return Ok(Some(Record::refused(&first, problem)));
             }
-            Split::Open { field } => match self.join_lines(&first)? {
-                Some(joined) => (joined.text, joined.fields),
-                None => {
-                    let problem = format!("the quote that opens field {} is never closed", field + 1);
-                    return Ok(Some(Record::refused(&first, problem)));
+            Split::Open(open) => {
+                let field = open.fields.len();
+                match self.join_lines(&first, open)? {
+                    Some(joined) => (joined.text, joined.fields),
+                    None => {
+                        let problem = format!("the quote that opens field {} is never closed", field + 1);
+                        return Ok(Some(Record::refused(&first, problem)));
+                    }
                 }
-            },
+            }
         };
         if fields.len() != self.columns.len() {
             let problem = format!("has {} fields, the header has {}", fields.len(), self.columns.len());
@@ -106,43 +119,42 @@ impl CsvRows {
                 }
             }
         }
-        Ok(Some(Record {
-            line: first.number,
-            text: String::from_utf8_lossy(&text).into_owned(),
-            cells: Ok(Cells::Row(cells)),
-        }))
+        Ok(Some(Record { line: first.number, text: shown(&text), cells: Ok(Cells::Row(cells)) }))
     }
 
     /// The record that begins with an open quote, if the following lines make it one. Else they are kept for later.
-    fn join_lines(&mut self, first: &Line) -> io::Result<Option<Joined>> {
+    fn join_lines(&mut self, first: &Line, open: OpenRecord) -> io::Result<Option<Joined>> {
         let width = self.columns.len();
-        let mut text = first.text.clone();
+        let mut text = shown_bytes(&first.text).to_vec();
+        let mut bytes = first.text.len();
+        let mut open = open;
+        let mut reopened = 0;
         let mut taken: Vec<Line> = Vec::new();
         let joined = loop {
-            if taken.len() + 1 >= MAX_RECORD_LINES || text.len() > MAX_LINE_BYTES {
+            if taken.len() + 1 >= MAX_RECORD_LINES || bytes > MAX_LINE_BYTES || reopened > MAX_REOPENED {
                 break None;
             }
             let Some(line) = self.next_any_line()? else { break None };
-            text.push(b'\n');
-            text.extend_from_slice(&line.text);
+            bytes += 1 + line.text.len();
+            if text.len() < SHOWN_BYTES {
+                text.push(b'\n');
+                text.extend_from_slice(shown_bytes(&line.text));
+            }
             let is_unusable = line.problem().is_some();
-            let has_quote = line.text.contains(&b'"');
             let is_row = width >= ROW_LIKE_FIELDS
-                && !has_quote
+                && !line.text.contains(&b'"')
                 && matches!(split(&line.text, self.delimiter), Split::Fields(fields) if fields.len() == width);
+            let fields_before = open.fields.len();
+            let split = if is_unusable || is_row { None } else { Some(open.go_on(&line.text, self.delimiter)) };
             taken.push(line);
-            if is_unusable {
-                break None;
-            }
-            if has_quote {
-                match split(&text, self.delimiter) {
-                    Split::Fields(fields) if fields.len() == width => break Some(fields),
-                    Split::Fields(_) | Split::TextBehindQuote { .. } => break None,
-                    Split::Open { .. } => {}
+            match split {
+                Some(Split::Fields(fields)) if fields.len() == width => break Some(fields),
+                // An open field behind the last column will not become a row either.
+                Some(Split::Open(further)) if further.fields.len() < width => {
+                    reopened += usize::from(further.fields.len() > fields_before);
+                    open = further;
                 }
-            }
-            if is_row {
-                break None;
+                _ => break None,
             }
         };
         match joined {
@@ -186,17 +198,37 @@ pub enum HeaderError {
     Io(#[from] io::Error),
 }
 
+// === impl OpenRecord ===
+
+impl OpenRecord {
+    /// Goes on with the next line: the line end belongs to the open field.
+    fn go_on(mut self, line: &[u8], delimiter: u8) -> Split {
+        self.field.push(b'\n');
+        split_on(self, true, line, delimiter)
+    }
+}
+
 /// Splits one record. Quotes count only at the beginning of a field, so `12" pizza` is a text like any other.
 fn split(text: &[u8], delimiter: u8) -> Split {
-    let mut fields = Vec::new();
+    split_on(OpenRecord::default(), false, text, delimiter)
+}
+
+/// Splits the rest of a record. `is_quoted`: it begins inside the quotes of the open field.
+fn split_on(open: OpenRecord, is_quoted: bool, text: &[u8], delimiter: u8) -> Split {
+    #[cfg(test)]
+    SPLIT_BYTES.set(SPLIT_BYTES.get() + text.len());
+    let OpenRecord { mut fields, mut field } = open;
     let mut at = 0;
+    let mut is_quoted = is_quoted;
     loop {
-        let mut field = Vec::new();
-        if text.get(at) == Some(&b'"') {
+        if !is_quoted && text.get(at) == Some(&b'"') {
+            is_quoted = true;
             at += 1;
+        }
+        if is_quoted {
             loop {
                 match (text.get(at), text.get(at + 1)) {
-                    (None, _) => return Split::Open { field: fields.len() },
+                    (None, _) => return Split::Open(OpenRecord { fields, field }),
                     (Some(b'"'), Some(b'"')) => {
                         field.push(b'"');
                         at += 2;
@@ -223,13 +255,20 @@ fn split(text: &[u8], delimiter: u8) -> Split {
             field.extend_from_slice(&rest[..length]);
             at += length;
         }
-        fields.push(field);
+        fields.push(std::mem::take(&mut field));
         if at >= text.len() {
             return Split::Fields(fields);
         }
         // The delimiter; behind it a field begins, and be it an empty last one.
         at += 1;
+        is_quoted = false;
     }
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Bytes that were split in this thread.
+    static SPLIT_BYTES: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
 #[cfg(test)]
@@ -299,6 +338,58 @@ mod tests {
         }
         let read = rows(&text);
         assert_eq!((bad(&read), good(&read).len()), (vec![2], 1_000));
+    }
+
+    /// The splitter as a whole: lines read one after the other give what the joined text gives.
+    #[test]
+    fn a_record_goes_on_where_its_last_line_ended() {
+        let Split::Open(open) = split(b"1,\"two", b',') else { panic!("closed") };
+        let Split::Open(open) = open.go_on(b"\"\"three\"\"", b',') else { panic!("closed") };
+        let Split::Open(open) = open.go_on(b"four\" ,\"five", b',') else { panic!("closed") };
+        assert_eq!(open.fields, [b"1".to_vec(), b"two\n\"three\"\nfour".to_vec()]);
+        assert_eq!(
+            open.go_on(b"\",", b','),
+            Split::Fields(vec![b"1".to_vec(), b"two\n\"three\"\nfour".to_vec(), b"five\n".to_vec(), Vec::new()])
+        );
+    }
+
+    /// What one reading costs is counted in bytes given to the splitter: a clock would blame the machine.
+    #[test]
+    fn hostile_quotes_cost_a_bounded_number_of_readings() {
+        let padding = "y".repeat(5_000);
+        let header: Vec<String> = (0..400).map(|number| format!("c{number}")).collect();
+        for line in [
+            format!("x,\"\"\" {padding}"),
+            format!("x,\"\"\" {}", " ".repeat(5_000)),
+            format!("x,\"{padding}"),
+            format!("x\",{padding},\"\"\"z"),
+            format!("x\",\"{padding}"),
+            format!("\"{padding}\"\""),
+        ] {
+            let text = format!("{}\n{}", header.join(","), format!("{line}\n").repeat(300));
+            SPLIT_BYTES.set(0);
+            let read = rows(text.as_bytes());
+            assert_eq!(good(&read).len(), 0);
+            let readings = SPLIT_BYTES.get() / text.len();
+            assert!(readings <= MAX_REOPENED + 3, "{readings} readings of {:?}…", &line[..12]);
+        }
+    }
+
+    #[test]
+    fn a_record_may_have_several_fields_of_several_lines() {
+        let read = rows(b"a,b,c,d\n\"1\n1\",\"2\n2\",\"3\n3\",4\n5,6,7,8\n");
+        assert_eq!(good(&read), [(2, "1\n1|2\n2|3\n3|4".into()), (6, "5|6|7|8".into())]);
+    }
+
+    #[test]
+    fn a_good_row_keeps_no_more_text_than_a_reject_shows() {
+        let text = format!("a,b\n1,{}\n2,\"{}\n{}\"\n", "é".repeat(100_000), "x".repeat(9_000), "y".repeat(9_000));
+        let mut rows = CsvRows::new(Lines::new(Box::new(io::Cursor::new(text.into_bytes()))), b',').unwrap();
+        let record = rows.next_record().unwrap().unwrap();
+        assert_eq!(record.text.chars().count(), 2_000);
+        assert!(record.text.capacity() <= 4 * SHOWN_BYTES && record.cells.is_ok());
+        let record = rows.next_record().unwrap().unwrap();
+        assert!(record.text.starts_with("2,\"xxx") && record.text.chars().count() == 2_000 && record.cells.is_ok());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::io;
 use serde_json::value::RawValue;
 
 use super::lines::Lines;
-use super::record::{Cells, Record};
+use super::record::{Cells, Record, shown};
 
 pub struct NdjsonRows {
     lines: Lines,
@@ -37,11 +37,9 @@ impl NdjsonRows {
             return Ok(Some(Record::refused(&line, problem)));
         }
         match serde_json::from_slice::<HashMap<String, Box<RawValue>>>(&line.text) {
-            Ok(values) => Ok(Some(Record {
-                line: line.number,
-                text: String::from_utf8_lossy(&line.text).into_owned(),
-                cells: Ok(Cells::Object(values)),
-            })),
+            Ok(values) => {
+                Ok(Some(Record { line: line.number, text: shown(&line.text), cells: Ok(Cells::Object(values)) }))
+            }
             Err(error) => {
                 let problem = format!("not a JSON object: {error}");
                 Ok(Some(Record::refused(&line, problem)))

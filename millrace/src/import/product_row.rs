@@ -134,6 +134,14 @@ impl ProductRow {
         Prepared::new(PreparedKind::Revise, Command::ReviseProduct(revise), delivery)
     }
 
+    /// About what it holds in memory.
+    pub fn bytes(&self) -> usize {
+        let product = &self.product;
+        let texts = [Some(&product.name), product.brand.as_ref(), product.description.as_ref()];
+        let texts = texts.into_iter().flatten().chain(&product.category_path).map(String::len).sum::<usize>();
+        size_of::<Self>() + texts
+    }
+
     /// Tells rows that say the same from rows that do not.
     pub fn content(&self) -> u64 {
         let ids: Vec<u8> = self.commands("").iter().flat_map(|command| command.id.into_bytes()).collect();

@@ -8,14 +8,16 @@ use serde_json::value::RawValue;
 use super::decimal::NumberText;
 use super::lines::Line;
 
-/// Characters of a refused row that the rejects file shows.
+/// Characters of a refused row that the rejects file shows. No row keeps more: any of them may be refused later.
 const SHOWN: usize = 2_000;
+/// Bytes that hold as many characters.
+pub const SHOWN_BYTES: usize = 4 * SHOWN;
 
 #[derive(Debug)]
 pub struct Record {
     /// Line on which it begins, from 1.
     pub line: u64,
-    /// As in the file, for the rejects.
+    /// As in the file, as far as the rejects show it.
     pub text: String,
     /// Or why it cannot be read.
     pub cells: Result<Cells, String>,
@@ -46,9 +48,18 @@ pub struct NumberCell<'a> {
 
 impl Record {
     pub fn refused(line: &Line, problem: String) -> Self {
-        let text = String::from_utf8_lossy(&line.text);
-        Self { line: line.number, text: text.chars().take(SHOWN).collect(), cells: Err(problem) }
+        Self { line: line.number, text: shown(&line.text), cells: Err(problem) }
     }
+}
+
+/// The beginning of a row's bytes that is enough for [`shown`].
+pub fn shown_bytes(text: &[u8]) -> &[u8] {
+    &text[..text.len().min(SHOWN_BYTES)]
+}
+
+/// What the rejects show of a row.
+pub fn shown(text: &[u8]) -> String {
+    String::from_utf8_lossy(shown_bytes(text)).chars().take(SHOWN).collect()
 }
 
 // === impl Cells ===
