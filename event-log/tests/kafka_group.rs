@@ -260,3 +260,25 @@ async fn an_address_where_nobody_answers_is_named() {
         assert!(error.to_string().contains("refused"), "{error}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "needs servers: run make test"]
+async fn a_member_that_tells_its_progress_all_the_time_stays_a_member() {
+    let fixture = kafka();
+    let topic = fixture.make_topic("events", 12).await;
+    let group = fixture.group("g");
+    let subscription = fixture.log.subscribe(&group, &[&topic]).await.unwrap();
+    let mut member = Member::new(subscription, &Arc::default());
+    member.step_until("it has all", |member| member.owned.len() == 12).await;
+    // For longer than a session may be silent: what is told must not crowd out the heartbeats.
+    let begun = Instant::now();
+    let mut next = 0;
+    while begun.elapsed() < Duration::from_secs(14) {
+        next += 1;
+        for partition in 0..12 {
+            member.subscription.commit(&TopicPartition::new(&topic, partition), next).await.unwrap();
+        }
+        let signal = tokio::time::timeout(Duration::from_millis(1), member.subscription.next()).await;
+        assert!(signal.is_err(), "{signal:?} after {:?}", begun.elapsed());
+    }
+}

@@ -6,6 +6,8 @@ use std::sync::Arc;
 use event_log::{EmbeddedRegistry, EventLogError, HttpRegistry, SchemaRegistry, connect_registry};
 use schemas::SchemaRef;
 use schemas::contract::CONTRACTS;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 use uuid::Uuid;
 
 const TOPIC: &str = "inventory.events";
@@ -112,6 +114,62 @@ async fn an_address_that_is_none_is_refused() {
         assert!(error.to_string().contains("schema-registry"), "{bad}: {error}");
     }
     assert!(connect_registry(None, None).is_ok());
+}
+
+/// Answers every request the same, and closes.
+async fn answering(status: &'static str, body: &'static str) -> HttpRegistry {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut request = Vec::new();
+            while !is_whole(&request) && connection.read_buf(&mut request).await.unwrap() > 0 {}
+            let answer =
+                format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\nconnection: close\r\n\r\n{body}", body.len());
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    HttpRegistry::new(&url, None).unwrap()
+}
+
+fn is_whole(request: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(request).to_ascii_lowercase();
+    let Some((head, body)) = text.split_once("\r\n\r\n") else { return false };
+    let length = head.lines().find_map(|line| line.strip_prefix("content-length: "));
+    body.len() >= length.map_or(0, |length| length.parse().unwrap())
+}
+
+#[tokio::test]
+async fn only_the_registry_itself_can_say_that_it_does_not_know_a_schema() {
+    const NO_SUBJECT: &str = r#"{"error_code":40401,"message":"Subject not found"}"#;
+    const NO_SCHEMA: &str = r#"{"error_code":40403,"message":"Schema not found"}"#;
+    let unknown = answering("404 Not Found", NO_SCHEMA).await.schema(7).await.unwrap_err();
+    assert!(matches!(unknown, EventLogError::UnknownSchemaId { id: 7, .. }), "{unknown}");
+    for body in [NO_SUBJECT, NO_SCHEMA] {
+        let missing = answering("404 Not Found", body).await.id_of(TOPIC, stock_updated()).await.unwrap_err();
+        assert!(matches!(missing, EventLogError::NotRegistered { .. }), "{missing}");
+    }
+    let others = [
+        ("404 Not Found", "<html>no such page</html>", "address"),
+        ("404 Not Found", r#"{"error_code":404,"message":"HTTP 404 Not Found"}"#, "address"),
+        ("404 Not Found", NO_SUBJECT, "not one of a registry"),
+        ("401 Unauthorized", "", "password"),
+        ("403 Forbidden", r#"{"error_code":40301,"message":"denied"}"#, "password"),
+        ("200 OK", "<html>please log in</html>", "no JSON"),
+        ("200 OK", "{}", "not one of a registry"),
+    ];
+    let mut asked = tokio::task::JoinSet::new();
+    for (status, body, told) in others {
+        asked.spawn(async move {
+            let error = answering(status, body).await.schema(7).await.unwrap_err();
+            assert!(matches!(error, EventLogError::RegistryUnavailable { .. }), "{status} {body}: {error}");
+            assert!(error.is_transient() && error.to_string().contains(told), "{status} {body}: {error}");
+        });
+    }
+    while let Some(one) = asked.join_next().await {
+        one.unwrap();
+    }
 }
 
 fn registry_url() -> String {

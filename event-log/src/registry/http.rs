@@ -7,6 +7,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -70,8 +71,33 @@ struct Refusal {
 /// An answer that is not an error of transport.
 enum Answer {
     Found(Value),
-    NotFound,
+    /// The registry itself knows no such subject, version or schema.
+    NotFound(NotFound),
     Refused(String),
+}
+
+/// What is not there, by the registry's own error code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum NotFound {
+    Subject,
+    Version,
+    Schema,
+}
+
+/// Numbers the parts of cache files: two lookups may write at once.
+static CACHE_PARTS: AtomicU64 = AtomicU64::new(0);
+
+// === impl NotFound ===
+
+impl NotFound {
+    fn of(error_code: i64) -> Option<Self> {
+        match error_code {
+            40401 => Some(NotFound::Subject),
+            40402 => Some(NotFound::Version),
+            40403 => Some(NotFound::Schema),
+            _ => None,
+        }
+    }
 }
 
 // === impl HttpRegistry ===
@@ -141,7 +167,8 @@ impl HttpRegistry {
             let schemas = known.schemas.iter().map(|(id, schema)| (*id, schema.avsc().to_owned()));
             CacheFile { registry: self.address.clone(), ids: ids.collect(), schemas: schemas.collect() }
         };
-        let part = path.with_added_extension(format!("part-{}", std::process::id()));
+        let number = CACHE_PARTS.fetch_add(1, Ordering::Relaxed);
+        let part = path.with_added_extension(format!("part-{}-{number}", std::process::id()));
         let written = serde_json::to_vec_pretty(&cached)
             .map_err(std::io::Error::other)
             .and_then(|text| std::fs::write(&part, text))
@@ -164,6 +191,8 @@ impl HttpRegistry {
             .await
     }
 
+    /// A question that the registry did not get, or did not answer itself, says nothing about a schema: a record must
+    /// not be set aside because a proxy stands in the way or a password has changed.
     async fn ask_once(&self, method: Method, path: &str, body: Option<&Value>) -> Result<Answer, EventLogError> {
         let unavailable =
             |problem: String| EventLogError::RegistryUnavailable { address: self.address.clone(), problem };
@@ -180,14 +209,31 @@ impl HttpRegistry {
         }
         if status.is_success() {
             let value = serde_json::from_str(&text)
-                .map_err(|error| EventLogError::Permanent { problem: format!("{}{path}: {error}", self.base) })?;
+                .map_err(|error| unavailable(format!("its answer to {path} is no JSON, is it a registry? {error}")))?;
             return Ok(Answer::Found(value));
         }
-        let problem = match serde_json::from_str::<Refusal>(&text) {
-            Ok(refusal) => format!("{} (error {})", refusal.message, refusal.error_code),
-            Err(_) => format!("it answers {status}"),
+        let refusal = serde_json::from_str::<Refusal>(&text).ok();
+        let not_found = refusal.as_ref().and_then(|refusal| NotFound::of(refusal.error_code));
+        let problem = match refusal {
+            Some(refusal) => format!("{} (error {})", refusal.message, refusal.error_code),
+            None => format!("it answers {status}"),
         };
-        Ok(if status == StatusCode::NOT_FOUND { Answer::NotFound } else { Answer::Refused(problem) })
+        match (status, not_found) {
+            (StatusCode::NOT_FOUND, Some(what)) => Ok(Answer::NotFound(what)),
+            (StatusCode::NOT_FOUND, None) => {
+                Err(unavailable(format!("{problem} to {path}, not as a registry does: is the address complete?")))
+            }
+            (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
+                Err(unavailable(format!("{problem}: are user and password right?")))
+            }
+            _ => Ok(Answer::Refused(problem)),
+        }
+    }
+
+    /// An answer to something else than was asked.
+    fn beside_the_point(&self, asked: String) -> EventLogError {
+        let problem = format!("its answer about {asked} is not one of a registry");
+        EventLogError::RegistryUnavailable { address: self.address.clone(), problem }
     }
 
     fn refused(&self, subject: String, problem: String) -> EventLogError {
@@ -213,7 +259,7 @@ impl SchemaRegistry for HttpRegistry {
                 self.write_cache();
                 Ok(id)
             }
-            Answer::NotFound => {
+            Answer::NotFound(_) => {
                 Err(EventLogError::NotRegistered { topic: place.0, schema, address: self.address.clone() })
             }
             Answer::Refused(problem) => Err(self.refused(subject, problem)),
@@ -227,10 +273,14 @@ impl SchemaRegistry for HttpRegistry {
         }
         let found = match self.ask(Method::GET, &format!("schemas/ids/{id}"), None).await? {
             Answer::Found(found) => found,
-            Answer::NotFound => return Err(EventLogError::UnknownSchemaId { id, address: self.address.clone() }),
+            Answer::NotFound(NotFound::Schema) => {
+                return Err(EventLogError::UnknownSchemaId { id, address: self.address.clone() });
+            }
+            Answer::NotFound(_) => return Err(self.beside_the_point(format!("schema id {id}"))),
             Answer::Refused(problem) => return Err(self.refused(format!("schema id {id}"), problem)),
         };
-        let text = found.get("schema").and_then(Value::as_str).unwrap_or_default();
+        let text = found.get("schema").and_then(Value::as_str);
+        let text = text.ok_or_else(|| self.beside_the_point(format!("schema id {id}")))?;
         let schema = WriterSchema::parse(text).map_err(|source| EventLogError::Schema { id, source })?;
         let schema = Arc::new(schema);
         self.known.lock().unwrap_or_else(PoisonError::into_inner).schemas.insert(id, schema.clone());
@@ -243,14 +293,14 @@ impl SchemaRegistry for HttpRegistry {
         let path = format!("subjects/{subject}/versions");
         let id = match self.ask(Method::POST, &path, Some(json!({ "schema": contract.avsc }))).await? {
             Answer::Found(found) => id_in(&found),
-            Answer::NotFound => None,
+            Answer::NotFound(_) => None,
             Answer::Refused(problem) => return Err(self.refused(subject, problem)),
         };
         let id = id.ok_or_else(|| self.refused(subject.clone(), "the answer has no id".to_owned()))?;
         let level = json!({ "compatibility": "BACKWARD_TRANSITIVE" });
         match self.ask(Method::PUT, &format!("config/{subject}"), Some(level)).await? {
             Answer::Found(_) => Ok(id),
-            Answer::NotFound => Err(self.refused(subject, "it cannot set a compatibility level".to_owned())),
+            Answer::NotFound(_) => Err(self.refused(subject, "it cannot set a compatibility level".to_owned())),
             Answer::Refused(problem) => Err(self.refused(subject, problem)),
         }
     }
@@ -260,7 +310,7 @@ impl SchemaRegistry for HttpRegistry {
         let path = format!("compatibility/subjects/{subject}/versions?verbose=true");
         match self.ask(Method::POST, &path, Some(json!({ "schema": contract.avsc }))).await? {
             // A subject that is not there yet takes anything.
-            Answer::NotFound => Ok(Ok(())),
+            Answer::NotFound(_) => Ok(Ok(())),
             Answer::Refused(problem) => Ok(Err(problem)),
             Answer::Found(found) if found.get("is_compatible").and_then(Value::as_bool) == Some(true) => Ok(Ok(())),
             Answer::Found(found) => {
