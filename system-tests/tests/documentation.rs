@@ -117,6 +117,17 @@ fn every_file_and_test_that_the_invariants_name_is_there() {
 }
 
 #[test]
+fn every_metric_that_operations_names_is_measured() {
+    let sources = sources();
+    let text = read("docs/operations.md");
+    let named: Vec<&str> = quoted(&text).into_iter().filter(|name| name.starts_with("millrace_")).collect();
+    assert!(named.len() >= 5, "{named:?}");
+    for name in named {
+        assert!(sources.iter().any(|(_, text)| text.contains(&format!("\"{name}\""))), "no metric {name}");
+    }
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     for document in files().iter().filter(|file| file.ends_with(".md")) {
         let text = read(document);
