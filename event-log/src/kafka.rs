@@ -150,7 +150,9 @@ impl EventLog for KafkaEventLog {
         let subscription = self.ask(move |_| {
             for topic in &topics {
                 if lookup.topic(topic)?.partitions.is_none() {
-                    return Err(EventLogError::UnknownTopic { topic: topic.clone() });
+                    // Not there, or not known yet to a broker that was just restarted: `ensure_topics` knows.
+                    let missing = EventLogError::UnknownTopic { topic: topic.clone() };
+                    return Err(lookup.log().unavailable(missing));
                 }
             }
             KafkaSubscription::join(&settings, lookup, &group, &topics)

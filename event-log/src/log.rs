@@ -74,12 +74,15 @@ pub trait EventLog: Send + Sync {
 
     /// Publishes records, in their order within each partition; returns when every one is acknowledged by all
     /// replicas. After an error some may be in the log: publish the same ones again, consumers drop the twins.
+    /// A topic or partition that a cluster does not know is transient: it may not know it yet. Whether it is there is
+    /// for [`EventLog::ensure_topics`] to say.
     async fn publish(&self, records: Vec<NewRecord>) -> Result<(), EventLogError>;
 
     /// The ends of every partition of a topic.
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError>;
 
-    /// Joins a group of consumers that share the partitions of some topics.
+    /// Joins a group of consumers that share the partitions of some topics. A topic that a cluster does not know is
+    /// transient, as in [`EventLog::publish`].
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError>;
 
     /// Whether the log answers; for readiness.

@@ -86,6 +86,13 @@ impl Publisher {
             Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
                 log.unavailable(error)
             }
+            // Topics are made before anything is published. A broker that was just restarted may not know one yet:
+            // whether it is there is for `ensure_topics` to say, which the caller asks before it tries again.
+            Some(
+                RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+                | RDKafkaErrorCode::UnknownPartition,
+            ) => log.unavailable(format!("{topic}: {error}")),
             _ => log.classify(&error, &topic),
         })
     }
@@ -137,7 +144,8 @@ impl Publisher {
             .set("batch.num.messages", "10000")
             .set("queue.buffering.max.messages", "100000")
             .set("queue.buffering.max.kbytes", "131072")
-            // A topic that does not exist is an error after this, not a wait for someone to make it.
+            // How long a topic may be missing from the metadata of a broker that is catching up, before the call fails
+            // and the caller tries again.
             .set("topic.metadata.propagation.max.ms", "5000")
             .create_with_context(DeliveryContext(ClientLog::new(self.settings.address())))
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;

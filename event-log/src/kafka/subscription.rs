@@ -45,7 +45,7 @@ const ROOM_WITHIN: Duration = Duration::from_millis(200);
 const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 /// How often the reader's progress is committed. A commit for every write would queue up before the heartbeats on the
 /// coordinator's connection, until the group takes this member for dead.
-const COMMIT_EVERY: Duration = Duration::from_millis(0);
+const COMMIT_EVERY: Duration = Duration::from_secs(1);
 /// How long `close` waits for the group to be left.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
