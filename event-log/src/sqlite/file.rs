@@ -345,7 +345,8 @@ impl Place<'_> {
         ))
     }
 
-    /// A full disk, a failed write and a lock that another process holds may pass; a damaged file does not.
+    /// A full disk, a failed write, too many open files and a lock that another process holds may pass; a damaged file
+    /// does not.
     fn error(&self, error: rusqlite::Error) -> EventLogError {
         match error.sqlite_error_code() {
             Some(
@@ -354,7 +355,9 @@ impl Place<'_> {
                 | ErrorCode::DiskFull
                 | ErrorCode::SystemIoFailure
                 | ErrorCode::OutOfMemory
-                | ErrorCode::OperationInterrupted,
+                | ErrorCode::OperationInterrupted
+                | ErrorCode::CannotOpen
+                | ErrorCode::FileLockingProtocolFailed,
             ) => EventLogError::Unavailable { address: self.address(), problem: error.to_string() },
             _ => self.file(error),
         }
@@ -412,4 +415,20 @@ fn record_of(row: &Row<'_>, at: &TopicPartition) -> rusqlite::Result<Record> {
 /// SQLite's integers are signed; an offset above their range is above every record as well.
 fn stored(offset: u64) -> i64 {
     i64::try_from(offset).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_transient() {
+        let told = |code| Place(Path::new("f")).error(rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_FULL, ffi::SQLITE_CANTOPEN, ffi::SQLITE_PROTOCOL] {
+            assert!(told(code).is_transient(), "{}", told(code));
+        }
+        assert!(!told(ffi::SQLITE_CORRUPT).is_transient());
+    }
 }

@@ -170,7 +170,8 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// A full disk, a failed write and a lock that another process holds may pass; a damaged file does not.
+/// A full disk, a failed write, too many open files and a lock that another process holds may pass; a damaged file does
+/// not.
 fn sqlite_error(path: &Path, error: &rusqlite::Error) -> EventStoreError {
     match error.sqlite_error_code() {
         Some(
@@ -179,7 +180,9 @@ fn sqlite_error(path: &Path, error: &rusqlite::Error) -> EventStoreError {
             | ErrorCode::DiskFull
             | ErrorCode::SystemIoFailure
             | ErrorCode::OutOfMemory
-            | ErrorCode::OperationInterrupted,
+            | ErrorCode::OperationInterrupted
+            | ErrorCode::CannotOpen
+            | ErrorCode::FileLockingProtocolFailed,
         ) => EventStoreError::Unavailable { address: address(path), problem: error.to_string() },
         Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => {
             EventStoreError::Damaged { what: address(path), problem: format!("{error}; restore it from a backup") }
@@ -190,4 +193,20 @@ fn sqlite_error(path: &Path, error: &rusqlite::Error) -> EventStoreError {
 
 fn address(path: &Path) -> String {
     format!("sqlite:{}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use rusqlite::ffi;
+
+    use super::*;
+
+    #[test]
+    fn what_may_pass_is_transient() {
+        let told = |code| sqlite_error(Path::new("f"), &rusqlite::Error::SqliteFailure(ffi::Error::new(code), None));
+        for code in [ffi::SQLITE_BUSY, ffi::SQLITE_FULL, ffi::SQLITE_CANTOPEN, ffi::SQLITE_PROTOCOL] {
+            assert!(told(code).is_transient(), "{}", told(code));
+        }
+        assert!(!told(ffi::SQLITE_CORRUPT).is_transient());
+    }
 }
