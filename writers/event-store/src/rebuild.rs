@@ -10,8 +10,7 @@ use crate::store::LoadedStream;
 /// A stored snapshot of this build's state version.
 pub(crate) struct Snapshot {
     pub(crate) version: u64,
-    /// Serialized [`State`], JSON.
-    pub(crate) body: Vec<u8>,
+    state: State,
 }
 
 /// A stored event, as far as its stream's state needs it.
@@ -25,6 +24,21 @@ pub(crate) struct PastEvent {
 /// Snapshots of another state version are passed over: adapters ask for this one only.
 pub(crate) const SNAPSHOT_STATE_VERSION: u32 = STATE_VERSION;
 
+// === impl Snapshot ===
+
+impl Snapshot {
+    /// A snapshot only spares folding: one that does not read is passed over, and the stream folded from version 1.
+    pub(crate) fn read(stream: &str, version: u64, body: &[u8]) -> Option<Self> {
+        match serde_json::from_slice(body) {
+            Ok(state) => Some(Self { version, state }),
+            Err(error) => {
+                tracing::warn!(stream, version, %error, "snapshot does not read; the stream is folded from its start");
+                None
+            }
+        }
+    }
+}
+
 /// Folds a stream. `events` are in order and begin with the snapshot's own version, or with version 1 where there
 /// is no snapshot: the event at the snapshot's version is not applied again, it tells the position.
 pub(crate) fn rebuild(
@@ -35,11 +49,7 @@ pub(crate) fn rebuild(
     let damaged = |problem: String| EventStoreError::Damaged { what: format!("stream {stream}"), problem };
     let context = stream.context().ok_or_else(|| damaged("it belongs to no aggregate".to_owned()))?;
     let (mut state, snapshot_version) = match snapshot {
-        Some(snapshot) => {
-            let state = serde_json::from_slice(&snapshot.body)
-                .map_err(|error| damaged(format!("snapshot at version {}: {error}", snapshot.version)))?;
-            (state, snapshot.version)
-        }
+        Some(snapshot) => (snapshot.state, snapshot.version),
         None => (State::initial(context), 0),
     };
     let mut version = snapshot_version.saturating_sub(1);

@@ -55,6 +55,7 @@ contract!(
     streams::concurrent_appenders_lose_and_double_no_version,
     streams::a_batch_keeps_the_order_of_its_commands,
     streams::snapshots_are_used_and_never_lowered,
+    streams::a_snapshot_that_does_not_read_is_passed_over,
     streams::everything_is_there_after_opening_again,
     streams::topology_is_fixed_once,
     commands::a_known_command_id_is_a_conflict,

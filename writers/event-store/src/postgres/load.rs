@@ -19,7 +19,12 @@ use crate::store::{LoadRequest, Loaded};
 struct StreamRows {
     snapshot: Option<Snapshot>,
     events: Vec<PastEvent>,
+    /// Has a snapshot that does not read: the events before it are missing here.
+    is_unreadable: bool,
 }
+
+/// A state version that no snapshot has.
+const NO_SNAPSHOT: i32 = -1;
 
 pub(super) async fn load(session: &Session, request: &LoadRequest) -> Result<Loaded, Failure> {
     let Session { statements, .. } = session;
@@ -44,8 +49,17 @@ pub(super) async fn load(session: &Session, request: &LoadRequest) -> Result<Loa
 
     let mut loaded = Loaded::default();
     let mut rows = stream_rows(&snapshots, &events)?;
+    let unreadable: Vec<&str> = rows.iter().filter(|(_, rows)| rows.is_unreadable).map(|(stream, _)| *stream).collect();
+    // No snapshot is of this state version, so whole streams. That they are read a little later than the rest does no
+    // harm: the append notices whoever was faster.
+    let whole = query_unless(unreadable.is_empty(), client, &statements.load_events, [&unreadable, &NO_SNAPSHOT]);
+    let whole = whole.await?;
+    for stream in unreadable {
+        rows.remove(stream);
+    }
+    rows.extend(stream_rows(&[], &whole)?);
     for stream in &request.streams {
-        let StreamRows { snapshot, events } = rows.remove(stream.as_str()).unwrap_or_default();
+        let StreamRows { snapshot, events, .. } = rows.remove(stream.as_str()).unwrap_or_default();
         loaded.streams.insert(stream.clone(), rebuild(stream, snapshot, events)?);
     }
     for row in &outcomes {
@@ -74,8 +88,9 @@ pub(super) async fn query_unless<const N: usize>(
 fn stream_rows<'row>(snapshots: &'row [Row], events: &'row [Row]) -> Result<HashMap<&'row str, StreamRows>, Failure> {
     let mut streams: HashMap<&str, StreamRows> = HashMap::new();
     for row in snapshots {
-        let snapshot = Snapshot { version: unsigned(row, 1)?, body: row.try_get(2)? };
-        streams.entry(row.try_get(0)?).or_default().snapshot = Some(snapshot);
+        let stream: &str = row.try_get(0)?;
+        let snapshot = Snapshot::read(stream, unsigned(row, 1)?, row.try_get(2)?);
+        streams.insert(stream, StreamRows { is_unreadable: snapshot.is_none(), snapshot, events: Vec::new() });
     }
     for row in events {
         let schema: &str = row.try_get(4)?;

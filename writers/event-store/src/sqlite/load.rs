@@ -38,9 +38,10 @@ fn load_stream(reader: &Transaction<'_>, stream: &StreamId) -> Result<LoadedStre
     let snapshot = reader
         .prepare_cached("SELECT version, body FROM snapshots WHERE stream = ?1 AND state_version = ?2")?
         .query_row(params![stream.as_str(), SNAPSHOT_STATE_VERSION], |row| {
-            Ok(Snapshot { version: row.get::<_, i64>(0)? as u64, body: row.get(1)? })
+            Ok((row.get::<_, i64>(0)? as u64, row.get::<_, Vec<u8>>(1)?))
         })
         .optional()?;
+    let snapshot = snapshot.and_then(|(version, body)| Snapshot::read(stream.as_str(), version, &body));
     let from = snapshot.as_ref().map_or(1, |snapshot| snapshot.version);
     let mut select = reader.prepare_cached(
         "SELECT version, position, schema, schema_version, body FROM events

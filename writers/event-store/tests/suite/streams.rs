@@ -157,6 +157,20 @@ pub async fn snapshots_are_used_and_never_lowered(fixture: &Fixture) {
     assert_eq!(loaded.state, priced("a", 4));
 }
 
+pub async fn a_snapshot_that_does_not_read_is_passed_over(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let mut first = set_prices("a", 0, &[1, 2, 3]);
+    first.snapshot = Some(NewSnapshot { stream: price_stream("a"), version: 3, body: b"{\"Price\":".to_vec() });
+    store.append(&batch(vec![first, set_prices("b", 0, &[7])])).await.unwrap();
+    let appended = store.append(&batch(vec![set_prices("a", 3, &[4])])).await.unwrap();
+    let streams = vec![price_stream("a"), price_stream("b")];
+    let loaded = store.load(&LoadRequest { streams, ..LoadRequest::default() }).await.unwrap().streams;
+    let a = &loaded[&price_stream("a")];
+    assert_eq!((a.version, a.snapshot_version, a.position), (4, 0, appended.positions[0]));
+    assert_eq!(a.state, priced("a", 4));
+    assert_eq!(loaded[&price_stream("b")].state, priced("b", 7));
+}
+
 pub async fn everything_is_there_after_opening_again(fixture: &Fixture) {
     let store = fixture.started().await;
     let command = set_prices("a", 0, &[1]);
