@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use schemas::{CommandEnvelope, Outcome, OutcomeKind, PositionToken};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::cli::{
@@ -22,6 +23,10 @@ use crate::roles::{Process, bind, now};
 
 /// Commands given at once while the catalogue is filled.
 const CHUNK: usize = 500;
+/// Shortest time between two looks at what is due.
+const TICK: Duration = Duration::from_millis(10);
+/// Groups of movements under way at once.
+const GIVEN_AT_ONCE: usize = 64;
 /// How long the first data may take to show.
 const FIRST_DATA: Duration = Duration::from_secs(60);
 
@@ -56,18 +61,28 @@ async fn show(
     address: SocketAddr,
     shutdown: CancellationToken,
 ) -> anyhow::Result<()> {
-    let mut generator =
-        Generator::new(GenerateSettings { seed: args.seed, products: args.products, ..Default::default() });
-    output::line(format!("Millrace demo: {} products in {}", args.products, args.demo_data.display()))?;
+    let settings = GenerateSettings { seed: args.seed, products: args.products, ..Default::default() };
+    let drawn = tokio::select! {
+        drawn = tokio::task::spawn_blocking(move || Generator::new(settings)) => drawn,
+        () = shutdown.cancelled() => return Ok(()),
+    };
+    let generator = drawn.context("the generator panicked")?;
+    output::notice(format!("Millrace demo: {} products in {}", args.products, args.demo_data.display()));
     let started = Instant::now();
-    let commands: Vec<String> = generator.products().collect();
     let mut last = PositionToken::default();
     let (mut accepted, mut repeated) = (0_usize, 0_usize);
-    for chunk in commands.chunks(CHUNK) {
+    let mut commands = generator.products();
+    loop {
+        let chunk: Vec<String> = commands.by_ref().take(CHUNK).collect();
+        if chunk.is_empty() {
+            break;
+        }
+        let outcomes = give(&handler, &chunk).await;
+        // A handler that is told to stop fails what it has not begun: no fault of the demo.
         if shutdown.is_cancelled() {
             return Ok(());
         }
-        for outcome in give(&handler, chunk).await? {
+        for outcome in outcomes? {
             match outcome.outcome {
                 OutcomeKind::Accepted => accepted += 1,
                 OutcomeKind::Rejected => repeated += 1,
@@ -78,57 +93,57 @@ async fn show(
             last.merge(&outcome.position.unwrap_or_default());
         }
     }
+    drop(commands);
     if repeated > 0 {
         tracing::debug!(repeated, "generated commands were refused");
     }
-    let visible = tokio::try_join!(stock.wait_for(&last, FIRST_DATA), search.wait_for(&last, FIRST_DATA));
-    if shutdown.is_cancelled() {
-        return Ok(());
-    }
+    let visible = tokio::select! {
+        visible = async { tokio::try_join!(stock.wait_for(&last, FIRST_DATA), search.wait_for(&last, FIRST_DATA)) } => visible,
+        () = shutdown.cancelled() => return Ok(()),
+    };
     if !matches!(visible, Ok((true, true))) {
         bail!("the read models did not show the generated data within {} s", FIRST_DATA.as_secs());
     }
-    output::line(format!(
+    output::notice(format!(
         "{accepted} commands accepted and visible in stock and search after {:.1} s (a second start finds them done)\n",
         started.elapsed().as_secs_f64()
-    ))?;
-    print_addresses(&generator, address, &args)?;
-    move_stock(&args, &mut generator, &handler, &shutdown).await
+    ));
+    print_addresses(&generator, address, &args);
+    move_stock(&args, &generator, &handler, &shutdown).await
 }
 
-fn print_addresses(generator: &Generator, address: SocketAddr, args: &DemoArgs) -> anyhow::Result<()> {
+fn print_addresses(generator: &Generator, address: SocketAddr, args: &DemoArgs) {
     let base = format!("http://{address}");
     let sample = generator.sample();
-    output::line("Try:")?;
-    output::line(format!("  curl -s '{base}/v1/stock/{}'", sample.sku))?;
-    output::line(format!("  curl -s '{base}/v1/products/{}?region={}'", sample.sku, sample.region))?;
-    output::line(format!("  curl -s '{base}/v1/search?q={}&region={}&in_stock=true'", sample.word, sample.region))?;
-    output::line(format!("  curl -s '{base}/v1/status'"))?;
-    output::line("Give a command, and read your own write with the position that it answers:")?;
-    output::line(format!(
+    output::notice("Try:");
+    output::notice(format!("  curl -s '{base}/v1/stock/{}'", sample.sku));
+    output::notice(format!("  curl -s '{base}/v1/products/{}?region={}'", sample.sku, sample.region));
+    output::notice(format!("  curl -s '{base}/v1/search?q={}&region={}&in_stock=true'", sample.word, sample.region));
+    output::notice(format!("  curl -s '{base}/v1/status'"));
+    output::notice("Give a command, and read your own write with the position that it answers:");
+    output::notice(format!(
         "  curl -s '{base}/v1/commands' -H 'content-type: application/json' -d '{{\"id\":\"{}\",\"type\":\"ReceiveStock\",\"data\":{{\"sku\":\"{}\",\"warehouse\":\"{}\",\"quantity\":5}}}}'",
         uuid::Uuid::new_v4(),
         sample.sku,
         sample.warehouse
-    ))?;
-    output::line(format!("  curl -s '{base}/v1/stock/{}' -H 'Millrace-Min-Position: <position>'", sample.sku))?;
-    output::line(format!(
+    ));
+    output::notice(format!("  curl -s '{base}/v1/stock/{}' -H 'Millrace-Min-Position: <position>'", sample.sku));
+    output::notice(format!(
         "See the events:  millrace tail --data {} --from beginning --limit 5",
         args.demo_data.display()
-    ))?;
+    ));
     if args.rate > 0 {
-        output::line(format!(
+        output::notice(format!(
             "Stock moves {} times a second. Ctrl-C stops it; the next start goes on with this data.",
             args.rate
-        ))?;
+        ));
     }
-    Ok(())
 }
 
-/// A steady trickle of stock movements, until the end.
+/// A steady trickle of stock movements, until the end. Several at once, so that the rate holds whatever a commit takes.
 async fn move_stock(
     args: &DemoArgs,
-    generator: &mut Generator,
+    generator: &Generator,
     handler: &command_api::CommandHandler,
     shutdown: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -138,15 +153,51 @@ async fn move_stock(
     }
     // Seeded by the clock: a second start moves on instead of repeating the first one's commands.
     let mut movements = generator.movements(now() as u64, now());
-    let mut ticks = tokio::time::interval(Duration::from_secs(1) / args.rate);
+    let mut pace = Pace::new(args.rate);
+    let mut ticks = tokio::time::interval(TICK.max(Duration::from_secs(1) / args.rate));
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let started = tokio::time::Instant::now();
+    let mut given = JoinSet::new();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
+            Some(joined) = given.join_next() => {
+                joined.context("giving a movement panicked")??;
+                continue;
+            }
             () = shutdown.cancelled() => return Ok(()),
         }
-        let Some(command) = movements.next() else { return Ok(()) };
-        give(handler, std::slice::from_ref(&command)).await?;
+        if given.len() >= GIVEN_AT_ONCE {
+            continue;
+        }
+        let due: Vec<String> = movements.by_ref().take(pace.due(started.elapsed())).collect();
+        if !due.is_empty() {
+            let handler = handler.clone();
+            given.spawn(async move { give(&handler, &due).await.map(drop) });
+        }
+    }
+}
+
+/// How many movements are due at a rate.
+struct Pace {
+    rate: u32,
+    given: u64,
+}
+
+// === impl Pace ===
+
+impl Pace {
+    fn new(rate: u32) -> Self {
+        Self { rate, given: 0 }
+    }
+
+    /// What is due at `elapsed` and was not given yet. What a machine cannot keep up with is left out after a second: it
+    /// would only pile up.
+    fn due(&mut self, elapsed: Duration) -> usize {
+        let in_all = u64::try_from(elapsed.as_nanos() * u128::from(self.rate) / 1_000_000_000).unwrap_or(u64::MAX);
+        let due = in_all.saturating_sub(self.given).min(u64::from(self.rate));
+        self.given = in_all;
+        due as usize
     }
 }
 
@@ -161,7 +212,7 @@ async fn bind_or_free(listen: &str) -> anyhow::Result<TcpListener> {
         Ok(listener) => Ok(listener),
         Err(error) if error.kind() == std::io::ErrorKind::AddrInUse => {
             let host = listen.rsplit_once(':').map_or("127.0.0.1", |(host, _)| host);
-            output::line(format!("{listen} is in use, a free port is taken"))?;
+            output::notice(format!("{listen} is in use, a free port is taken"));
             bind(&format!("{host}:0")).await
         }
         // The same again, for its message.
@@ -188,5 +239,21 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000 },
         query: QueryArgs { position_wait: Duration::from_secs(2) },
         listen: args.listen.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pace_holds_its_rate_and_leaves_out_what_is_too_late() {
+        for rate in [1, 3, 50, 10_000] {
+            let mut pace = Pace::new(rate);
+            let given: usize = (1..=1_000).map(|tick| pace.due(Duration::from_millis(tick * 10))).sum();
+            assert_eq!(given, rate as usize * 10);
+            assert_eq!(pace.due(Duration::from_secs(10)), 0);
+            assert_eq!(pace.due(Duration::from_secs(1_000)), rate as usize);
+        }
     }
 }

@@ -16,9 +16,13 @@ mod stores;
 mod tail;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::cli::Command;
 use crate::exit::Exit;
+
+/// How long blocking store calls that outlive the drain may hold the process.
+pub const BLOCKING_END: Duration = Duration::from_millis(500);
 
 fn main() -> ExitCode {
     let cli = match settings::parse() {
@@ -37,8 +41,7 @@ fn main() -> ExitCode {
         }
     };
     let result = runtime.block_on(run(cli.command));
-    // Blocking store calls that outlive the drain must not hold the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(2));
+    runtime.shutdown_timeout(BLOCKING_END);
     match result {
         Ok(exit) => exit.into(),
         Err(error) => {

@@ -7,6 +7,13 @@ pub fn line(text: impl AsRef<str>) -> std::io::Result<()> {
     writeln!(std::io::stdout().lock(), "{}", text.as_ref())
 }
 
+/// Tells what a program that goes on is doing; that nobody reads it any more does not stop the program.
+pub fn notice(text: impl AsRef<str>) {
+    if let Err(error) = line(text) {
+        tracing::debug!(%error, "standard output is gone");
+    }
+}
+
 /// Prints one JSON value a line.
 pub fn json(value: &impl serde::Serialize) -> anyhow::Result<()> {
     line(serde_json::to_string(value)?)?;

@@ -158,21 +158,54 @@ fn a_later_delivery_revises_and_blank_cells_erase_nothing() {
     assert_eq!(code(&import(folder.path(), &args).0), 0);
     std::fs::write(&file, "sku,name,category,price,stock\nA,Whole milk,,,\nB,Tea,Drinks,2.00,6\n").unwrap();
     let (output, summary) = import(folder.path(), &args);
-    assert_eq!((code(&output), counts(&summary)), (0, [2, 1, 1, 0, 0, 0]), "{summary}");
+    assert_eq!((code(&output), counts(&summary)), (0, [2, 2, 0, 0, 0, 0]), "{summary}");
     let after = held(&data, &["A", "B"]);
     assert_eq!(after["A"].name.as_deref(), Some("Whole milk"));
     assert_eq!(
         (after["A"].category.as_slice(), after["A"].price, after["A"].stock),
         (&["Dairy".to_owned()][..], Some(100), Some(5))
     );
-    assert_eq!(after["B"].versions, [1, 1, 1]);
+    // Another file is another delivery: B's stock was counted anew, and the rest of it is as it was.
+    assert_eq!(after["B"].versions, [1, 1, 2]);
     let (_, summary) = import(folder.path(), &args);
     assert_eq!(counts(&summary), [2, 0, 2, 0, 0, 0], "{summary}");
     assert_eq!(held(&data, &["A", "B"]), after);
-    // Under another name the same rows take effect again: stock was counted anew, and nothing else differs.
+    // Under another name the same rows take effect again.
     let (_, summary) = import(folder.path(), &[&args[..], &["--delivery", "monday"]].concat());
     assert_eq!(summary["rejected"], 0, "{summary}");
-    assert_eq!(held(&data, &["B"])["B"].versions, [1, 1, 2]);
+    assert_eq!(held(&data, &["B"])["B"].versions, [1, 1, 3]);
+    let (_, summary) = import(folder.path(), &[&args[..], &["--delivery", "monday"]].concat());
+    assert_eq!(counts(&summary), [2, 0, 2, 0, 0, 0], "{summary}");
+    assert_eq!(held(&data, &["B"])["B"].versions, [1, 1, 3]);
+}
+
+#[test]
+fn a_price_that_goes_up_and_down_again_is_the_last_file_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
+    for (day, price) in [("mon", "3.99"), ("tue", "4.99"), ("wed", "3.99")] {
+        // Feeds say when they were made.
+        let text = format!("sku,name,price,made\nA,Milk,{price},{day}\n");
+        std::fs::write(folder.path().join("feed.csv"), text).unwrap();
+        for _ in 0..2 {
+            let (output, summary) = import(folder.path(), &["feed.csv", "--data", data.to_str().unwrap()]);
+            assert_eq!((code(&output), summary["rejected"].as_u64()), (0, Some(0)), "{summary}");
+        }
+    }
+    let held = &held(&data, &["A"])["A"];
+    assert_eq!((held.price, held.versions), (Some(399), [1, 3, 0]));
+}
+
+#[test]
+fn what_is_no_regular_file_is_refused_and_said_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let fifo = folder.path().join("fifo");
+    assert!(Command::new("mkfifo").arg(&fifo).status().unwrap().success());
+    for path in [fifo.as_path(), folder.path()] {
+        let (output, _) = import(folder.path(), &[path.to_str().unwrap()]);
+        let text = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(code(&output) == 2 && text.contains("regular file"), "{text}");
+    }
 }
 
 #[test]

@@ -2,7 +2,8 @@
 //!
 //! Two readings of the file. The first checks every row and finds the last good row of each SKU; the second sends
 //! those rows, in batches of which several are under way at once. Every bad row is written down with its line and its
-//! reason, and costs nothing but itself. Command ids come from the rows, so the same file again changes nothing.
+//! reason, and costs nothing but itself. Command ids come from the file's digest and the rows: the same file again changes
+//! nothing, and another file takes effect even where an earlier one said the same (a price that goes up and down again).
 
 mod args;
 mod batch;
@@ -65,6 +66,13 @@ async fn products(args: ProductsArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Usage);
     }
     let source = SourceFile::of(&args);
+    if !source.is_regular()? {
+        eprintln!(
+            "millrace: {} is read more than once, so a regular file is needed: no pipe, no directory; write it to a file first",
+            args.file.display()
+        );
+        return Ok(Exit::Usage);
+    }
     let columns = blocking({
         let source = source.clone();
         move || source.columns()
@@ -77,6 +85,15 @@ async fn products(args: ProductsArgs) -> anyhow::Result<Exit> {
             return Ok(Exit::Usage);
         }
     };
+    let started = Instant::now();
+    let stamp = source.stamp()?;
+    let delivery = match args.delivery.clone() {
+        Some(name) => name,
+        None => {
+            let source = source.clone();
+            blocking(move || source.digest()).await?
+        }
+    };
     let settings = Arc::new(RowSettings {
         map,
         price_decimals: match args.price_unit {
@@ -86,11 +103,9 @@ async fn products(args: ProductsArgs) -> anyhow::Result<Exit> {
         currency: args.currency.clone(),
         region: args.region.clone(),
         warehouse: args.warehouse.clone(),
-        delivery: args.delivery.clone(),
+        delivery,
     });
 
-    let started = Instant::now();
-    let stamp = source.stamp()?;
     let (last_rows, rows) = first_reading(&args, &source, &settings).await?;
     let mut way = if args.dry_run { None } else { Some(Way::open(&args).await?) };
     let mut import = Import {

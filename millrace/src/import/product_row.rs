@@ -25,6 +25,7 @@ pub struct RowSettings {
     pub price_decimals: u32,
     pub region: RegionId,
     pub warehouse: WarehouseId,
+    /// Part of the command ids.
     pub delivery: String,
 }
 

@@ -1,12 +1,14 @@
 //! The file as rows: opened, its columns known, read from the start as often as needed.
 
 use std::collections::BTreeSet;
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::path::PathBuf;
 use std::time::SystemTime;
 
 use anyhow::Context;
 use encoding_rs::Encoding;
+use sha2::{Digest, Sha256};
 
 use super::args::{FileFormat, ProductsArgs};
 use super::csv_rows::CsvRows;
@@ -75,6 +77,30 @@ impl SourceFile {
             }
         }
         Ok(keys.into_iter().collect())
+    }
+
+    /// A delivery is its bytes: the name that it has unless it is given one.
+    pub fn digest(&self) -> anyhow::Result<String> {
+        let cannot = || format!("{} cannot be read", self.path.display());
+        let mut file = File::open(&self.path).with_context(cannot)?;
+        let mut digest = Sha256::new();
+        let mut buffer = vec![0; 256 * 1024];
+        loop {
+            match file.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(length) => digest.update(&buffer[..length]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error).with_context(cannot),
+            }
+        }
+        Ok(digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    }
+
+    /// Whether it can be read more than once, as an import does.
+    pub fn is_regular(&self) -> anyhow::Result<bool> {
+        let metadata =
+            std::fs::metadata(&self.path).with_context(|| format!("{} cannot be read", self.path.display()))?;
+        Ok(metadata.is_file())
     }
 
     /// Tells whether the file is still the one that was read before.

@@ -1,4 +1,5 @@
-//! The parts that roles are made of. Each is spawned on a process and ends with it.
+//! The parts that roles are made of. Each is spawned on a process and ends with it. Where a part may be one among
+//! others, the role says what its failure means.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use read_models::search::{SearchReadModel, SearchReader};
 use read_models::stock::{SharedStock, StockReadModel};
 use utoipa::OpenApi;
 
-use super::process::{Process, now};
+use super::process::{OnFailure, Process, now};
 use crate::cli::IntakeArgs;
 
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
@@ -62,8 +63,10 @@ pub fn command_topics(
     log: &Arc<dyn EventLog>,
     registry: &Arc<dyn SchemaRegistry>,
     topology: Topology,
+    on_failure: OnFailure,
 ) {
     let health = process.health.component("command topics");
+    let of_part = health.clone();
     let intake = command_api::run_topic_intake(
         handler,
         Arc::clone(store),
@@ -74,7 +77,7 @@ pub fn command_topics(
         now,
         process.shutdown.clone(),
     );
-    process.spawn("command topics", async move { Ok(intake.await?) });
+    process.spawn_component("command topics", of_part, on_failure, async move { Ok(intake.await?) });
 }
 
 pub fn relay(
@@ -84,12 +87,14 @@ pub fn relay(
     registry: &Arc<dyn SchemaRegistry>,
     topology: Topology,
     settings: RelaySettings,
+    on_failure: OnFailure,
 ) {
     outbox_relay::describe_metrics();
     let health = process.health.component("relay");
+    let of_part = health.clone();
     let relay = Relay::new(Arc::clone(store), Arc::clone(log), Arc::clone(registry), topology, settings, health);
     let shutdown = process.shutdown.clone();
-    process.spawn("relay", async move { Ok(relay.run(shutdown).await?) });
+    process.spawn_component("relay", of_part, on_failure, async move { Ok(relay.run(shutdown).await?) });
 }
 
 pub fn stock_projector(
@@ -98,9 +103,11 @@ pub fn stock_projector(
     log: &Arc<dyn EventLog>,
     registry: &Arc<dyn SchemaRegistry>,
     settings: ProjectorSettings,
+    on_failure: OnFailure,
 ) {
     projectors::describe_metrics();
     let health = process.health.component("stock projector");
+    let of_part = health.clone();
     let projector = run_projector::<StockProjection, dyn StockReadModel>(
         Arc::clone(stock),
         Arc::clone(log),
@@ -109,7 +116,7 @@ pub fn stock_projector(
         health,
         process.shutdown.clone(),
     );
-    process.spawn("stock projector", async move { Ok(projector.await?) });
+    process.spawn_component("stock projector", of_part, on_failure, async move { Ok(projector.await?) });
 }
 
 pub fn search_projector(
@@ -118,9 +125,11 @@ pub fn search_projector(
     log: &Arc<dyn EventLog>,
     registry: &Arc<dyn SchemaRegistry>,
     settings: ProjectorSettings,
+    on_failure: OnFailure,
 ) {
     projectors::describe_metrics();
     let health = process.health.component("search projector");
+    let of_part = health.clone();
     let projector = run_projector::<SearchProjection, SearchReadModel>(
         Arc::clone(search),
         Arc::clone(log),
@@ -129,10 +138,18 @@ pub fn search_projector(
         health,
         process.shutdown.clone(),
     );
-    process.spawn("search projector", async move { Ok(projector.await?) });
+    process.spawn_component("search projector", of_part, on_failure, async move { Ok(projector.await?) });
     let indexer = Arc::clone(search);
     let shutdown = process.shutdown.clone();
-    process.spawn("search indexer", async move { Ok(indexer.run_indexer(shutdown).await?) });
+    let indexing = process.health.component("search indexer");
+    // It has no start of its own: it works from its first pass on, or fails.
+    indexing.ready();
+    process.spawn_component(
+        "search indexer",
+        indexing,
+        on_failure,
+        async move { Ok(indexer.run_indexer(shutdown).await?) },
+    );
 }
 
 pub fn query_routes(

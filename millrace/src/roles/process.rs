@@ -2,21 +2,33 @@
 
 use std::future::Future;
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
 use axum::http::StatusCode;
 use axum::response::IntoResponse;
-use telemetry::{Health, PrometheusHandle};
+use futures::FutureExt;
+use telemetry::{ComponentHealth, Health, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::exit::{Exit, one_line};
 
-/// How long the parts of a process may take to finish what they took.
+/// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 5 s
+/// that are promised.
 const DRAIN: Duration = Duration::from_secs(4);
+
+/// What the failure of a part means for the process that it is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// The part is what the process is for: who watches processes starts it anew.
+    EndProcess,
+    /// The others do without it: its component is not ready, and says why, until the process is started anew.
+    StayDown,
+}
 
 /// What every role has.
 pub struct Process {
@@ -46,12 +58,37 @@ impl Process {
         Ok(self.listener.local_addr()?)
     }
 
-    /// Adds a part. When one ends with an error the whole process ends: a half-dead process helps nobody.
+    /// Adds a part without which the process is nothing: when it ends with an error the whole process ends.
     pub fn spawn(&mut self, name: &'static str, part: impl Future<Output = anyhow::Result<()>> + Send + 'static) {
         self.parts.spawn(async move { (name, part.await) });
     }
 
-    /// Serves until a signal comes or a part fails; then everything drains within a bound.
+    /// Adds a part that has a component in `/readyz`, and says what its failure (a panic, too) means.
+    pub fn spawn_component(
+        &mut self,
+        name: &'static str,
+        health: ComponentHealth,
+        on_failure: OnFailure,
+        part: impl Future<Output = anyhow::Result<()>> + Send + 'static,
+    ) {
+        let shutdown = self.shutdown.clone();
+        self.spawn(name, async move {
+            let result = match AssertUnwindSafe(part).catch_unwind().await {
+                Ok(result) => result,
+                Err(_) => Err(anyhow::anyhow!("panicked")),
+            };
+            let Err(error) = result else { return Ok(()) };
+            health.not_ready(one_line(&error));
+            if on_failure == OnFailure::EndProcess || shutdown.is_cancelled() {
+                return Err(error);
+            }
+            tracing::error!(part = name, error = one_line(&error), "a part failed, the others go on without it");
+            Ok(())
+        });
+    }
+
+    /// Serves until a signal comes or a part fails; then everything drains within a bound. What does not drain well is a
+    /// failure as well: the exit code is all that many a supervisor looks at.
     pub async fn serve(mut self, routes: Router) -> anyhow::Result<Exit> {
         let router = routes.merge(telemetry::router(self.health.clone(), self.metrics)).fallback(not_found);
         let shutdown = self.shutdown.clone();
@@ -71,12 +108,13 @@ impl Process {
                 self.shutdown.cancel();
             }
         }
-        let parts = &mut self.parts;
+        let (parts, ended_badly) = (&mut self.parts, &mut exit);
         let drained = telemetry::drain(
             async move {
                 while let Some(joined) = parts.join_next().await {
                     if let Err(error) = ended(joined) {
-                        tracing::warn!(%error, "a part ended badly");
+                        eprintln!("millrace: {}", one_line(&error));
+                        *ended_badly = Exit::Failed;
                     }
                 }
             },
@@ -84,7 +122,8 @@ impl Process {
         )
         .await;
         if !drained {
-            tracing::warn!("some parts did not end in time; what they held is taken up at the next start");
+            eprintln!("millrace: some parts did not end in time; what they held is taken up at the next start");
+            exit = Exit::Failed;
         }
         Ok(exit)
     }
@@ -115,3 +154,6 @@ async fn not_found(uri: axum::http::Uri) -> impl IntoResponse {
     });
     (StatusCode::NOT_FOUND, [(axum::http::header::CONTENT_TYPE, "application/problem+json")], body.to_string())
 }
+
+#[cfg(test)]
+mod tests;

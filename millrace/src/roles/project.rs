@@ -6,7 +6,7 @@ use axum::Router;
 use event_log::{EventLog, EventLogError};
 
 use super::parts;
-use super::process::Process;
+use super::process::{OnFailure, Process};
 use crate::cli::{ProjectArgs, ProjectionName};
 use crate::exit::Exit;
 use crate::output;
@@ -25,15 +25,15 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
     match args.projection {
         ProjectionName::Stock => {
             let stock = connector.stock(&args.stock).await?;
-            parts::stock_projector(&mut process, &stock, &log, &registry, settings);
+            parts::stock_projector(&mut process, &stock, &log, &registry, settings, OnFailure::EndProcess);
         }
         ProjectionName::Search => {
             let search = connector.search_writer(&args.search).await?;
-            parts::search_projector(&mut process, &search, &log, &registry, settings);
+            parts::search_projector(&mut process, &search, &log, &registry, settings, OnFailure::EndProcess);
         }
     }
     let _held = connector.into_held();
-    output::line(format!("millrace project answers for its health on http://{}", process.address()?))?;
+    output::notice(format!("millrace project answers for its health on http://{}", process.address()?));
     process.serve(Router::new()).await
 }
 

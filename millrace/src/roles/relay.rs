@@ -3,7 +3,7 @@
 use axum::Router;
 
 use super::parts;
-use super::process::Process;
+use super::process::{OnFailure, Process};
 use crate::cli::RelayArgs;
 use crate::exit::Exit;
 use crate::output;
@@ -16,8 +16,8 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log)?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
-    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings());
+    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::EndProcess);
     let _held = connector.into_held();
-    output::line(format!("millrace relay answers for its health on http://{}", process.address()?))?;
+    output::notice(format!("millrace relay answers for its health on http://{}", process.address()?));
     process.serve(Router::new()).await
 }

@@ -14,6 +14,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let search = connector.search_reader(&args.search).await?;
     let routes = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let _held = connector.into_held();
-    output::line(format!("millrace serve answers on http://{}", process.address()?))?;
+    output::notice(format!("millrace serve answers on http://{}", process.address()?));
     process.serve(routes.merge(parts::openapi(false, true))).await
 }

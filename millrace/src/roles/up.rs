@@ -1,4 +1,5 @@
-//! `millrace up`: every role in one process.
+//! `millrace up`: every role in one process. The process stands and falls with its command side and its listener; of the
+//! rest each part may fail by itself, and is then not ready.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 
 use super::parts;
-use super::process::Process;
+use super::process::{OnFailure, Process};
 use crate::cli::UpArgs;
 use crate::data_dir::DataDir;
 use crate::exit::Exit;
@@ -29,7 +30,7 @@ pub struct Running {
 pub async fn run(args: UpArgs) -> anyhow::Result<Exit> {
     let process = Process::start(&args.listen).await?;
     let running = start(process, &args).await?;
-    output::line(format!("millrace is up on http://{} (Ctrl-C stops it)", running.process.address()?))?;
+    output::notice(format!("millrace is up on http://{} (Ctrl-C stops it)", running.process.address()?));
     running.serve().await
 }
 
@@ -52,12 +53,12 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
     if !args.command_topics.no_command_topics {
-        parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology);
+        parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology, OnFailure::StayDown);
     }
-    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings());
+    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
     let settings = args.projector.settings(topology.partitions);
-    parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone());
-    parts::search_projector(&mut process, &search_writer, &log, &registry, settings);
+    parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
+    parts::search_projector(&mut process, &search_writer, &log, &registry, settings, OnFailure::StayDown);
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let routes = commands.merge(queries).merge(parts::openapi(true, true));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })

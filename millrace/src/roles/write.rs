@@ -1,7 +1,7 @@
 //! `millrace write`: commands over HTTP and from command topics, committed to the event store.
 
 use super::parts;
-use super::process::Process;
+use super::process::{OnFailure, Process};
 use crate::cli::WriteArgs;
 use crate::exit::Exit;
 use crate::output;
@@ -16,9 +16,9 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     if !args.command_topics.no_command_topics {
         let log = connector.event_log(&args.event_log).await?;
         let registry = stores::registry(&args.event_log)?;
-        parts::command_topics(&mut process, handler, &store, &log, &registry, topology);
+        parts::command_topics(&mut process, handler, &store, &log, &registry, topology, OnFailure::EndProcess);
     }
     let _held = connector.into_held();
-    output::line(format!("millrace write listens on http://{}", process.address()?))?;
+    output::notice(format!("millrace write listens on http://{}", process.address()?));
     process.serve(routes.merge(parts::openapi(true, false))).await
 }
