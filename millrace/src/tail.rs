@@ -1,16 +1,31 @@
 //! `millrace tail`: events as they stand in the log, decoded.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, SecondsFormat};
-use event_log::{DecodedEvent, EventDecoder, Record, Signal, TopicPartition};
+use event_log::{DecodedEvent, EventDecoder, EventLog, EventLogError, Record, Signal, TopicPartition};
 use schemas::Context;
 use uuid::Uuid;
 
 use crate::cli::{TailArgs, TailFrom};
-use crate::exit::Exit;
+use crate::exit::{Exit, one_line};
 use crate::output;
 use crate::stores;
+
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+
+/// A tail under way.
+struct Tail {
+    args: TailArgs,
+    log: Arc<dyn EventLog>,
+    decoder: EventDecoder,
+    topics: Vec<String>,
+    partitions: HashMap<TopicPartition, Partition>,
+    printed: u64,
+}
 
 /// Where a partition is read to.
 struct Partition {
@@ -20,67 +35,122 @@ struct Partition {
 }
 
 pub async fn run(args: TailArgs) -> anyhow::Result<Exit> {
-    match print(args).await {
-        Err(error) if output::is_closed_pipe(&error) => Ok(Exit::Done),
-        result => result,
+    if args.limit == Some(0) {
+        return Ok(Exit::Done);
+    }
+    let log = stores::event_log_to_read(&args.data, &args.event_log).await?;
+    let decoder = EventDecoder::new(stores::registry(&args.event_log)?);
+    let mut tail = Tail::begin(args, log, decoder).await?;
+    let followed = tokio::select! {
+        followed = tail.follow() => followed,
+        _ = tokio::signal::ctrl_c() => Ok(()),
+    };
+    match followed {
+        Err(error) if !output::is_closed_pipe(&error) => Err(error),
+        _ => Ok(Exit::Done),
     }
 }
 
-async fn print(args: TailArgs) -> anyhow::Result<Exit> {
-    let log = stores::event_log_to_read(&args.data, &args.event_log).await?;
-    let decoder = EventDecoder::new(stores::registry(&args.event_log)?);
-    let topics: Vec<String> = if args.topic.is_empty() {
-        Context::ALL.iter().map(|context| context.events_topic().to_owned()).collect()
-    } else {
-        args.topic.clone()
-    };
-    let mut partitions = HashMap::new();
-    for topic in &topics {
-        for ends in log.ends(topic).await? {
-            let next = if args.from == TailFrom::Beginning { ends.first } else { ends.next };
-            partitions.insert(TopicPartition::new(topic.clone(), ends.partition), Partition { next, end: ends.next });
-        }
-    }
-    // A group of its own: a tail takes no partition away from anybody.
-    let group = format!("millrace-tail-{}", Uuid::new_v4());
-    let names: Vec<&str> = topics.iter().map(String::as_str).collect();
-    let mut subscription = log.subscribe(&group, &names).await?;
-    let mut printed = 0_u64;
-    let interrupted = tokio::signal::ctrl_c();
-    tokio::pin!(interrupted);
-    loop {
-        if args.no_follow && partitions.values().all(|partition| partition.next >= partition.end) {
-            return Ok(Exit::Done);
-        }
-        let signal = tokio::select! {
-            signal = subscription.next() => signal?,
-            _ = &mut interrupted => return Ok(Exit::Done),
+// === impl Tail ===
+
+impl Tail {
+    /// Finds the partitions. A log that is away now is an error: its address may be wrong.
+    async fn begin(args: TailArgs, log: Arc<dyn EventLog>, decoder: EventDecoder) -> anyhow::Result<Self> {
+        let topics: Vec<String> = if args.topic.is_empty() {
+            Context::ALL.iter().map(|context| context.events_topic().to_owned()).collect()
+        } else {
+            args.topic.clone()
         };
-        match signal {
-            Signal::Assigned(assigned) => {
-                for at in assigned {
-                    let offset = partitions.get(&at).map_or(0, |partition| partition.next);
-                    subscription.start(&at, offset).await?;
-                }
+        let mut partitions = HashMap::new();
+        for topic in &topics {
+            for ends in log.ends(topic).await? {
+                let next = if args.from == TailFrom::Beginning { ends.first } else { ends.next };
+                partitions
+                    .insert(TopicPartition::new(topic.clone(), ends.partition), Partition { next, end: ends.next });
             }
-            Signal::Revoked(_) => {}
-            Signal::Records(records) => {
-                for record in records {
-                    let Some(partition) = partitions.get_mut(&record.at) else { continue };
-                    partition.next = record.offset + 1;
-                    if args.no_follow && record.offset >= partition.end {
-                        continue;
+        }
+        Ok(Self { args, log, decoder, topics, partitions, printed: 0 })
+    }
+
+    /// Prints until the end that was asked for. A log that is away for a while is waited for; what was printed is not
+    /// printed again.
+    async fn follow(&mut self) -> anyhow::Result<()> {
+        let mut delays = delays();
+        loop {
+            let printed = self.printed;
+            match self.subscribe_and_print().await {
+                Ok(()) => return Ok(()),
+                Err(error) if is_transient(&error) => {
+                    if self.printed > printed {
+                        delays = self::delays();
                     }
-                    if print_record(&args, &decoder, &record).await? {
-                        printed += 1;
-                    }
-                    if args.limit.is_some_and(|limit| printed >= limit) {
-                        return Ok(Exit::Done);
-                    }
+                    tracing::warn!(error = one_line(&error), "tail waits for the event log");
+                    tokio::time::sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
                 }
+                Err(error) => return Err(error),
             }
         }
     }
+
+    async fn subscribe_and_print(&mut self) -> anyhow::Result<()> {
+        if self.is_at_end() {
+            return Ok(());
+        }
+        let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
+        // A group of its own, and a new one each time: a tail takes no partition away from anybody, not from its own last
+        // subscription either, which the broker may take for living a while longer.
+        let group = format!("millrace-tail-{}", Uuid::new_v4());
+        let mut subscription = self.log.subscribe(&group, &names).await?;
+        loop {
+            match subscription.next().await? {
+                Signal::Assigned(assigned) => {
+                    for at in assigned {
+                        let offset = self.partitions.get(&at).map_or(0, |partition| partition.next);
+                        subscription.start(&at, offset).await?;
+                    }
+                }
+                Signal::Revoked(_) => {}
+                Signal::Records(records) => {
+                    for record in records {
+                        self.take(&record).await?;
+                        if self.args.limit.is_some_and(|limit| self.printed >= limit) {
+                            return Ok(());
+                        }
+                    }
+                }
+            }
+            if self.is_at_end() {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn take(&mut self, record: &Record) -> anyhow::Result<()> {
+        let Some(partition) = self.partitions.get_mut(&record.at) else { return Ok(()) };
+        let is_behind_end = self.args.no_follow && record.offset >= partition.end;
+        partition.next = record.offset + 1;
+        if !is_behind_end && print_record(&self.args, &self.decoder, record).await? {
+            self.printed += 1;
+        }
+        Ok(())
+    }
+
+    fn is_at_end(&self) -> bool {
+        self.args.no_follow && self.partitions.values().all(|partition| partition.next >= partition.end)
+    }
+}
+
+fn is_transient(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<EventLogError>().is_some_and(EventLogError::is_transient)
+}
+
+fn delays() -> backon::ExponentialBackoff {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(LONGEST_DELAY)
+        .with_jitter()
+        .without_max_times()
+        .build()
 }
 
 /// Prints one record; whether it was one that was asked for.
@@ -135,3 +205,6 @@ fn print_event(json: bool, record: &Record, decoded: &DecodedEvent) -> anyhow::R
     ))?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

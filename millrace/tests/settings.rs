@@ -1,8 +1,11 @@
-//! What settings do to the program: which store is written, what is refused before anything is touched.
+//! What settings do to the program: which store is written, what is refused before anything is touched, and how the
+//! program ends.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
 
 fn millrace(folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_millrace"));
@@ -97,4 +100,73 @@ fn a_wrong_kind_of_store_is_a_usage_error_and_leaves_no_file() {
         assert!(code == 2 && text.contains("\"x:\""), "{arguments:?}: {code} {text}");
         assert_eq!(names(folder.path()), Vec::<String>::new(), "{arguments:?}");
     }
+}
+
+/// Waits for the end; its exit code.
+fn end_of(child: &mut Child, within: Duration) -> Option<i32> {
+    let deadline = Instant::now() + within;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it did not end within {within:?}");
+        }
+        std::thread::yield_now();
+    }
+}
+
+fn interrupt(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+#[test]
+fn the_demo_that_is_stopped_while_it_fills_has_done_nothing_wrong() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut demo = millrace(folder.path())
+        .args(["demo", "--products", "20000", "--listen", "127.0.0.1:0"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+    assert!(lines.next().unwrap().unwrap().contains("20000 products"));
+    interrupt(&demo);
+    assert_eq!(end_of(&mut demo, Duration::from_secs(10)), Some(0));
+}
+
+#[test]
+fn a_reader_that_goes_away_stops_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    for command in ["up", "demo"] {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        drop(listener);
+        let mut child = millrace(folder.path())
+            .args([command, "--listen", &address.to_string()])
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        drop(child.stdout.take());
+        let deadline = Instant::now() + Duration::from_secs(30);
+        let client = reqwest::Client::new();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let is_ready = || {
+            let ready = runtime.block_on(client.get(format!("http://{address}/readyz")).send());
+            ready.is_ok_and(|answer| answer.status().is_success())
+        };
+        while !is_ready() {
+            assert!(child.try_wait().unwrap().is_none(), "{command} ended with its reader");
+            assert!(Instant::now() < deadline, "{command} is not ready");
+        }
+        interrupt(&child);
+        assert_eq!(end_of(&mut child, Duration::from_secs(10)), Some(0), "{command}");
+    }
+}
+
+#[test]
+fn a_tail_of_no_events_prints_none() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = millrace(folder.path()).args(["tail", "--limit", "0"]).output().unwrap();
+    assert_eq!((said(&output).0, output.stdout.len()), (0, 0));
 }
