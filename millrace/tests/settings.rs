@@ -149,7 +149,7 @@ fn a_reader_that_goes_away_stops_nothing() {
             .unwrap();
         drop(child.stdout.take());
         let deadline = Instant::now() + Duration::from_secs(30);
-        let client = reqwest::Client::new();
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let is_ready = || {
             let ready = runtime.block_on(client.get(format!("http://{address}/readyz")).send());

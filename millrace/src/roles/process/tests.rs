@@ -15,9 +15,10 @@ fn metrics_of_test() -> PrometheusHandle {
 /// Until `/readyz` names the component with this text.
 async fn until_said(address: SocketAddr, wanted: &str) -> String {
     let url = format!("http://{address}/readyz");
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
     let said = async {
         loop {
-            if let Ok(answer) = reqwest::get(&url).await {
+            if let Ok(answer) = client.get(&url).send().await {
                 let text = answer.text().await.unwrap();
                 if text.contains(wanted) {
                     return text;
