@@ -366,7 +366,8 @@ fn decide_one(
     let encoded = match encoded {
         Ok(encoded) => encoded,
         Err(error) => {
-            decided.outcome.outcome = OutcomeKind::Failed;
+            // The same again would not be either.
+            decided.outcome.outcome = OutcomeKind::Invalid;
             decided.outcome.reason =
                 Some(schemas::Reason { code: "not_encodable".to_owned(), message: error.to_string() });
             return decided;
@@ -505,21 +506,26 @@ fn id_reused(id: Uuid) -> Outcome {
 }
 
 fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosition>]) -> Vec<Outcome> {
+    let mut newest: HashMap<&StreamId, PositionToken> = HashMap::new();
+    let mut appended = Vec::with_capacity(decided.batch.commands.len());
+    for (index, command) in decided.batch.commands.iter().enumerate() {
+        let mut outcome = command.outcome.clone();
+        if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last()) {
+            let partition = partition_of(event.key.as_bytes(), topology.partitions);
+            newest.insert(&command.stream, PositionToken::of(event.context, partition, position));
+        }
+        // Accepted without effect after an earlier command of the group: so since that one, as the store says too.
+        if let (OutcomeKind::Accepted, Some(token)) = (outcome.outcome, newest.get(&command.stream)) {
+            outcome.position = Some(token.clone());
+        }
+        appended.push(outcome);
+    }
     decided
         .answers
         .into_iter()
         .map(|answer| match answer {
             Answer::Known(outcome) => outcome,
-            Answer::Appended(index) => {
-                let command = &decided.batch.commands[index];
-                let mut outcome = command.outcome.clone();
-                if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last())
-                {
-                    let partition = partition_of(event.key.as_bytes(), topology.partitions);
-                    outcome.position = Some(PositionToken::of(event.context, partition, position));
-                }
-                outcome
-            }
+            Answer::Appended(index) => appended[index].clone(),
         })
         .collect()
 }

@@ -1,9 +1,11 @@
 //! What both adapters write for an outcome: the stored one with its position, and the row that publishes it.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
 
+use domain::StreamId;
 use schemas::codec::{EncodedEvent, encode_outcome};
-use schemas::{Outcome, PositionToken, StorePosition, partition_of};
+use schemas::{Outcome, OutcomeKind, PositionToken, StorePosition, partition_of};
 
 use crate::error::EventStoreError;
 use crate::store::{DecidedCommand, Topology};
@@ -20,12 +22,28 @@ pub fn bounded_message(message: &str) -> Cow<'_, str> {
     }
 }
 
-/// The outcome as it is stored: with the position of the command's last event, where it has events.
-pub(crate) fn positioned(command: &DecidedCommand, topology: Topology, last: Option<StorePosition>) -> Outcome {
+/// The newest position of each stream that a batch has written so far.
+#[derive(Default)]
+pub(crate) struct NewestPositions<'batch>(HashMap<&'batch StreamId, PositionToken>);
+
+/// The outcome as it is stored: with the position of the command's last event, or, accepted without one, with the
+/// newest that an earlier command of the batch has written on its stream: only a read from there shows what was asked.
+pub(crate) fn positioned<'batch>(
+    command: &'batch DecidedCommand,
+    topology: Topology,
+    last: Option<StorePosition>,
+    newest: &mut NewestPositions<'batch>,
+) -> Outcome {
     let mut outcome = command.outcome.clone();
     if let (Some(position), Some(event)) = (last, command.events.last()) {
         let partition = partition_of(event.key.as_bytes(), topology.partitions);
-        outcome.position = Some(PositionToken::of(event.context, partition, position));
+        let token = PositionToken::of(event.context, partition, position);
+        newest.0.insert(&command.stream, token.clone());
+        outcome.position = Some(token);
+    } else if outcome.outcome == OutcomeKind::Accepted
+        && let Some(token) = newest.0.get(&command.stream)
+    {
+        outcome.position = Some(token.clone());
     }
     outcome
 }

@@ -60,6 +60,7 @@ contract!(
     streams::topology_is_fixed_once,
     commands::a_known_command_id_is_a_conflict,
     commands::outcomes_are_stored_with_their_position,
+    commands::an_accepted_command_without_events_stands_where_its_stream_does,
     commands::outcomes_of_topic_commands_go_out,
     commands::a_published_outcome_is_never_too_large_for_a_broker,
     commands::outcomes_are_forgotten_by_age,

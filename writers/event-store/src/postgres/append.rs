@@ -1,8 +1,8 @@
 //! Stop 4: a group of decided commands becomes rows, all of them or none.
 //!
 //! Three round trips: draw positions, write everything, commit. Rows are written in the order of their unique keys, and
-//! the tables in one order, so that two groups wait for each other but do not deadlock; the positions, drawn before,
-//! keep the order of the commands.
+//! the tables in one order, so that two groups wait for each other and rarely deadlock; then one of them has a
+//! conflict and is tried again. The positions, drawn before, keep the order of the commands.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -17,7 +17,7 @@ use super::load::{query_unless, regions_by_name};
 use super::pool::Session;
 use super::rows::{transaction_id, unsigned};
 use crate::error::EventStoreError;
-use crate::outcome_row::{positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, positioned, published, published_stream};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, DecidedCommand, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
 
@@ -196,6 +196,7 @@ fn lay_out(
     let mut events: Vec<EventRow> = Vec::new();
     let mut outcomes = Vec::with_capacity(batch.commands.len());
     let mut positions = Vec::with_capacity(batch.commands.len());
+    let mut newest = NewestPositions::default();
     for command in &batch.commands {
         let mut last = None;
         for (version, event) in (command.expected_version + 1..).zip(&command.events) {
@@ -203,7 +204,7 @@ fn lay_out(
             last = Some(place);
             events.push(EventRow::of_event(place, command, version, event));
         }
-        let outcome = positioned(command, topology, last);
+        let outcome = positioned(command, topology, last, &mut newest);
         if let Some(context) = command.publish_outcome_on {
             let encoded = published(command, &outcome)?;
             let stream = published_stream(command);

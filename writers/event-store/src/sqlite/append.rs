@@ -8,7 +8,7 @@ use schemas::StorePosition;
 use super::file::Abort;
 use super::fixed_topology;
 use crate::error::EventStoreError;
-use crate::outcome_row::{positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, positioned, published, published_stream};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, Claim, DecidedCommand, NewSnapshot, OffsetAdvance, TimerChange, Topology};
 
@@ -27,6 +27,7 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &AppendBatch) -> Resu
     )?;
     let mut positions = Vec::with_capacity(batch.commands.len());
     let mut written = HashSet::new();
+    let mut newest = NewestPositions::default();
     for command in &batch.commands {
         if !command.events.is_empty() && written.insert(&command.stream) {
             check_not_ahead(transaction, command)?;
@@ -35,7 +36,7 @@ pub(super) fn append(transaction: &Transaction<'_>, batch: &AppendBatch) -> Resu
             take_claim(transaction, claim)?;
         }
         let last = insert_events(transaction, &mut insert, command)?;
-        insert_outcome(transaction, &mut insert, command, topology, last)?;
+        insert_outcome(transaction, &mut insert, command, topology, last, &mut newest)?;
         for change in &command.timers {
             change_timer(transaction, change)?;
         }
@@ -95,14 +96,15 @@ fn insert_events(
     Ok(last)
 }
 
-fn insert_outcome(
+fn insert_outcome<'batch>(
     transaction: &Transaction<'_>,
     insert: &mut CachedStatement<'_>,
-    command: &DecidedCommand,
+    command: &'batch DecidedCommand,
     topology: Topology,
     last: Option<StorePosition>,
+    newest: &mut NewestPositions<'batch>,
 ) -> Result<(), Abort> {
-    let outcome = positioned(command, topology, last);
+    let outcome = positioned(command, topology, last, newest);
     let text = serde_json::to_string(&outcome)
         .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {}: {error}", command.id) })?;
     let stored = transaction

@@ -53,6 +53,27 @@ pub async fn outcomes_are_stored_with_their_position(fixture: &Fixture) {
     assert_eq!(store.outcome(unknown).await.unwrap(), None);
 }
 
+pub async fn an_accepted_command_without_events_stands_where_its_stream_does(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let commands = vec![
+        set_prices("a", 0, &[1]),
+        set_prices("a", 1, &[]),
+        set_prices("b", 0, &[2]),
+        set_prices("a", 1, &[3]),
+        set_prices("a", 2, &[]),
+        refused("a"),
+    ];
+    store.append(&batch(commands.clone())).await.unwrap();
+    let mut positions = Vec::new();
+    for command in &commands {
+        positions.push(store.outcome(command.id).await.unwrap().unwrap().outcome.position);
+    }
+    assert!(positions[..5].iter().all(Option::is_some), "{positions:?}");
+    assert_eq!((&positions[0], &positions[3]), (&positions[1], &positions[4]));
+    assert_ne!(positions[0], positions[3]);
+    assert_eq!(positions[5], None);
+}
+
 pub async fn outcomes_of_topic_commands_go_out(fixture: &Fixture) {
     let store = fixture.started().await;
     let mut accepted = set_prices("a", 0, &[1]);
