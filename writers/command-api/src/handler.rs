@@ -206,15 +206,18 @@ pub(crate) fn failed(id: Uuid, problem: &str) -> Outcome {
 }
 
 async fn run(mut state: group::GroupState, mut submissions: mpsc::Receiver<Submission>, shutdown: CancellationToken) {
+    let mut is_closed = false;
     loop {
         let first = tokio::select! {
+            // First, so that a queue that is never empty comes to an end too.
             biased;
-            submission = submissions.recv() => submission,
-            () = shutdown.cancelled() => {
+            () = shutdown.cancelled(), if !is_closed => {
+                is_closed = true;
                 // What was taken is finished; what comes later is told that nobody listens.
                 submissions.close();
                 submissions.recv().await
             }
+            submission = submissions.recv() => submission,
         };
         let Some(first) = first else { return };
         let mut gathered = vec![first];

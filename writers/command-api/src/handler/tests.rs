@@ -88,6 +88,19 @@ async fn an_accepted_command_is_stored_with_its_position_and_repeats_have_one_ef
 }
 
 #[tokio::test]
+async fn a_command_without_effect_stands_where_the_one_before_it_in_its_group_does() {
+    let fixture = Fixture::new().await;
+    let price = |number| {
+        let data = json!({ "sku": "TEA", "region": "north", "currency": "EUR", "amount_minor": 5 });
+        command(number, "SetPrice", data)
+    };
+    let both = fixture.handler.handle_all(vec![price(1), price(2)]).await;
+    assert!(both[0].position.is_some());
+    assert_eq!((&both[1].position, both[1].version), (&both[0].position, Some(1)));
+    assert_eq!(fixture.handler.outcome(id(2)).await.unwrap().unwrap(), both[1]);
+}
+
+#[tokio::test]
 async fn another_body_under_a_known_id_is_refused() {
     let fixture = Fixture::new().await;
     fixture.handler.handle(receive(1, 7)).await;
@@ -302,6 +315,32 @@ async fn shutting_down_finishes_what_was_taken_and_refuses_the_rest() {
     let late = fixture.handler.handle(receive(1_000, 1)).await;
     assert_eq!((late.outcome, code(&late)), (OutcomeKind::Failed, "not_decided"));
     assert_eq!(fixture.events().await.len(), 500);
+}
+
+#[tokio::test]
+async fn a_queue_that_is_never_empty_comes_to_an_end() {
+    let mut fixture = Fixture::with(HandlerSettings { queue: 4, ..HandlerSettings::default() }).await;
+    let senders: Vec<JoinHandle<()>> = (0..8)
+        .map(|sender: u128| {
+            let handler = fixture.handler.clone();
+            tokio::spawn(async move {
+                for number in 1.. {
+                    if handler.queue.is_closed() {
+                        return;
+                    }
+                    drop(handler.enqueue(vec![receive(sender << 64 | number, 1)]).await);
+                }
+            })
+        })
+        .collect();
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while fixture.version("stock-TEA@ham-1").await == 0 {
+        assert!(Instant::now() < deadline, "nothing is taken");
+    }
+    fixture.shutdown.cancel();
+    let ended = tokio::time::timeout(Duration::from_secs(10), &mut fixture.running).await;
+    senders.iter().for_each(JoinHandle::abort);
+    ended.expect("the loop ends").unwrap();
 }
 
 #[tokio::test]
