@@ -44,6 +44,8 @@ fn main() -> ExitCode {
     runtime.shutdown_timeout(BLOCKING_END);
     match result {
         Ok(exit) => exit.into(),
+        // `| head` has seen enough.
+        Err(error) if output::is_closed_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             eprintln!("millrace: {}", exit::one_line(&error));
             Exit::Failed.into()

@@ -40,6 +40,12 @@ pub enum Refused {
 /// Reads the process's own command line, environment and settings file.
 pub fn parse() -> Result<Cli, Refused> {
     let arguments: Vec<OsString> = std::env::args_os().collect();
+    // Whoever asks for help may do so because a setting is wrong: settings have no say in that.
+    if let Err(asked) = Cli::command().try_get_matches_from(&arguments)
+        && matches!(asked.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayVersion)
+    {
+        return Err(Refused::Usage(asked));
+    }
     let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
     check_variables(&Cli::command(), variables)?;
     let file = match named_file(&arguments) {

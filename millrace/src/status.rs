@@ -1,6 +1,6 @@
 //! `millrace status`: asks a query API how its projections stand.
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 use comfy_table::Table;
 use serde::Deserialize;
 
@@ -25,12 +25,21 @@ struct Projection {
 }
 
 pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
+    ensure!(
+        args.url.starts_with("http"),
+        "--url {}: an address begins with http://, as in http://127.0.0.1:8080",
+        args.url
+    );
     let address = format!("{}/v1/status", args.url.trim_end_matches('/'));
     let client = reqwest::Client::builder().timeout(std::time::Duration::from_secs(10)).build()?;
-    let answer =
-        client.get(&address).send().await.and_then(reqwest::Response::error_for_status).with_context(|| {
-            format!("{address} does not answer; is `millrace up` or `millrace serve` running there? (--url)")
-        })?;
+    let answer = client.get(&address).send().await.with_context(|| {
+        format!("{address} does not answer; is `millrace up` or `millrace serve` running there? (--url)")
+    })?;
+    let code = answer.status();
+    ensure!(
+        code.is_success(),
+        "{address} answers {code}; only `millrace up` and `millrace serve` have a status (--url)"
+    );
     let body: serde_json::Value = answer.json().await.with_context(|| format!("{address} gave no JSON"))?;
     if args.json {
         output::json(&body)?;

@@ -26,7 +26,7 @@ pub(crate) struct ProductPage {
     product: Option<ProductPart>,
     /// Null while no price is set.
     price: Option<PricePart>,
-    /// Null while no stock is known.
+    /// Null while no stock is known, in the asked region where one is asked for.
     stock: Option<Stock>,
     /// Parts that are null: `product`, `price`, `stock`.
     missing: Vec<&'static str>,
@@ -114,8 +114,9 @@ pub(crate) async fn page(
         Ok(mut found) => {
             if let Some(found) = found.pop() {
                 position.merge(&found.position);
-                if !found.warehouses.is_empty() {
-                    page.stock = Some(view(found, params.region.as_ref()));
+                let stock = view(found, params.region.as_ref());
+                if !stock.regions.is_empty() {
+                    page.stock = Some(stock);
                 }
             }
         }

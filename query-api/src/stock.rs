@@ -35,7 +35,7 @@ pub(crate) struct Units {
 pub(crate) struct Stock {
     sku: Sku,
     total: Units,
-    regions: Vec<RegionStock>,
+    pub(crate) regions: Vec<RegionStock>,
     /// True when newer events of this SKU could not be applied: this is the last good state.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     parked: bool,

@@ -25,6 +25,13 @@ pub enum LoggingError {
 
 /// Sets up logging for the process. `filter` is in the syntax of tracing's `EnvFilter`.
 pub fn init_logging(filter: &str, format: LogFormat) -> Result<(), LoggingError> {
+    // A word alone would be read as the name of a module, and nothing be logged at all.
+    const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+    let is_word = !filter.contains(['=', ',', ':', '[']);
+    if is_word && !LEVELS.contains(&filter.trim().to_ascii_lowercase().as_str()) {
+        let problem = format!("a level is one of {}", LEVELS.join(", "));
+        return Err(LoggingError::Filter { value: filter.to_owned(), problem });
+    }
     let parsed = EnvFilter::try_new(filter)
         .map_err(|error| LoggingError::Filter { value: filter.to_owned(), problem: error.to_string() })?;
     let builder = tracing_subscriber::fmt()

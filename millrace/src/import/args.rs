@@ -21,7 +21,9 @@ pub enum ImportWhat {
     /// Bring in a file of products, with their prices and stock
     ///
     /// Each good row registers its product (or revises it, where it is registered with other content) and sets price
-    /// and stock where the row has them. Bad rows go to the rejects file with line and reason; the others go in.
+    /// and stock where the row has them. Bad rows go to the rejects file with line and reason; the others go in. A row
+    /// that reads well can still be refused by a rule, such as a warehouse of another region: it is rejected with what
+    /// the rule says, and those of its commands that were accepted stand.
     /// Command ids come from the file and its rows, so the same file again changes nothing, for as long as outcomes are
     /// kept (--outcome-retention of the command side, 7 days by default); later its rows take effect again. A file that
     /// differs in any byte is a new delivery: its prices and counts hold, though an earlier one had the same. Where rows
@@ -89,7 +91,7 @@ pub struct ProductsArgs {
     /// Read only so many rows
     #[arg(long, value_name = "N")]
     pub limit: Option<u64>,
-    /// How long to try again while the command API cannot be reached
+    /// How long to try again while a command API that once answered cannot be reached; at first contact 5 seconds
     #[arg(long, value_name = "TIME", default_value = "2m", value_parser = humantime::parse_duration)]
     pub retry_for: Duration,
     /// Check every row and write the rejects, but import nothing
