@@ -44,6 +44,8 @@ pub(crate) struct Work {
     item: Item,
     /// Context on whose outcome topic the outcome goes out.
     publish_on: Option<Context>,
+    /// Derived from the place of the record that it came by.
+    place_id: Option<Uuid>,
     /// Timer that gave the command.
     timer: Option<Timer>,
 }
@@ -74,21 +76,39 @@ enum Answer {
 
 impl Work {
     pub(crate) fn from_http(envelope: CommandEnvelope) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, timer: None }
+        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: None }
     }
 
     pub(crate) fn from_timer(envelope: CommandEnvelope, timer: Timer) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, timer: Some(timer) }
+        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: Some(timer) }
     }
 
     pub(crate) fn from_record(context: Context, command: RecordCommand) -> Self {
-        let item = match command {
-            RecordCommand::Command(envelope) => Item::command(*envelope),
+        let (item, place_id) = match command {
+            RecordCommand::Command { envelope, place_id } => (Item::command(*envelope), place_id),
             RecordCommand::Unreadable { place_id, command_id, key, code, problem, received_at } => {
-                Item::Unreadable { place_id, command_id, key, code, problem, received_at }
+                (Item::Unreadable { place_id, command_id, key, code, problem, received_at }, place_id)
             }
         };
-        Self { item, publish_on: Some(context), timer: None }
+        Self { item, publish_on: Some(context), place_id: Some(place_id), timer: None }
+    }
+
+    /// The refusal of a record whose command id stands for another command: stored under the record's place, so that
+    /// its outcome goes out. `None` where nobody reads outcome topics.
+    fn reused(&self, outcome: &Outcome) -> Option<DecidedCommand> {
+        let (Some(context), Some(place_id), Item::Command { envelope, .. }) =
+            (self.publish_on, self.place_id, &self.item)
+        else {
+            return None;
+        };
+        let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
+        is_reused.then(|| {
+            let key = envelope.command.sku().as_str();
+            let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
+            command.publish_outcome_on = Some(context);
+            command.command_type = Some(envelope.command.command_type().to_owned());
+            command
+        })
     }
 
     fn id(&self) -> Uuid {
@@ -264,12 +284,19 @@ fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<De
         if let Some(stored) = view.known.get(&id) {
             // Its command was decided before: nothing else will clear it.
             decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
-            decided.answers.push(Answer::Known(repeat(id, &stored.digest, &digest, || stored.outcome.clone())));
+            let outcome = repeat(id, &stored.digest, &digest, || stored.outcome.clone());
+            decided.batch.commands.extend(work.reused(&outcome));
+            decided.answers.push(Answer::Known(outcome));
             continue;
         }
         if let Some((index, first)) = in_group.get(&id) {
-            let answer = if *first == digest { Answer::Appended(*index) } else { Answer::Known(id_reused(id)) };
-            decided.answers.push(answer);
+            if *first == digest {
+                decided.answers.push(Answer::Appended(*index));
+            } else {
+                let outcome = id_reused(id);
+                decided.batch.commands.extend(work.reused(&outcome));
+                decided.answers.push(Answer::Known(outcome));
+            }
             continue;
         }
         let command = match &work.item {

@@ -60,7 +60,11 @@ pub struct RecordGroup {
 /// A record of a command topic: a command, or what was wrong with it.
 #[derive(Debug, Clone)]
 pub enum RecordCommand {
-    Command(Box<CommandEnvelope>),
+    Command {
+        envelope: Box<CommandEnvelope>,
+        /// Derived from the record's place: what a refusal is stored under when the command's id is taken.
+        place_id: Uuid,
+    },
     Unreadable {
         /// Derived from the record's place: what its outcome is stored under.
         place_id: Uuid,

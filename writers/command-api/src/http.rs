@@ -151,7 +151,7 @@ async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) 
     match shared.handler.outcome(id).await {
         Ok(Some(outcome)) => axum::Json(outcome).into_response(),
         Ok(None) => Problem::new(StatusCode::NOT_FOUND, "Unknown command")
-            .detail(format!("no command {id} was decided; it is safe to give it again"))
+            .detail(format!("no outcome of {id} is kept: it was never decided, or longer ago than outcomes are kept"))
             .into_response(),
         Err(error) => {
             tracing::warn!(%error, "outcome cannot be looked up");

@@ -6,11 +6,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{
-    CommandDecoder, EventLog, EventLogError, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
+    CommandDecoder, DecodeError, EventLog, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
 };
 use event_store::{EventStore, bounded_message};
 use schemas::Context;
@@ -24,9 +24,11 @@ use crate::handler::{CommandHandler, RecordCommand, RecordGroup};
 /// Consumer group of the command handlers.
 pub const COMMAND_GROUP: &str = "millrace-commands";
 
-/// Under which unreadable records are stored: an id derived from their place, so that the sender may give a corrected
-/// command under the same command id.
-const UNREADABLE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
+/// Names the ids under which refused records are stored. They follow from a record's place, so that the sender may give
+/// a corrected command under the same command id.
+const PLACE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
+/// An intake that ran for so long meets a new trouble, not the old one again: it tries again soon.
+const SETTLED: Duration = Duration::from_secs(30);
 /// Longest record key that is kept for the outcome of an unreadable command.
 const MAX_KEY: usize = 200;
 
@@ -56,6 +58,7 @@ pub async fn run_topic_intake(
     let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new() };
     let mut delays = backoff();
     loop {
+        let begun = Instant::now();
         let error = tokio::select! {
             result = intake.take_in(&topics, &health) => match result {
                 Ok(()) => return Ok(()),
@@ -65,6 +68,9 @@ pub async fn run_topic_intake(
         };
         if matches!(error, HandlerError::ShuttingDown) {
             return Ok(());
+        }
+        if begun.elapsed() > SETTLED {
+            delays = backoff();
         }
         health.not_ready(error.to_string());
         if !error.is_transient() && !matches!(error, HandlerError::OffsetTaken { .. }) {
@@ -160,6 +166,8 @@ impl Intake {
 
     async fn read(&self, context: Context, record: &Record) -> Result<RecordCommand, HandlerError> {
         let received_at = (self.now)();
+        let place = format!("{}/{}", record.at, record.offset);
+        let place_id = Uuid::new_v5(&PLACE_NAMESPACE, place.as_bytes());
         let (id, code, problem) = match self.decoder.decode(record, received_at).await {
             Ok(envelope) => {
                 let problem = if envelope.command.context() == context {
@@ -169,23 +177,16 @@ impl Intake {
                     Some(("wrong_topic", format!("{} belongs on {right}", envelope.command.command_type())))
                 };
                 match problem {
-                    None => return Ok(RecordCommand::Command(Box::new(envelope))),
+                    None => return Ok(RecordCommand::Command { envelope: Box::new(envelope), place_id }),
                     Some((code, problem)) => (Some(envelope.id), code, problem),
                 }
             }
             // A registry that is down says nothing about the command: it waits.
-            Err(error) if error.is_transient() => {
-                return Err(HandlerError::Log(EventLogError::RegistryUnavailable {
-                    address: record.at.to_string(),
-                    problem: error.to_string(),
-                }));
-            }
-            Err(error) => (readable_id(record), "unreadable_command", error.to_string()),
+            Err(DecodeError::Registry(error)) if error.is_transient() => return Err(error.into()),
+            Err(error) => (readable_id(record), error.code(), error.to_string()),
         };
-        let place = format!("{}/{}", record.at, record.offset);
         let problem = bounded_message(&problem);
         tracing::info!(place, code, %problem, "command refused");
-        let place_id = Uuid::new_v5(&UNREADABLE_NAMESPACE, place.as_bytes());
         Ok(RecordCommand::Unreadable {
             place_id,
             command_id: id.unwrap_or(place_id),

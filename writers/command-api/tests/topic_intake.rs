@@ -192,6 +192,24 @@ fn set_price() -> Vec<u8> {
 }
 
 #[tokio::test]
+async fn another_command_under_a_known_id_is_refused_by_outcome() {
+    let fixture = Fixture::new().await;
+    let running = fixture.run();
+    fixture.publish(vec![receive(1, 7), receive(1, 8)]).await;
+    fixture.taken(2).await;
+    fixture.publish(vec![receive(1, 9)]).await;
+    fixture.taken(3).await;
+    let stored = fixture.stored().await;
+    assert_eq!(stored.iter().filter(|row| row.topic == "inventory.events").count(), 1);
+    let (id, reused) = (Uuid::from_u128(1), || Some("command_id_reused".to_owned()));
+    assert_eq!(
+        outcomes(&stored),
+        [(id, OutcomeKind::Accepted, None), (id, OutcomeKind::Invalid, reused()), (id, OutcomeKind::Invalid, reused()),]
+    );
+    running.stop().await;
+}
+
+#[tokio::test]
 async fn a_restart_goes_on_where_the_store_says() {
     let fixture = Fixture::new().await;
     for round in 0..3_u64 {

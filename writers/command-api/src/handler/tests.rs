@@ -198,11 +198,11 @@ async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
         place_id: id(900),
         command_id: id(901),
         key: "TEA".to_owned(),
-        code: "unreadable_command",
+        code: "bad_frame",
         problem: "no frame".to_owned(),
         received_at: NOW,
     };
-    let repeat = || RecordCommand::Command(Box::new(receive(1, 7)));
+    let repeat = || RecordCommand::Command { envelope: Box::new(receive(1, 7)), place_id: id(800) };
     let outcomes = fixture.handler.handle_records(group(5, vec![repeat(), repeat(), unreadable])).await.unwrap();
     assert_eq!(
         outcomes.iter().map(|outcome| outcome.outcome).collect::<Vec<_>>(),

@@ -91,9 +91,8 @@ async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(),
     if cursor <= end {
         return Ok(());
     }
-    let problem = format!(
-        "the event table ends at {end}, before the relay's cursor at {cursor}: it was restored to an older point"
-    );
+    let problem =
+        format!("the event table ends at {end}, before the relay's cursor at {cursor}: rows were removed from it");
     Err(EventStoreError::Permanent { problem }.into())
 }
 
