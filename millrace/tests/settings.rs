@@ -102,34 +102,41 @@ fn a_wrong_kind_of_store_is_a_usage_error_and_leaves_no_file() {
     }
 }
 
+/// A program that does not outlive its test.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Waits for the end; its exit code.
-fn end_of(child: &mut Child, within: Duration) -> Option<i32> {
+fn end_of(running: &mut Running, within: Duration) -> Option<i32> {
     let deadline = Instant::now() + within;
     loop {
-        if let Some(status) = child.try_wait().unwrap() {
+        if let Some(status) = running.0.try_wait().unwrap() {
             return status.code();
         }
-        if Instant::now() > deadline {
-            child.kill().unwrap();
-            panic!("it did not end within {within:?}");
-        }
+        assert!(Instant::now() < deadline, "it did not end within {within:?}");
         std::thread::yield_now();
     }
 }
 
-fn interrupt(child: &Child) {
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+fn interrupt(running: &Running) {
+    assert!(Command::new("kill").args(["-INT", &running.0.id().to_string()]).status().unwrap().success());
 }
 
 #[test]
 fn the_demo_that_is_stopped_while_it_fills_has_done_nothing_wrong() {
     let folder = tempfile::tempdir().unwrap();
-    let mut demo = millrace(folder.path())
+    let demo = millrace(folder.path())
         .args(["demo", "--products", "20000", "--listen", "127.0.0.1:0"])
         .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(demo.stdout.take().unwrap()).lines();
+        .spawn();
+    let mut demo = Running(demo.unwrap());
+    let mut lines = BufReader::new(demo.0.stdout.take().unwrap()).lines();
     assert!(lines.next().unwrap().unwrap().contains("20000 products"));
     interrupt(&demo);
     assert_eq!(end_of(&mut demo, Duration::from_secs(10)), Some(0));
@@ -142,21 +149,19 @@ fn a_reader_that_goes_away_stops_nothing() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
         drop(listener);
-        let mut child = millrace(folder.path())
-            .args([command, "--listen", &address.to_string()])
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        drop(child.stdout.take());
+        let child =
+            millrace(folder.path()).args([command, "--listen", &address.to_string()]).stdout(Stdio::piped()).spawn();
+        let mut child = Running(child.unwrap());
+        drop(child.0.stdout.take());
         let deadline = Instant::now() + Duration::from_secs(30);
         let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         let is_ready = || {
-            let ready = runtime.block_on(client.get(format!("http://{address}/readyz")).send());
+            let ready = runtime.block_on(async { client.get(format!("http://{address}/readyz")).send().await });
             ready.is_ok_and(|answer| answer.status().is_success())
         };
         while !is_ready() {
-            assert!(child.try_wait().unwrap().is_none(), "{command} ended with its reader");
+            assert!(child.0.try_wait().unwrap().is_none(), "{command} ended with its reader");
             assert!(Instant::now() < deadline, "{command} is not ready");
         }
         interrupt(&child);
