@@ -3,31 +3,29 @@
 //! The whole group is decided again after a conflict, not only the command that conflicted: a later command of the
 //! group may have been decided on the state that the earlier one no longer has.
 
+mod decide;
+mod work;
+
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use domain::{Rejection, State, StreamId, decide};
-use event_store::{
-    AppendBatch, Claim, DecidedCommand, EventStore, EventStoreError, LoadRequest, LoadedStream, NewEvent, NewSnapshot,
-    OffsetAdvance, StoredOutcome, Timer, TimerChange, Topology,
-};
+use domain::StreamId;
+use event_store::{EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
 use metrics::counter;
-use schemas::event::StockChange;
-use schemas::{
-    Command, CommandEnvelope, Context, Event, Outcome, OutcomeKind, PositionToken, RegionId, StorePosition,
-    WarehouseId, encode_event, partition_of,
-};
+use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
 use tracing::Instrument;
-use uuid::Uuid;
 
 use crate::cache::StreamCache;
 use crate::error::HandlerError;
-use crate::expiry;
-use crate::handler::{HandlerSettings, RecordCommand, Submission, count, failed};
+use crate::handler::{HandlerSettings, Submission, count, failed};
 use crate::metrics::RETRIES;
-use crate::refusal::refused;
+
+pub(crate) use decide::ID_REUSED;
+use decide::{Answer, Decided, NeedsFresh, View, decide_group, warehouse_of};
+use work::Item;
+pub(crate) use work::Work;
 
 /// What the handler loop keeps between groups.
 pub(crate) struct GroupState {
@@ -37,93 +35,6 @@ pub(crate) struct GroupState {
     /// Regions of warehouses: fixed once claimed, so never stale.
     pub(crate) regions: HashMap<WarehouseId, RegionId>,
     pub(crate) settings: HandlerSettings,
-}
-
-/// One thing to decide.
-pub(crate) struct Work {
-    item: Item,
-    /// Context on whose outcome topic the outcome goes out.
-    publish_on: Option<Context>,
-    /// Derived from the place of the record that it came by.
-    place_id: Option<Uuid>,
-    /// Timer that gave the command.
-    timer: Option<Timer>,
-}
-
-enum Item {
-    Command { envelope: Box<CommandEnvelope>, digest: [u8; 32] },
-    Unreadable { place_id: Uuid, command_id: Uuid, key: String, code: &'static str, problem: String, received_at: i64 },
-}
-
-/// A group decided on one loaded view.
-struct Decided {
-    batch: AppendBatch,
-    /// One per work item, in order; the position of an accepted one is filled in after the append.
-    answers: Vec<Answer>,
-    /// Streams as they are after the group.
-    after: HashMap<StreamId, LoadedStream>,
-    claimed: HashMap<WarehouseId, RegionId>,
-}
-
-enum Answer {
-    /// Final as it stands.
-    Known(Outcome),
-    /// Index into the batch's commands.
-    Appended(usize),
-}
-
-// === impl Work ===
-
-impl Work {
-    pub(crate) fn from_http(envelope: CommandEnvelope) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: None }
-    }
-
-    pub(crate) fn from_timer(envelope: CommandEnvelope, timer: Timer) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: Some(timer) }
-    }
-
-    pub(crate) fn from_record(context: Context, command: RecordCommand) -> Self {
-        let (item, place_id) = match command {
-            RecordCommand::Command { envelope, place_id } => (Item::command(*envelope), place_id),
-            RecordCommand::Unreadable { place_id, command_id, key, code, problem, received_at } => {
-                (Item::Unreadable { place_id, command_id, key, code, problem, received_at }, place_id)
-            }
-        };
-        Self { item, publish_on: Some(context), place_id: Some(place_id), timer: None }
-    }
-
-    /// The refusal of a record whose command id stands for another command: stored under the record's place, so that
-    /// its outcome goes out. `None` where nobody reads outcome topics.
-    fn reused(&self, outcome: &Outcome) -> Option<DecidedCommand> {
-        let (Some(context), Some(place_id), Item::Command { envelope, .. }) =
-            (self.publish_on, self.place_id, &self.item)
-        else {
-            return None;
-        };
-        let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
-        is_reused.then(|| {
-            let key = envelope.command.sku().as_str();
-            let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
-            command.publish_outcome_on = Some(context);
-            command.command_type = Some(envelope.command.command_type().to_owned());
-            command
-        })
-    }
-
-    fn id(&self) -> Uuid {
-        match &self.item {
-            Item::Command { envelope, .. } => envelope.id,
-            Item::Unreadable { place_id, .. } => *place_id,
-        }
-    }
-}
-
-impl Item {
-    fn command(envelope: CommandEnvelope) -> Self {
-        let digest = envelope.command.digest();
-        Item::Command { envelope: Box::new(envelope), digest }
-    }
 }
 
 /// Decides and commits a group, and answers each of its submissions.
@@ -212,13 +123,29 @@ async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<V
     Ok(outcomes(state.topology, decided, &appended.positions))
 }
 
-/// What a group is decided on.
-struct View {
-    streams: HashMap<StreamId, LoadedStream>,
-    /// Streams that came from the cache.
-    cached: HashSet<StreamId>,
-    known: HashMap<Uuid, StoredOutcome>,
-    regions: HashMap<WarehouseId, RegionId>,
+fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosition>]) -> Vec<Outcome> {
+    let mut newest: HashMap<&StreamId, PositionToken> = HashMap::new();
+    let mut appended = Vec::with_capacity(decided.batch.commands.len());
+    for (index, command) in decided.batch.commands.iter().enumerate() {
+        let mut outcome = command.outcome.clone();
+        if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last()) {
+            let partition = partition_of(event.key.as_bytes(), topology.partitions);
+            newest.insert(&command.stream, PositionToken::of(event.context, partition, position));
+        }
+        // Accepted without effect after an earlier command of the group: so since that one, as the store says too.
+        if let (OutcomeKind::Accepted, Some(token)) = (outcome.outcome, newest.get(&command.stream)) {
+            outcome.position = Some(token.clone());
+        }
+        appended.push(outcome);
+    }
+    decided
+        .answers
+        .into_iter()
+        .map(|answer| match answer {
+            Answer::Known(outcome) => outcome,
+            Answer::Appended(index) => appended[index].clone(),
+        })
+        .collect()
 }
 
 impl View {
@@ -259,302 +186,6 @@ impl View {
         view.regions.extend(loaded.regions);
         Ok(view)
     }
-}
-
-/// Streams whose cached state led to a refusal or to no event.
-struct NeedsFresh(Vec<StreamId>);
-
-fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<Decided, NeedsFresh> {
-    let mut decided = Decided {
-        batch: AppendBatch::default(),
-        answers: Vec::with_capacity(work.len()),
-        after: HashMap::new(),
-        claimed: HashMap::new(),
-    };
-    let mut needs_fresh = Vec::new();
-    // Ids decided earlier in this very group.
-    let mut in_group: HashMap<Uuid, (usize, [u8; 32])> = HashMap::new();
-
-    for work in work {
-        let id = work.id();
-        let digest = match &work.item {
-            Item::Command { digest, .. } => *digest,
-            Item::Unreadable { .. } => [0; 32],
-        };
-        if let Some(stored) = view.known.get(&id) {
-            // Its command was decided before: nothing else will clear it.
-            decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
-            let outcome = repeat(id, &stored.digest, &digest, || stored.outcome.clone());
-            decided.batch.commands.extend(work.reused(&outcome));
-            decided.answers.push(Answer::Known(outcome));
-            continue;
-        }
-        if let Some((index, first)) = in_group.get(&id) {
-            if *first == digest {
-                decided.answers.push(Answer::Appended(*index));
-            } else {
-                let outcome = id_reused(id);
-                decided.batch.commands.extend(work.reused(&outcome));
-                decided.answers.push(Answer::Known(outcome));
-            }
-            continue;
-        }
-        let command = match &work.item {
-            Item::Unreadable { place_id, command_id, key, code, problem, received_at } => {
-                let outcome = refused(*command_id, OutcomeKind::Invalid, code, problem);
-                unreadable(*place_id, key, outcome, *received_at)
-            }
-            Item::Command { envelope, digest } => {
-                let stream = StreamId::of(&envelope.command);
-                let from_cache = view.cached.contains(&stream);
-                let command = decide_one(state, &mut view, &mut decided.claimed, work, envelope, *digest);
-                if from_cache && command.events.is_empty() {
-                    needs_fresh.push(stream);
-                }
-                command
-            }
-        };
-        let mut command = command;
-        command.publish_outcome_on = work.publish_on;
-        if command.timers.is_empty() {
-            // Whatever the release came to, the timer has done its work.
-            command.timers.extend(work.timer.as_ref().map(clear_given));
-        }
-        let index = decided.batch.commands.len();
-        in_group.insert(id, (index, digest));
-        decided.batch.commands.push(command);
-        decided.answers.push(Answer::Appended(index));
-    }
-    if !needs_fresh.is_empty() {
-        return Err(NeedsFresh(needs_fresh));
-    }
-    decided.after = view.streams;
-    Ok(decided)
-}
-
-/// Stop 3: decides one command on the view, and folds its events into the view.
-fn decide_one(
-    state: &GroupState,
-    view: &mut View,
-    claimed: &mut HashMap<WarehouseId, RegionId>,
-    work: &Work,
-    envelope: &CommandEnvelope,
-    digest: [u8; 32],
-) -> DecidedCommand {
-    let command = &envelope.command;
-    let stream = &StreamId::of(command);
-    let context = command.context();
-    let loaded = view.streams.entry(stream.clone()).or_insert_with(|| LoadedStream {
-        state: State::initial(context),
-        version: 0,
-        position: None,
-        snapshot_version: 0,
-    });
-    let warehouse_region = warehouse_of(command)
-        .and_then(|warehouse| view.regions.get(warehouse).or_else(|| claimed.get(warehouse)).cloned());
-    if let (State::Stock(stock), Some(region)) = (&mut loaded.state, &warehouse_region) {
-        stock.region.get_or_insert_with(|| region.clone());
-    }
-    let mut decided = DecidedCommand {
-        id: envelope.id,
-        digest,
-        received_at: envelope.received_at,
-        stream: stream.clone(),
-        expected_version: loaded.version,
-        outcome: Outcome {
-            id: envelope.id,
-            outcome: OutcomeKind::Accepted,
-            position: None,
-            stream: Some(stream.to_string()),
-            version: Some(loaded.version),
-            reason: None,
-        },
-        events: Vec::new(),
-        claims: Vec::new(),
-        timers: Vec::new(),
-        snapshot: None,
-        publish_outcome_on: None,
-        outcome_key: command.sku().to_string(),
-        command_type: Some(command.command_type().to_owned()),
-    };
-    let events = tracing::trace_span!("decide").in_scope(|| match &work.timer {
-        Some(_) => decide_release(&loaded.state, command, envelope.received_at),
-        None => decide(&loaded.state, command, envelope.received_at),
-    });
-    let events = match events {
-        Ok(events) => events,
-        Err(rejection) => {
-            decided.outcome.outcome = OutcomeKind::Rejected;
-            decided.outcome.reason = Some(rejection.into());
-            return decided;
-        }
-    };
-    let encoded: Result<Vec<_>, _> = events.iter().map(encode_event).collect();
-    let encoded = match encoded {
-        Ok(encoded) => encoded,
-        Err(error) => {
-            // The same again would not be either.
-            decided.outcome.outcome = OutcomeKind::Invalid;
-            decided.outcome.reason =
-                Some(schemas::Reason { code: "not_encodable".to_owned(), message: error.to_string() });
-            return decided;
-        }
-    };
-    for (index, (event, encoded)) in events.iter().zip(encoded).enumerate() {
-        domain::apply(&mut loaded.state, event);
-        loaded.version += 1;
-        decided.events.push(NewEvent {
-            id: event_id(envelope.id, index),
-            context,
-            key: event.sku().to_string(),
-            schema: encoded.schema,
-            body: encoded.body,
-            time: envelope.received_at,
-            correlation_id: Some(envelope.correlation_id.clone().unwrap_or_else(|| envelope.id.to_string())),
-            causation_id: Some(envelope.id.to_string()),
-            actor: envelope.actor.clone(),
-            traceparent: envelope.traceparent.clone(),
-        });
-        decided.timers.extend(timer_change(stream, loaded.version, event));
-        claim_region(event, warehouse_region.as_ref(), claimed, &mut decided.claims);
-    }
-    if decided.events.is_empty() {
-        // Accepted without effect: the position at which what was asked for is already so.
-        decided.outcome.position = loaded.position.map(|position| token(state.topology, command, position));
-    }
-    decided.outcome.version = Some(loaded.version);
-    if loaded.version - loaded.snapshot_version >= state.settings.snapshot_every
-        && let Ok(body) = serde_json::to_vec(&loaded.state)
-    {
-        decided.snapshot = Some(NewSnapshot { stream: stream.clone(), version: loaded.version, body });
-        loaded.snapshot_version = loaded.version;
-    }
-    decided
-}
-
-/// Decides the release that a timer gave. The timer may be older than the reservation: one of the same id that was
-/// made after the timer was read keeps its units for its own time.
-fn decide_release(state: &State, command: &Command, now: i64) -> Result<Vec<Event>, Rejection> {
-    if let (State::Stock(stock), Command::ReleaseReservation(data)) = (state, command)
-        && let Some(reservation) = stock.open.get(&data.reservation_id)
-        && reservation.expires_at > now
-    {
-        let message = format!("reservation {} is open until {}", data.reservation_id, reservation.expires_at);
-        return Err(Rejection::new("reservation_not_expired", message));
-    }
-    decide(state, command, now)
-}
-
-fn clear_given(timer: &Timer) -> TimerChange {
-    TimerChange::ClearGiven { key: timer.key.clone(), command: timer.command.clone() }
-}
-
-fn claim_region(
-    event: &Event,
-    known: Option<&RegionId>,
-    claimed: &mut HashMap<WarehouseId, RegionId>,
-    claims: &mut Vec<Claim>,
-) {
-    let Event::StockUpdated(event) = event else { return };
-    if known.is_none() && !claimed.contains_key(&event.warehouse) {
-        claimed.insert(event.warehouse.clone(), event.region.clone());
-        claims.push(Claim { warehouse: event.warehouse.clone(), region: event.region.clone() });
-    }
-}
-
-fn timer_change(stream: &StreamId, version: u64, event: &Event) -> Option<TimerChange> {
-    let Event::StockUpdated(event) = event else { return None };
-    let reservation_id = event.reservation_id.as_ref()?;
-    let key = format!("{stream}/{reservation_id}");
-    match event.change {
-        StockChange::Reserved => {
-            let due_at = event.expires_at?;
-            let command = expiry::release_command(event, reservation_id, &key, version);
-            Some(TimerChange::Set(Timer { key, due_at, command }))
-        }
-        StockChange::Released | StockChange::Shipped => Some(TimerChange::Clear { key }),
-        StockChange::Received | StockChange::Adjusted | StockChange::Counted => None,
-    }
-}
-
-fn unreadable(id: Uuid, key: &str, outcome: Outcome, received_at: i64) -> DecidedCommand {
-    DecidedCommand {
-        id,
-        digest: [0; 32],
-        received_at,
-        stream: StreamId::from_stored(format!("outcome-{id}")),
-        expected_version: 0,
-        outcome,
-        events: Vec::new(),
-        claims: Vec::new(),
-        timers: Vec::new(),
-        snapshot: None,
-        publish_outcome_on: None,
-        outcome_key: key.to_owned(),
-        command_type: None,
-    }
-}
-
-/// An event's id follows from its command's: deciding a command again gives the same ids.
-fn event_id(command_id: Uuid, index: usize) -> Uuid {
-    Uuid::new_v5(&command_id, &(index as u64).to_be_bytes())
-}
-
-fn warehouse_of(command: &Command) -> Option<&WarehouseId> {
-    match command {
-        Command::ReceiveStock(data) => Some(&data.warehouse),
-        Command::AdjustStock(data) => Some(&data.warehouse),
-        Command::CountStock(data) => Some(&data.warehouse),
-        Command::ReserveStock(data) => Some(&data.warehouse),
-        Command::ReleaseReservation(data) => Some(&data.warehouse),
-        Command::ShipReservation(data) => Some(&data.warehouse),
-        Command::RegisterProduct(_)
-        | Command::ReviseProduct(_)
-        | Command::DiscontinueProduct(_)
-        | Command::SetPrice(_) => None,
-    }
-}
-
-fn token(topology: Topology, command: &Command, position: StorePosition) -> PositionToken {
-    let partition = partition_of(command.sku().as_str().as_bytes(), topology.partitions);
-    PositionToken::of(command.context(), partition, position)
-}
-
-/// A repeat gets the first outcome; another body under the same id is refused.
-fn repeat(id: Uuid, first: &[u8; 32], digest: &[u8; 32], outcome: impl FnOnce() -> Outcome) -> Outcome {
-    if first == digest { outcome() } else { id_reused(id) }
-}
-
-pub(crate) const ID_REUSED: &str = "command_id_reused";
-
-fn id_reused(id: Uuid) -> Outcome {
-    let message = "this command id was used for another command; give a new command a new id";
-    refused(id, OutcomeKind::Invalid, ID_REUSED, message)
-}
-
-fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosition>]) -> Vec<Outcome> {
-    let mut newest: HashMap<&StreamId, PositionToken> = HashMap::new();
-    let mut appended = Vec::with_capacity(decided.batch.commands.len());
-    for (index, command) in decided.batch.commands.iter().enumerate() {
-        let mut outcome = command.outcome.clone();
-        if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last()) {
-            let partition = partition_of(event.key.as_bytes(), topology.partitions);
-            newest.insert(&command.stream, PositionToken::of(event.context, partition, position));
-        }
-        // Accepted without effect after an earlier command of the group: so since that one, as the store says too.
-        if let (OutcomeKind::Accepted, Some(token)) = (outcome.outcome, newest.get(&command.stream)) {
-            outcome.position = Some(token.clone());
-        }
-        appended.push(outcome);
-    }
-    decided
-        .answers
-        .into_iter()
-        .map(|answer| match answer {
-            Answer::Known(outcome) => outcome,
-            Answer::Appended(index) => appended[index].clone(),
-        })
-        .collect()
 }
 
 async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<(), HandlerError> {

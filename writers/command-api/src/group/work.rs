@@ -1,0 +1,96 @@
+//! What a group is made of: commands, and records that are none.
+
+use event_store::{DecidedCommand, StreamId, Timer};
+use schemas::{CommandEnvelope, Context, Outcome};
+use uuid::Uuid;
+
+use super::decide::ID_REUSED;
+use crate::handler::RecordCommand;
+
+/// One thing to decide.
+pub(crate) struct Work {
+    pub(super) item: Item,
+    /// Context on whose outcome topic the outcome goes out.
+    pub(super) publish_on: Option<Context>,
+    /// Derived from the place of the record that it came by.
+    pub(super) place_id: Option<Uuid>,
+    /// Timer that gave the command.
+    pub(super) timer: Option<Timer>,
+}
+
+pub(super) enum Item {
+    Command { envelope: Box<CommandEnvelope>, digest: [u8; 32] },
+    Unreadable { place_id: Uuid, command_id: Uuid, key: String, code: &'static str, problem: String, received_at: i64 },
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(crate) fn from_http(envelope: CommandEnvelope) -> Self {
+        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: None }
+    }
+
+    pub(crate) fn from_timer(envelope: CommandEnvelope, timer: Timer) -> Self {
+        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: Some(timer) }
+    }
+
+    pub(crate) fn from_record(context: Context, command: RecordCommand) -> Self {
+        let (item, place_id) = match command {
+            RecordCommand::Command { envelope, place_id } => (Item::command(*envelope), place_id),
+            RecordCommand::Unreadable { place_id, command_id, key, code, problem, received_at } => {
+                (Item::Unreadable { place_id, command_id, key, code, problem, received_at }, place_id)
+            }
+        };
+        Self { item, publish_on: Some(context), place_id: Some(place_id), timer: None }
+    }
+
+    /// The refusal of a record whose command id stands for another command: stored under the record's place, so that
+    /// its outcome goes out. `None` where nobody reads outcome topics.
+    pub(super) fn reused(&self, outcome: &Outcome) -> Option<DecidedCommand> {
+        let (Some(context), Some(place_id), Item::Command { envelope, .. }) =
+            (self.publish_on, self.place_id, &self.item)
+        else {
+            return None;
+        };
+        let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
+        is_reused.then(|| {
+            let key = envelope.command.sku().as_str();
+            let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
+            command.publish_outcome_on = Some(context);
+            command.command_type = Some(envelope.command.command_type().to_owned());
+            command
+        })
+    }
+
+    pub(super) fn id(&self) -> Uuid {
+        match &self.item {
+            Item::Command { envelope, .. } => envelope.id,
+            Item::Unreadable { place_id, .. } => *place_id,
+        }
+    }
+}
+
+impl Item {
+    fn command(envelope: CommandEnvelope) -> Self {
+        let digest = envelope.command.digest();
+        Item::Command { envelope: Box::new(envelope), digest }
+    }
+}
+
+pub(super) fn unreadable(id: Uuid, key: &str, outcome: Outcome, received_at: i64) -> DecidedCommand {
+    DecidedCommand {
+        id,
+        digest: [0; 32],
+        received_at,
+        stream: StreamId::from_stored(format!("outcome-{id}")),
+        expected_version: 0,
+        outcome,
+        events: Vec::new(),
+        claims: Vec::new(),
+        timers: Vec::new(),
+        snapshot: None,
+        publish_outcome_on: None,
+        outcome_key: key.to_owned(),
+        command_type: None,
+    }
+}
