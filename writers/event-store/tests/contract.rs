@@ -84,7 +84,7 @@ postgres_only!(
     a_killed_leader_gives_up_the_lock,
     groups_with_the_same_streams_do_not_deadlock,
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
-    a_table_restored_to_an_older_point_is_refused,
+    a_table_that_lost_rows_is_refused,
     tables_of_a_newer_build_are_refused,
     four_that_start_at_once_make_the_tables_once,
     errors_name_the_server_and_hide_the_password,

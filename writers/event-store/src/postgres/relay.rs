@@ -80,8 +80,8 @@ pub(super) async fn read_committed(
     rows.iter().map(stored_event).collect()
 }
 
-/// A cursor stands on a row that was read, and rows are not deleted: a table that ends before it was restored to an
-/// older point (fault 22), and its next rows would be passed over.
+/// A cursor stands on a row that was read, and rows are not deleted: a table that ends before it has lost some, and its
+/// next rows would be passed over. A whole database that was restored takes its cursor back with it; that is not seen here.
 async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(), Failure> {
     if cursor == StorePosition::default() {
         return Ok(());
