@@ -39,14 +39,19 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
 
 /// The relay makes the topics; a projector may well start first. `None` when the process is stopped meanwhile.
 async fn wait_for_topics(log: &dyn EventLog, process: &Process) -> anyhow::Result<Option<u32>> {
+    let mut told: Option<String> = None;
     loop {
-        match stores::partitions_of_log(log).await {
+        let waits_for = match stores::partitions_of_log(log).await {
             Ok(partitions) if partitions > 0 => return Ok(Some(partitions)),
-            Ok(_) | Err(EventLogError::UnknownTopic { .. }) => {
-                tracing::warn!("topics are missing; the relay makes them")
-            }
-            Err(error) if error.is_transient() => tracing::warn!(%error, "projector waits for the event log"),
+            Ok(_) => "topics without partitions".to_owned(),
+            Err(error @ EventLogError::UnknownTopic { .. }) => error.to_string(),
+            Err(error) if error.is_transient() => error.to_string(),
             Err(error) => return Err(error.into()),
+        };
+        // Once for each trouble, not once a second.
+        if told.as_ref() != Some(&waits_for) {
+            tracing::warn!("projector waits: {waits_for}");
+            told = Some(waits_for);
         }
         tokio::select! {
             () = tokio::time::sleep(TOPIC_PATIENCE) => {}
