@@ -169,6 +169,7 @@ async fn killed_during_an_import(mut system: System) {
     assert!(kills >= system.names().len(), "only {kills} kills while the file went in");
     let summary = tokio::task::spawn_blocking(move || finish_import(import)).await.unwrap();
     let imported = summary["imported"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap();
+    assert_eq!(Some(imported), good_rows(&file), "refused: {:?}", refused_by_rule(&system));
     system.settled(imported).await;
     let skus = system.skus().await;
     assert_eq!(skus.len() as u64, imported);
@@ -182,6 +183,23 @@ async fn killed_during_an_import(mut system: System) {
     // Whatever was lost would go in now.
     let again = import_again(&system, &file).await;
     assert_eq!(again["imported"], 0, "{again}");
+}
+
+/// How many rows of a file are good, whatever becomes of their commands.
+fn good_rows(file: &str) -> Option<u64> {
+    let read = millrace().args(["import", "products", file, "--dry-run", "--json"]).output().unwrap();
+    let summary: Value = serde_json::from_slice(&read.stdout).unwrap();
+    summary["imported"].as_u64()
+}
+
+/// Rejects whose reason is an outcome's, not a reader's.
+fn refused_by_rule(system: &System) -> Vec<String> {
+    let rejects = std::fs::read_to_string(system.path("rejects.csv")).unwrap_or_default();
+    let is_code = |line: &&str| {
+        let reason = line.split(',').nth(1).unwrap_or_default();
+        reason.split(':').next().is_some_and(|code| code.contains('_') && !code.contains(' '))
+    };
+    rejects.lines().filter(is_code).map(str::to_owned).collect()
 }
 
 async fn import_again(system: &System, file: &str) -> Value {

@@ -30,6 +30,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WRITER_MEMORY: usize = 50_000_000;
 /// Segments below this many documents count as equally small when merging: commits make many of them.
 const SMALL_SEGMENT: u32 = 1_000;
+/// How often a level index is counted against its rows.
+const COUNT_EVERY: Duration = Duration::from_secs(10);
 /// Share of deleted documents at which a segment is rewritten.
 const DELETED_SHARE: f32 = 0.3;
 
@@ -50,6 +52,8 @@ struct Indexer {
     id: String,
     /// `None`: nothing is in it.
     indexed: Option<Commit>,
+    /// When it was last counted against its rows.
+    counted_at: Option<Instant>,
 }
 
 /// Why a pass failed.
@@ -63,6 +67,8 @@ enum PassError {
     Document(#[from] serde_json::Error),
     #[error("the pass broke off: {0}")]
     BrokeOff(#[from] tokio::task::JoinError),
+    #[error("the index shows {found} documents and its rows {wanted}: it is made again")]
+    Miscounted { found: u64, wanted: u64 },
 }
 
 /// Runs until `shutdown`, or until the rows cannot be read.
@@ -170,13 +176,14 @@ impl Indexer {
         merge_policy.set_del_docs_ratio_before_merge(DELETED_SHARE);
         writer.set_merge_policy(Box::new(merge_policy));
         let id = indexed.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |commit| commit.index.clone());
-        Ok(Self { home, writer, fields, id, indexed })
+        Ok(Self { home, writer, fields, id, indexed, counted_at: None })
     }
 
     /// One pass.
     fn index_newer(&mut self) -> Result<Option<usize>, PassError> {
         let file = self.home.file.clone();
-        let taken: Result<(RowsState, usize), PassError> = file.read(|transaction| {
+        let is_count_due = self.counted_at.is_none_or(|counted_at| counted_at.elapsed() > COUNT_EVERY);
+        let taken: Result<(RowsState, usize, Option<u64>), PassError> = file.read(|transaction| {
             let rows = rows::state(transaction)?;
             let indexed = self.indexed.as_ref().filter(|indexed| indexed.generation == rows.generation);
             let after = indexed.map_or(0, |indexed| indexed.row_version);
@@ -190,14 +197,17 @@ impl Indexer {
             let added = rows::for_each_newer(transaction, rows.generation, after, |sku| {
                 let parts = rows::parts(transaction, rows.generation, &sku)?;
                 documents += 1;
-                if after > 0 {
-                    self.writer.delete_term(self.fields.key(&sku));
-                }
+                self.writer.delete_term(self.fields.key(&sku));
                 Ok(self.add(&sku, parts))
             })?;
-            Ok(added.map(|()| (rows, documents)))
+            let is_level = documents == 0 && indexed.is_some_and(|indexed| indexed.row_version == rows.row_version);
+            let shown = if is_level && is_count_due { Some(rows::shown(transaction, rows.generation)?) } else { None };
+            Ok(added.map(|()| (rows, documents, shown)))
         })?;
-        let (rows, documents) = taken?;
+        let (rows, documents, shown) = taken?;
+        if let Some(wanted) = shown {
+            self.count(wanted)?;
+        }
         let commit = Commit::of(&self.id, rows);
         // Positions alone need no commit: while no row version is missing, the index is true at the rows' own.
         let is_level = self.indexed.as_ref().is_some_and(|indexed| {
@@ -213,6 +223,20 @@ impl Indexer {
         prepared.commit()?;
         self.indexed = Some(commit);
         Ok(Some(documents))
+    }
+
+    /// Holds a level index against its rows. One that shows more or fewer documents is removed, and made again by the
+    /// next pass.
+    fn count(&mut self, wanted: u64) -> Result<(), PassError> {
+        let reader: IndexReader =
+            self.writer.index().reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+        let found = reader.searcher().num_docs();
+        if found == wanted {
+            self.counted_at = Some(Instant::now());
+            return Ok(());
+        }
+        std::fs::remove_dir_all(&self.home.index_dir).map_err(TantivyError::from)?;
+        Err(PassError::Miscounted { found, wanted })
     }
 
     fn add(&self, sku: &schemas::Sku, parts: rows::Parts) -> Result<(), PassError> {

@@ -210,6 +210,14 @@ pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Resu
     Ok(Parts { product, prices, in_stock: in_stock(connection, generation, sku)? })
 }
 
+/// How many documents there are to show.
+pub(super) fn shown(connection: &Connection, generation: u32) -> Result<u64, Abort> {
+    let shown: i64 = connection
+        .prepare_cached("SELECT count(*) FROM products WHERE generation = ?1 AND product IS NOT NULL")?
+        .query_row([generation], |row| row.get(0))?;
+    Ok(shown as u64)
+}
+
 /// Hands the SKU of every document that changed after `row_version` to `each`.
 pub(super) fn for_each_newer<E>(
     connection: &Connection,

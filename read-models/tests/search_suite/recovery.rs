@@ -277,3 +277,36 @@ async fn run(steps: Vec<Step>) -> Result<(), TestCaseError> {
     store.stop_indexer().await;
     Ok(())
 }
+
+/// Writes one document of the index a second time, under the commit's own payload.
+fn double_a_document(index_dir: &Path) {
+    let index = tantivy::Index::open_in_dir(index_dir).unwrap();
+    let words = tantivy::tokenizer::TextAnalyzer::builder(tantivy::tokenizer::SimpleTokenizer::default()).build();
+    index.tokenizers().register("words", words);
+    let searcher = index.reader().unwrap().searcher();
+    let document: tantivy::TantivyDocument = searcher.doc(tantivy::DocAddress::new(0, 0)).unwrap();
+    let payload = index.load_metas().unwrap().payload.unwrap();
+    let mut writer: tantivy::IndexWriter = index.writer(20_000_000).unwrap();
+    writer.add_document(document).unwrap();
+    let mut prepared = writer.prepare_commit().unwrap();
+    prepared.set_payload(&payload);
+    prepared.commit().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_that_shows_a_document_twice_is_made_again() {
+    let mut store = Fixture::live().await;
+    store.show(vec![named("A", "Leek"), named("B", "Chard")]).await;
+    store.until_found(all(), &["A", "B"]).await;
+    store.stop_indexer().await;
+    double_a_document(&store.dir.join("index"));
+    assert_eq!(store.reader.search(all()).await.unwrap().total, 3);
+    store.restart().await;
+    for _ in 0..1_000 {
+        if store.reader.search(all()).await.is_ok_and(|found| found.total == 2) {
+            return;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+    }
+    panic!("the document stays doubled");
+}
