@@ -147,16 +147,16 @@ async fn the_last_units_are_sold_once_on_postgres() {
 /// Kills every process in turn while a file goes in.
 async fn killed_during_an_import(mut system: System) {
     let file = dirty_file(&system, 12_000);
-    let mut import = start_import(&system, &file);
+    let mut running = start_import(&system, &file);
     let mut kills = 0;
     for name in system.names().into_iter().cycle().take(6) {
-        if import.try_wait().unwrap().is_some() {
+        if running.try_wait().unwrap().is_some() {
             break;
         }
         // Some of it is in before each kill.
         let before = events_appended(&system).await;
         let begun = Instant::now();
-        while events_appended(&system).await < before + 500 && import.try_wait().unwrap().is_none() {
+        while events_appended(&system).await < before + 500 && running.try_wait().unwrap().is_none() {
             assert!(begun.elapsed() < PATIENCE, "nothing goes in any more");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -167,7 +167,7 @@ async fn killed_during_an_import(mut system: System) {
     }
     // Else the file is too small for this machine, and the test shows nothing.
     assert!(kills >= system.names().len(), "only {kills} kills while the file went in");
-    let summary = tokio::task::spawn_blocking(move || finish_import(import)).await.unwrap();
+    let summary = tokio::task::spawn_blocking(move || finish_import(running)).await.unwrap();
     let imported = summary["imported"].as_u64().unwrap() + summary["unchanged"].as_u64().unwrap();
     assert_eq!(Some(imported), good_rows(&file), "refused: {:?}", refused_by_rule(&system));
     system.settled(imported).await;
@@ -181,7 +181,7 @@ async fn killed_during_an_import(mut system: System) {
         }
     }
     // Whatever was lost would go in now.
-    let again = import_again(&system, &file).await;
+    let again = import(&system, &file).await;
     assert_eq!(again["imported"], 0, "{again}");
 }
 
@@ -200,10 +200,6 @@ fn refused_by_rule(system: &System) -> Vec<String> {
         reason.split(':').next().is_some_and(|code| code.contains('_') && !code.contains(' '))
     };
     rejects.lines().filter(is_code).map(str::to_owned).collect()
-}
-
-async fn import_again(system: &System, file: &str) -> Value {
-    import(system, file).await
 }
 
 /// The highest place in the event table that the read side has heard of.
