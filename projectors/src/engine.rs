@@ -17,7 +17,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::ProjectorError;
-use crate::metrics::HALTED;
+use crate::metrics::{HALTED, LAG_EVENTS, LIVE};
 use crate::projection::Projection;
 use crate::worker::{Request, WorkerContext, backoff, now, partition_worker};
 
@@ -56,6 +56,9 @@ struct Assignment {
 /// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
 /// timeout; one that is still assigned then was overtaken by an earlier claim of its own.
 const RECLAIM_AFTER: Duration = Duration::from_secs(15);
+
+/// How often lag and liveness are measured: a count over all partitions, of every process of the group.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// What the engine loop keeps.
 struct Engine<M: ?Sized> {
@@ -165,6 +168,7 @@ where
         runs: 0,
     };
     let observer = tokio::spawn(observe(
+        P::NAME,
         Arc::clone(read_model),
         Arc::clone(log),
         P::CONTEXTS,
@@ -375,8 +379,10 @@ impl<M: ?Sized> Engine<M> {
     }
 }
 
-/// Notes the log's ends in the read model, so that readers know lag and freshness without touching the log.
+/// Notes the log's ends in the read model, so that readers know lag and freshness without touching the log; measures
+/// both for alarms.
 async fn observe<M>(
+    projection: &'static str,
     read_model: Arc<M>,
     log: Arc<dyn EventLog>,
     contexts: &'static [Context],
@@ -387,6 +393,7 @@ async fn observe<M>(
 {
     let mut ticks = tokio::time::interval(every);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut measured_at = Instant::now();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
@@ -407,6 +414,14 @@ async fn observe<M>(
         }
         if let Err(error) = read_model.observe(&heads).await {
             tracing::debug!(%error, "log ends not noted");
+        }
+        if measured_at.elapsed() < MEASURE_EVERY {
+            continue;
+        }
+        measured_at = Instant::now();
+        if let Ok(status) = read_model.status().await {
+            gauge!(LAG_EVENTS, "projection" => projection).set(status.lag_events().unwrap_or(0) as f64);
+            gauge!(LIVE, "projection" => projection).set(if status.is_live() { 1.0 } else { 0.0 });
         }
     }
 }

@@ -8,6 +8,8 @@ pub(crate) const PARKED: &str = "millrace_events_parked_total";
 pub(crate) const FOREIGN: &str = "millrace_records_foreign_total";
 pub(crate) const GAPS: &str = "millrace_sequence_gaps_total";
 pub(crate) const HALTED: &str = "millrace_partitions_halted";
+pub(crate) const LAG_EVENTS: &str = "millrace_projection_lag_events";
+pub(crate) const LIVE: &str = "millrace_projection_live";
 pub(crate) const VISIBLE_SECONDS: &str = "millrace_event_visible_seconds";
 pub(crate) const BATCH_EVENTS: &str = "millrace_projector_batch_events";
 pub(crate) const SUPERSEDED: &str = "millrace_writes_superseded_total";
@@ -19,6 +21,11 @@ pub fn describe_metrics() {
     describe_counter!(FOREIGN, "Records on an event topic that are not events of ours, by projection");
     describe_counter!(GAPS, "Sequences that were not the next one, by projection");
     describe_gauge!(HALTED, "Partitions that wait for an operator, by projection");
+    describe_gauge!(
+        LAG_EVENTS,
+        "Records on the log that the read model has not applied, all partitions, by projection"
+    );
+    describe_gauge!(LIVE, "1 when reads are answered, 0 while the read model is being rebuilt, by projection");
     describe_histogram!(VISIBLE_SECONDS, "From a command's arrival to its event's visibility, by projection");
     describe_histogram!(BATCH_EVENTS, "Events that shared one write, by projection");
     describe_counter!(SUPERSEDED, "Writes refused because another owner took the partition over, by projection");

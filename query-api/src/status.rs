@@ -85,26 +85,17 @@ fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i
             position.merge(&partition.partition.token(partition.checkpoint.position));
         }
     }
-    let is_live = !status.partitions.is_empty() && status.partitions.iter().all(|partition| partition.live);
     ProjectionStatus {
-        name: status.name,
         generation: status.generation,
         fold_version: status.fold_version,
-        state: if is_live { "live" } else { "rebuilding" },
-        lag_events: lag_events(&status.partitions),
+        state: if status.is_live() { "live" } else { "rebuilding" },
+        lag_events: status.lag_events(),
         freshness_seconds: freshness_seconds(&status.partitions, now),
         parked_keys: status.partitions.iter().map(|partition| partition.parked_keys).sum(),
         parked_events: status.partitions.iter().map(|partition| partition.parked_events).sum(),
+        name: status.name,
         position,
     }
-}
-
-fn lag_events(partitions: &[PartitionStatus]) -> Option<u64> {
-    let seen: Vec<u64> = partitions
-        .iter()
-        .filter_map(|partition| Some(partition.head?.next_offset.saturating_sub(partition.checkpoint.next_offset)))
-        .collect();
-    (!seen.is_empty()).then(|| seen.iter().sum())
 }
 
 /// A partition that is level is as fresh as the last look at the log's end; one that lags is at least as old as the
@@ -144,12 +135,15 @@ mod tests {
         }
     }
 
+    fn status(partitions: Vec<PartitionStatus>) -> ReadModelStatus {
+        ReadModelStatus { name: "stock".to_owned(), generation: 1, fold_version: 1, partitions }
+    }
+
     #[test]
     fn lag_is_the_sum_and_freshness_the_worst() {
         let head = |next_offset| Some(Head { next_offset, seen_at: 99_000 });
         let partitions = vec![partition(0, 10, 50_000, head(10)), partition(1, 5, 60_000, head(12))];
-        let status = ReadModelStatus { name: "stock".to_owned(), generation: 1, fold_version: 1, partitions };
-        let found = projection("stock", Ok(status), 100_000);
+        let found = projection("stock", Ok(status(partitions)), 100_000);
         assert_eq!(found.lag_events, Some(7));
         assert_eq!(found.freshness_seconds, Some(40.0));
         assert_eq!((found.parked_keys, found.parked_events, found.state), (2, 4, "live"));
@@ -158,9 +152,9 @@ mod tests {
 
     #[test]
     fn a_log_that_was_never_seen_has_no_lag_to_tell() {
-        assert_eq!(lag_events(&[partition(0, 10, 1, None)]), None);
-        assert_eq!(freshness_seconds(&[partition(0, 10, 1, None)], 5), None);
-        let emptied = [partition(0, 0, 0, Some(Head { next_offset: 7, seen_at: 4 }))];
-        assert_eq!((lag_events(&emptied), freshness_seconds(&emptied, 5)), (Some(7), None));
+        let unseen = status(vec![partition(0, 10, 1, None)]);
+        assert_eq!((unseen.lag_events(), freshness_seconds(&unseen.partitions, 5)), (None, None));
+        let emptied = status(vec![partition(0, 0, 0, Some(Head { next_offset: 7, seen_at: 4 }))]);
+        assert_eq!((emptied.lag_events(), freshness_seconds(&emptied.partitions, 5)), (Some(7), None));
     }
 }

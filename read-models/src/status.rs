@@ -26,3 +26,26 @@ pub struct PartitionStatus {
     /// Events that are parked.
     pub parked_events: u64,
 }
+
+// === impl ReadModelStatus ===
+
+impl ReadModelStatus {
+    /// Whether reads of every partition are answered.
+    pub fn is_live(&self) -> bool {
+        !self.partitions.is_empty() && self.partitions.iter().all(|partition| partition.live)
+    }
+
+    /// Records on the log that are not applied yet; `None` while the log's end was never seen.
+    pub fn lag_events(&self) -> Option<u64> {
+        self.partitions.iter().filter_map(PartitionStatus::lag_events).reduce(|sum, lag| sum + lag)
+    }
+}
+
+// === impl PartitionStatus ===
+
+impl PartitionStatus {
+    /// Records of this partition that are not applied yet; `None` while its end was never seen.
+    pub fn lag_events(&self) -> Option<u64> {
+        Some(self.head?.next_offset.saturating_sub(self.checkpoint.next_offset))
+    }
+}
