@@ -10,6 +10,8 @@ mod client_log;
 mod inbox;
 mod lookup;
 mod publisher;
+mod reader;
+mod record;
 mod settings;
 mod subscription;
 
@@ -23,10 +25,11 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use self::client_log::ClientLog;
 use self::lookup::{ANSWER_WITHIN, FoundTopic, Lookup};
 use self::publisher::Publisher;
+use self::reader::PartitionReaders;
 pub use self::settings::KafkaSettings;
 use self::subscription::KafkaSubscription;
 use crate::error::EventLogError;
-use crate::log::{EventLog, NewRecord, PartitionEnds, Subscription, TopicSpec};
+use crate::log::{EventLog, NewRecord, PartitionEnds, Record, Subscription, TopicPartition, TopicSpec};
 use crate::metrics;
 
 /// An event log on a Kafka cluster.
@@ -34,6 +37,7 @@ pub struct KafkaEventLog {
     settings: KafkaSettings,
     publisher: Publisher,
     lookup: Arc<Lookup>,
+    readers: Arc<PartitionReaders>,
 }
 
 // === impl KafkaEventLog ===
@@ -42,7 +46,8 @@ impl KafkaEventLog {
     /// Makes the clients. Contacts nobody yet; an error is one of settings, such as a certificate that is not there.
     pub fn connect(settings: KafkaSettings) -> Result<Self, EventLogError> {
         let lookup = Arc::new(Lookup::new(&settings)?);
-        Ok(Self { publisher: Publisher::new(settings.clone()), settings, lookup })
+        let readers = Arc::new(PartitionReaders::new(settings.clone()));
+        Ok(Self { publisher: Publisher::new(settings.clone()), settings, lookup, readers })
     }
 
     /// Runs a blocking question to the cluster off the runtime.
@@ -140,6 +145,12 @@ impl EventLog for KafkaEventLog {
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError> {
         let topic = topic.to_owned();
         self.ask(move |lookup| lookup.ends(&topic)).await
+    }
+
+    async fn read(&self, at: &TopicPartition, from: u64, limit: usize) -> Result<Vec<Record>, EventLogError> {
+        let readers = self.readers.clone();
+        let at = at.clone();
+        self.ask(move |lookup| readers.read(lookup, &at, from, limit)).await
     }
 
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError> {

@@ -81,6 +81,14 @@ pub trait EventLog: Send + Sync {
     /// The ends of every partition of a topic.
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError>;
 
+    /// Records of one partition from offset `from` on, `limit` at most: what is there now, without a group and without
+    /// waiting for more. Fewer than `limit` do not mean that the end is reached; none do. An offset outside
+    /// `first..=next` is [`EventLogError::OffsetOutOfRange`]; one that the log skips (a control record of a
+    /// transaction) reads as the next record behind it.
+    ///
+    /// For checks of what a topic holds, page by page.
+    async fn read(&self, at: &TopicPartition, from: u64, limit: usize) -> Result<Vec<Record>, EventLogError>;
+
     /// Joins a group of consumers that share the partitions of some topics. A topic that a cluster does not know is
     /// transient, as in [`EventLog::publish`].
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError>;

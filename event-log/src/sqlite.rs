@@ -23,7 +23,7 @@ use async_trait::async_trait;
 use self::file::LogFile;
 use self::subscription::SqliteSubscription;
 use crate::error::EventLogError;
-use crate::log::{EventLog, NewRecord, PartitionEnds, Subscription, TopicSpec};
+use crate::log::{EventLog, NewRecord, PartitionEnds, Record, Subscription, TopicPartition, TopicSpec};
 use crate::metrics;
 
 /// How often a subscription looks for records of another process, where this one writes too.
@@ -83,6 +83,19 @@ impl EventLog for SqliteEventLog {
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError> {
         let topic = topic.to_owned();
         self.blocking(move |file| file.ends(&topic)).await
+    }
+
+    async fn read(&self, at: &TopicPartition, from: u64, limit: usize) -> Result<Vec<Record>, EventLogError> {
+        let at = at.clone();
+        self.blocking(move |file| {
+            let source = file.source(&at)?;
+            let ends = file.ends_of(&source)?;
+            if !(ends.first..=ends.next).contains(&from) {
+                return Err(EventLogError::OffsetOutOfRange { at, asked: from, first: ends.first, next: ends.next });
+            }
+            Ok(file.records_from(&[(source, from)], limit)?.pop().unwrap_or_default())
+        })
+        .await
     }
 
     async fn subscribe(&self, _group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError> {

@@ -52,4 +52,8 @@ contract!(
     a_dropped_wait_loses_nothing,
     a_topic_that_is_not_there_is_named,
     nothing_is_delivered_before_start,
+    a_partition_is_read_page_by_page,
+    a_read_sees_what_was_published_since_the_last_page,
+    a_read_outside_the_partition_is_refused,
+    a_partition_is_read_at_speed,
 );

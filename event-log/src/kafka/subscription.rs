@@ -17,22 +17,21 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
-use rdkafka::message::{BorrowedMessage, Headers as _, Message};
+use rdkafka::message::BorrowedMessage;
 use rdkafka::types::RDKafkaRespErr;
-use rdkafka::{ClientContext, Offset, TopicPartitionList};
+use rdkafka::{ClientContext, TopicPartitionList};
 use tokio::sync::oneshot;
 
 use super::client_log::{ClientLog, code_of};
 use super::inbox::{Inbox, StartRequest};
 use super::lookup::Lookup;
+use super::record::{list, record_of};
 use super::settings::KafkaSettings;
-use crate::envelope::Headers;
 use crate::error::EventLogError;
-use crate::log::{Record, Signal, Subscription, TopicPartition};
+use crate::log::{Signal, Subscription, TopicPartition};
 use crate::metrics;
 
 /// How long a poll waits: the longest that `start` waits for the thread.
@@ -393,35 +392,5 @@ impl ConsumerContext for GroupContext {
             // For lag tools only: the next commit makes up for it.
             tracing::debug!(%error, "kafka did not take a committed offset");
         }
-    }
-}
-
-fn list(places: &[(TopicPartition, u64)]) -> KafkaResult<TopicPartitionList> {
-    let mut list = TopicPartitionList::with_capacity(places.len());
-    for (at, offset) in places {
-        let offset = Offset::Offset(i64::try_from(*offset).unwrap_or(i64::MAX));
-        list.add_partition_offset(&at.topic, at.partition as i32, offset)?;
-    }
-    Ok(list)
-}
-
-fn record_of(message: &BorrowedMessage<'_>) -> Record {
-    // A foreign client's header may be any bytes, or null.
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| {
-                let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
-                (header.key.to_owned(), value)
-            })
-            .collect()
-    });
-    Record {
-        at: TopicPartition::new(message.topic(), message.partition() as u32),
-        offset: message.offset() as u64,
-        key: Bytes::copy_from_slice(message.key().unwrap_or_default()),
-        headers: Headers(headers),
-        value: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
-        timestamp: message.timestamp().to_millis().unwrap_or_default(),
     }
 }

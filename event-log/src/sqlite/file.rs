@@ -34,8 +34,7 @@ const TABLES: &str = "
         PRIMARY KEY (topic, partition, offset)
     ) WITHOUT ROWID;
     PRAGMA user_version = 1;";
-/// Records and bytes that one read takes from one partition at most.
-const READ_RECORDS: i64 = 1_000;
+/// Bytes that one read takes from one partition, about.
 const READ_BYTES: usize = 4 << 20;
 /// Reader connections kept open while nobody uses them.
 const IDLE_READERS: usize = 4;
@@ -242,12 +241,23 @@ impl LogFile {
         Ok(sources)
     }
 
+    /// One partition.
+    pub fn source(&self, at: &TopicPartition) -> Result<Source, EventLogError> {
+        let missing = || EventLogError::UnknownTopic { topic: at.topic.clone() };
+        let (topic_id, partitions) = self.read(|reader| topic_of(reader, &at.topic))?.ok_or_else(missing)?;
+        if at.partition >= partitions {
+            return Err(self.permanent(format!("{} has {partitions} partitions, no {at}", at.topic)));
+        }
+        Ok(Source { at: at.clone(), topic_id, head: self.raise_head(topic_id, at.partition, 0) })
+    }
+
     pub fn ends_of(&self, source: &Source) -> Result<PartitionEnds, EventLogError> {
         self.read(|reader| ends_of(reader, source.topic_id, source.at.partition))
     }
 
-    /// The next records of each source, at most [`READ_RECORDS`] and about [`READ_BYTES`] of each.
-    pub fn records_from(&self, wanted: &[(Source, u64)]) -> Result<Vec<Vec<Record>>, EventLogError> {
+    /// The next records of each source, at most `limit` and about [`READ_BYTES`] of each.
+    pub fn records_from(&self, wanted: &[(Source, u64)], limit: usize) -> Result<Vec<Vec<Record>>, EventLogError> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
         self.read(|reader| {
             let mut select = reader.prepare_cached(
                 "SELECT offset, timestamp, key, headers, value FROM records
@@ -256,7 +266,7 @@ impl LogFile {
             wanted
                 .iter()
                 .map(|(source, from)| {
-                    let place = params![source.topic_id, source.at.partition, stored(*from), READ_RECORDS];
+                    let place = params![source.topic_id, source.at.partition, stored(*from), limit];
                     let mut rows = select.query(place)?;
                     let mut records = Vec::new();
                     let mut bytes = 0;

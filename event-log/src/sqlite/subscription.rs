@@ -17,6 +17,9 @@ use crate::error::EventLogError;
 use crate::log::{Record, Signal, Subscription, TopicPartition};
 use crate::metrics;
 
+/// Records that one read takes from one partition at most.
+const READ_RECORDS: usize = 1_000;
+
 pub(super) struct SqliteSubscription {
     file: Arc<LogFile>,
     appended: watch::Receiver<()>,
@@ -90,7 +93,7 @@ impl SqliteSubscription {
         let sources: Vec<(Source, u64)> =
             wanted.iter().map(|(index, next)| (self.cursors[*index].source.clone(), *next)).collect();
         let file = self.file.clone();
-        let found = tokio::task::spawn_blocking(move || file.records_from(&sources));
+        let found = tokio::task::spawn_blocking(move || file.records_from(&sources, READ_RECORDS));
         self.reading = Some(Reading { wanted, found });
     }
 

@@ -41,6 +41,10 @@ impl EventLog for Flaky {
         self.inner.ends(topic).await
     }
 
+    async fn read(&self, at: &TopicPartition, from: u64, limit: usize) -> Result<Vec<Record>, EventLogError> {
+        self.inner.read(at, from, limit).await
+    }
+
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError> {
         away(&self.failures)?;
         let inner = self.inner.subscribe(group, topics).await?;
