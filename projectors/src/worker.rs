@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
 use metrics::{counter, histogram};
-use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError};
+use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -144,6 +144,7 @@ where
         to: owned.checkpoint,
         changes: Vec::new(),
         parked: Vec::new(),
+        dead_letters: Resolution::default(),
         live: owned.live,
     };
     apply(context, &nothing).await
@@ -298,6 +299,7 @@ where
         to: fold.checkpoint,
         changes: fold.changes.into_iter().collect(),
         parked: fold.parked,
+        dead_letters: Resolution::default(),
         live,
     };
     apply(context, &batch).instrument(tracing::debug_span!("apply")).await.inspect_err(|error| {

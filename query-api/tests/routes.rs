@@ -10,7 +10,7 @@ use axum::http::{Request, Response};
 use query_api::{QueryApi, QuerySettings, router};
 use read_models::search::{SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, Resolution};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::{Value, json};
@@ -135,6 +135,7 @@ async fn write<K: Clone, R: Clone>(
             },
             changes: changes.map(|(_, key, row)| (key.clone(), row.clone())).collect(),
             parked: Vec::new(),
+            dead_letters: Resolution::default(),
             live: true,
         };
         model.apply(&batch).await.unwrap();

@@ -19,6 +19,9 @@ pub enum ReadModelError {
     /// The generation in the store was built by another fold, or for another number of partitions.
     #[error("read model {name} holds {found}, this program needs {needed}; {remedy}")]
     Generation { name: String, found: String, needed: String, remedy: String },
+    /// Too many requests wait for the partition's owner: it may be away.
+    #[error("{name} {partition}: {waiting} requests wait for its projector; is it running?")]
+    TooManyRequests { name: String, partition: PartitionRef, waiting: usize },
     #[error("{path} is in use by another process; stop it, or choose another directory")]
     Locked { path: String },
     #[error("search query: {problem}")]
@@ -34,6 +37,11 @@ pub enum ReadModelError {
 impl ReadModelError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, ReadModelError::Unavailable { .. } | ReadModelError::Rebuilding { .. })
+        matches!(
+            self,
+            ReadModelError::Unavailable { .. }
+                | ReadModelError::Rebuilding { .. }
+                | ReadModelError::TooManyRequests { .. }
+        )
     }
 }

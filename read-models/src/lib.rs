@@ -4,6 +4,7 @@
 //! as one atomic unit, or not at all.
 
 mod checkpoint;
+mod dead_letters;
 mod error;
 mod metrics;
 mod parked;
@@ -14,8 +15,12 @@ mod status;
 pub mod stock;
 
 pub use checkpoint::{Checkpoint, PartitionRef};
+pub use dead_letters::{
+    DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, DeadLetters, DiscardNote, DiscardedEvent,
+    KEPT_ANSWERS, MAX_REQUESTS, Resolution, Resolved,
+};
 pub use error::ReadModelError;
 pub use metrics::describe_metrics;
-pub use parked::ParkedEvent;
+pub use parked::{FOREIGN_KEY, ParkedEvent, ParkedKey, ParkedPlace};
 pub use read_model::{Batch, Claimed, Generation, Head, ReadModel};
 pub use status::{PartitionStatus, ReadModelStatus};

@@ -11,6 +11,7 @@ use async_trait::async_trait;
 use schemas::Context;
 
 use crate::checkpoint::{Checkpoint, PartitionRef};
+use crate::dead_letters::{DeadLetters, Resolution};
 use crate::error::ReadModelError;
 use crate::parked::ParkedEvent;
 use crate::status::ReadModelStatus;
@@ -37,6 +38,8 @@ pub struct Claimed {
     pub checkpoint: Checkpoint,
     /// Keys whose events must be parked behind the one that could not be folded.
     pub parked_keys: HashSet<String>,
+    /// Records kept under [`FOREIGN_KEY`](crate::parked::FOREIGN_KEY).
+    pub foreign_records: u64,
     pub live: bool,
 }
 
@@ -52,6 +55,8 @@ pub struct Batch<K, R> {
     pub changes: Vec<(K, R)>,
     /// Events to append to the parked ones, in order.
     pub parked: Vec<ParkedEvent>,
+    /// What becomes of events that were parked before.
+    pub dead_letters: Resolution,
     /// Marks the partition as readable; a partition that is readable stays so.
     pub live: bool,
 }
@@ -67,7 +72,7 @@ pub struct Head {
 
 /// Where a projection's rows live.
 #[async_trait]
-pub trait ReadModel: Send + Sync + 'static {
+pub trait ReadModel: DeadLetters {
     /// Names a row.
     type Key: Clone + Eq + Hash + fmt::Debug + Send + Sync;
     /// A row, in the shape of the fold's version.
@@ -93,15 +98,6 @@ pub trait ReadModel: Send + Sync + 'static {
     async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError>;
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError>;
-
-    /// Parked events of one partition, in order (sequence, offset), those above `after_sequence`. About `limit` of
-    /// them: events that share a sequence are never parted, so that the next page begins behind the last sequence.
-    async fn parked(
-        &self,
-        partition: PartitionRef,
-        after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<ParkedEvent>, ReadModelError>;
 
     /// Whether the store answers; for readiness.
     async fn ping(&self) -> Result<(), ReadModelError>;

@@ -4,6 +4,7 @@
 //! WAL mode, so that readers and the writer do not wait for each other. `synchronous` is NORMAL: a power cut may take
 //! back the last transactions, effect and checkpoint together, and the log gives them again.
 
+pub(crate) mod dead_letters;
 pub(crate) mod ledger;
 
 use std::path::{Path, PathBuf};
@@ -41,9 +42,10 @@ struct Inner {
 
 /// How a SQLite file is made.
 pub(crate) struct Layout {
-    /// In `PRAGMA user_version`; another one is refused.
-    pub(crate) version: i64,
+    /// Of layout 1.
     pub(crate) tables: &'static [&'static str],
+    /// What each later layout adds. A file of an earlier one gets it when a writer opens it.
+    pub(crate) additions: &'static [&'static str],
 }
 
 /// Why a transaction was given up.
@@ -62,6 +64,15 @@ impl From<rusqlite::Error> for Abort {
 impl From<ReadModelError> for Abort {
     fn from(error: ReadModelError) -> Self {
         Abort::Refused(error)
+    }
+}
+
+// === impl Layout ===
+
+impl Layout {
+    /// In `PRAGMA user_version`; a higher one is refused.
+    fn version(&self) -> i64 {
+        1 + self.additions.len() as i64
     }
 }
 
@@ -85,13 +96,16 @@ impl SqliteFile {
             .map_err(fails)?;
         let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fails)?;
         let found = layout_of(&transaction).map_err(fails)?;
-        if found == 0 {
-            for tables in layout.tables {
-                transaction.execute_batch(tables).map_err(fails)?;
-            }
-            transaction.pragma_update(None, "user_version", layout.version).map_err(fails)?;
-        } else if found != layout.version {
+        if found < 0 || found > layout.version() {
             return Err(unknown_layout(name, path, found, layout));
+        }
+        let tables = if found == 0 { layout.tables } else { &[] };
+        let additions = layout.additions.iter().skip((found - 1).max(0) as usize);
+        for statements in tables.iter().chain(additions) {
+            transaction.execute_batch(statements).map_err(fails)?;
+        }
+        if found < layout.version() {
+            transaction.pragma_update(None, "user_version", layout.version()).map_err(fails)?;
         }
         transaction.commit().map_err(fails)?;
         Ok(Self::with(name, path, remedy, Some(Mutex::new(writer))))
@@ -110,13 +124,22 @@ impl SqliteFile {
         let file = Self::with(name, path, remedy, None);
         let reader = file.reader()?;
         match layout_of(&reader).map_err(|error| file.error(error))? {
-            0 => Ok(None),
-            found if found == layout.version => {
+            found if found == layout.version() => {
                 file.give_back(reader);
                 Ok(Some(file))
             }
+            // Not made yet, or not brought up to this build's layout: that is for the writer.
+            found if (0..layout.version()).contains(&found) => Ok(None),
             found => Err(unknown_layout(name, path, found, layout)),
         }
+    }
+
+    /// The same file, to write into beside the process that holds it: for notes to that process.
+    pub(crate) fn beside_its_writer(&self) -> Result<Self, ReadModelError> {
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let writer = Connection::open_with_flags(&self.inner.path, flags).map_err(|error| self.error(error))?;
+        set_up(&writer).map_err(|error| self.error(error))?;
+        Ok(Self::with(self.inner.name, &self.inner.path, self.inner.remedy, Some(Mutex::new(writer))))
     }
 
     fn with(name: &'static str, path: &Path, remedy: &'static str, writer: Option<Mutex<Connection>>) -> Self {
@@ -241,7 +264,7 @@ fn damaged(name: &str, path: &Path, remedy: &str, problem: impl std::fmt::Displa
 }
 
 fn unknown_layout(name: &str, path: &Path, found: i64, layout: &Layout) -> ReadModelError {
-    let wanted = layout.version;
+    let wanted = layout.version();
     ReadModelError::Permanent {
         name: name.to_owned(),
         problem: format!(

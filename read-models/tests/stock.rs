@@ -1,8 +1,11 @@
 //! What every stock store does, whatever keeps it: one suite, run on each adapter.
 
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod suite;
 
+use suite::dead_letters as letters;
 use suite::{Fixture, fencing, parking, reading};
 
 macro_rules! contract {
@@ -54,6 +57,13 @@ contract!(
     parking::parked_events_keep_their_order_and_bytes,
     parking::records_of_nobody_share_a_sequence_and_none_is_lost,
     parking::answers_tell_whether_the_sku_is_parked,
+    letters::keys_and_queues_are_listed_in_pages,
+    letters::a_redrive_is_one_write_and_what_is_left_keeps_its_order,
+    letters::what_is_discarded_is_recorded,
+    letters::only_the_owner_resolves_and_a_refused_write_leaves_all_as_it_was,
+    letters::requests_and_answers_are_bounded_and_asked_once,
+    letters::the_mirror_s_mark_only_goes_on,
+    letters::another_process_asks,
     reading::reads_are_refused_until_the_partition_is_live,
     reading::answers_come_in_the_order_asked_with_their_own_positions,
     reading::rows_and_position_are_of_one_moment,

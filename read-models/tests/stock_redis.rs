@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 #[cfg(test)]
+mod dead_letters;
+#[cfg(test)]
 mod suite;
 
 use std::net::TcpListener;
@@ -59,7 +61,7 @@ async fn functions_come_back(store: &Fixture, nodes: &[String]) {
     flush().await;
     assert_eq!(store.stock.status().await.unwrap().partitions[0].checkpoint, checkpoint(2));
     flush().await;
-    assert!(store.stock.parked(at(0), 0, 1).await.unwrap().is_empty());
+    assert!(store.stock.parked(at(0), None, 1).await.unwrap().is_empty());
     flush().await;
     store.stock.observe(&[(at(0), Head { next_offset: 1, seen_at: 1 })]).await.unwrap();
 }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::parked::ParkedEvent;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
 use crate::search::indexer::{self, IndexerHome};
 use crate::search::{NAME, SearchKey, SearchRow, rows};
+use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 
@@ -151,20 +151,26 @@ impl ReadModel for SearchReadModel {
         self.read_generation(|transaction, generation| ledger::status(transaction, generation, &Context::ALL)).await
     }
 
-    async fn parked(
-        &self,
-        partition: PartitionRef,
-        after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<ParkedEvent>, ReadModelError> {
-        self.read_generation(move |transaction, generation| {
-            ledger::parked(transaction, generation, partition, after_sequence, limit)
-        })
-        .await
-    }
-
     async fn ping(&self) -> Result<(), ReadModelError> {
         self.home.file.blocking(|file| file.read(|transaction| Ok(rows::store(transaction).map(|_| ())?))).await
+    }
+}
+
+#[async_trait]
+impl InSqlite for SearchReadModel {
+    const NAME: &'static str = NAME;
+    const CONTEXTS: &'static [Context] = &Context::ALL;
+
+    async fn file(&self) -> Result<SqliteFile, ReadModelError> {
+        Ok(self.home.file.clone())
+    }
+
+    async fn file_to_write(&self) -> Result<SqliteFile, ReadModelError> {
+        Ok(self.home.file.clone())
+    }
+
+    fn written_generation(&self) -> Option<Arc<Generation>> {
+        self.prepared.load_full()
     }
 }
 

@@ -8,16 +8,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use async_trait::async_trait;
 use schemas::{Context, PositionToken, Sku};
 use tantivy::{IndexReader, ReloadPolicy};
 
 use crate::error::ReadModelError;
+use crate::read_model::Generation;
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::query::Plan;
 use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
 use crate::search::rows::{self, RowsState};
 use crate::search::view::View;
 use crate::search::{NAME, ProductAnswer, SearchAnswer, SearchRequest};
+use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 
@@ -203,6 +206,25 @@ impl SearchReader {
             // tantivy panics on some damaged files; the indexer makes the index again.
             Err(error) => Err(self.inner.failed(error)),
         }
+    }
+}
+
+/// A reader may ask for a redrive: it writes that one note beside the process that holds the directory.
+#[async_trait]
+impl InSqlite for SearchReader {
+    const NAME: &'static str = NAME;
+    const CONTEXTS: &'static [Context] = &Context::ALL;
+
+    async fn file(&self) -> Result<SqliteFile, ReadModelError> {
+        self.on_rows(|file| Ok(file.clone())).await
+    }
+
+    async fn file_to_write(&self) -> Result<SqliteFile, ReadModelError> {
+        self.on_rows(SqliteFile::beside_its_writer).await
+    }
+
+    fn written_generation(&self) -> Option<Arc<Generation>> {
+        None
     }
 }
 

@@ -15,9 +15,10 @@ use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::read_model::Generation;
 use crate::search::{NAME, RegionPrice, SearchKey, SearchRow};
-use crate::sqlite::{Abort, Layout, ledger};
+use crate::sqlite::{Abort, Layout, dead_letters, ledger};
 
-pub(super) const LAYOUT: Layout = Layout { version: 1, tables: &[ledger::TABLES, include_str!("rows.sql")] };
+pub(super) const LAYOUT: Layout =
+    Layout { tables: &[ledger::TABLES, include_str!("rows.sql")], additions: &[dead_letters::TABLES] };
 pub(super) const REMEDY: &str = "stop Millrace and delete the search directory: it is rebuilt from the event log";
 
 /// What the rows are at one moment.

@@ -1,5 +1,5 @@
-//! What every SQLite read model keeps beside its rows: generations, checkpoints with their epochs, heads and parked
-//! events. The checks that fence a write (invariants P2 and P3) are here, once.
+//! What every SQLite read model keeps beside its rows: generations, checkpoints with their epochs, heads. The checks that
+//! fence a write (invariants P2 and P3) are here, once; parked events are in [`dead_letters`].
 
 use std::collections::HashSet;
 
@@ -8,9 +8,8 @@ use schemas::{Context, PositionToken, StorePosition};
 
 use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
-use crate::parked::ParkedEvent;
 use crate::read_model::{Batch, Claimed, Generation, Head};
-use crate::sqlite::Abort;
+use crate::sqlite::{Abort, dead_letters};
 use crate::status::{PartitionStatus, ReadModelStatus};
 
 pub(crate) const TABLES: &str = include_str!("ledger.sql");
@@ -81,11 +80,12 @@ pub(crate) fn claim(
         )?
         .query_map(params![generation.number, partition.context.as_str(), partition.partition], |row| row.get(0))?
         .collect::<rusqlite::Result<HashSet<String>>>()?;
-    Ok(Claimed { epoch: held.epoch, checkpoint: held.checkpoint, parked_keys, live: held.live })
+    let foreign_records = dead_letters::foreign_records(connection, generation, partition)?;
+    Ok(Claimed { epoch: held.epoch, checkpoint: held.checkpoint, parked_keys, foreign_records, live: held.live })
 }
 
-/// Checks the batch's epoch and start, moves the checkpoint and appends the parked events. The rows are the caller's,
-/// in the same transaction.
+/// Checks the batch's epoch and start, moves the checkpoint, resolves dead letters and appends new ones. The rows are the
+/// caller's, in the same transaction.
 pub(crate) fn advance<K, R>(
     connection: &Connection,
     generation: &Generation,
@@ -125,30 +125,8 @@ pub(crate) fn advance<K, R>(
             batch.to.event_time,
             batch.live,
         ])?;
-    let mut insert = connection.prepare_cached(
-        "INSERT INTO parked_events
-             (generation, context, partition, sequence, key, offset, xid, position, headers, value, reason, parked_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
-    )?;
-    for event in &batch.parked {
-        let headers = serde_json::to_string(&event.headers)
-            .map_err(|error| ReadModelError::Permanent { name: name.clone(), problem: error.to_string() })?;
-        insert.execute(params![
-            number,
-            context,
-            partition.partition,
-            stored(event.sequence),
-            event.key,
-            stored(event.offset),
-            stored(event.position.xid),
-            stored(event.position.position),
-            headers,
-            event.value,
-            event.reason,
-            event.parked_at,
-        ])?;
-    }
-    Ok(())
+    dead_letters::resolve(connection, generation, partition, &batch.dead_letters)?;
+    dead_letters::park(connection, generation, partition, &batch.parked)
 }
 
 /// A partition's checkpoint, and how it is held.
@@ -221,7 +199,7 @@ pub(crate) fn positions(
     Ok((token, are_live))
 }
 
-// === heads, status, parked events ===
+// === heads and status ===
 
 pub(crate) fn observe(
     connection: &Connection,
@@ -288,49 +266,6 @@ pub(crate) fn status(
     })
 }
 
-pub(crate) fn parked(
-    connection: &Connection,
-    generation: &Generation,
-    partition: PartitionRef,
-    after_sequence: u64,
-    limit: usize,
-) -> Result<Vec<ParkedEvent>, Abort> {
-    if limit == 0 {
-        return Ok(Vec::new());
-    }
-    // A page never ends between events of one sequence: the next one begins behind it.
-    let last = i64::try_from(limit - 1).unwrap_or(i64::MAX);
-    let place =
-        params![generation.number, partition.context.as_str(), partition.partition, stored(after_sequence), last];
-    let events = connection
-        .prepare_cached(
-            "SELECT key, sequence, offset, xid, position, headers, value, reason, parked_at FROM parked_events
-             WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND sequence > ?4
-                 AND sequence <= ifnull((
-                     SELECT sequence FROM parked_events
-                     WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND sequence > ?4
-                     ORDER BY sequence, offset LIMIT 1 OFFSET ?5
-                 ), 9223372036854775807)
-             ORDER BY sequence, offset",
-        )?
-        .query_map(place, parked_of)?
-        .collect::<rusqlite::Result<_>>()?;
-    Ok(events)
-}
-
-pub(crate) fn is_parked(
-    connection: &Connection,
-    generation: &Generation,
-    partition: PartitionRef,
-    key: &str,
-) -> rusqlite::Result<bool> {
-    connection
-        .prepare_cached(
-            "SELECT 1 FROM parked_events WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND key = ?4",
-        )?
-        .exists(params![generation.number, partition.context.as_str(), partition.partition, key])
-}
-
 // === rows ===
 
 fn checkpoint_of(row: &Row<'_>) -> rusqlite::Result<Checkpoint> {
@@ -342,26 +277,11 @@ fn checkpoint_of(row: &Row<'_>) -> rusqlite::Result<Checkpoint> {
     })
 }
 
-fn parked_of(row: &Row<'_>) -> rusqlite::Result<ParkedEvent> {
-    let headers = serde_json::from_str(row.get_ref(5)?.as_str()?)
-        .map_err(|error| rusqlite::Error::FromSqlConversionFailure(5, rusqlite::types::Type::Text, Box::new(error)))?;
-    Ok(ParkedEvent {
-        key: row.get(0)?,
-        sequence: read(row.get(1)?),
-        offset: read(row.get(2)?),
-        position: StorePosition { xid: read(row.get(3)?), position: read(row.get(4)?) },
-        headers,
-        value: row.get(6)?,
-        reason: row.get(7)?,
-        parked_at: row.get(8)?,
-    })
-}
-
 /// SQLite's integers are signed: the bits are kept, and no statement here compares values that high.
-fn stored(value: u64) -> i64 {
+pub(super) fn stored(value: u64) -> i64 {
     value as i64
 }
 
-fn read(value: i64) -> u64 {
+pub(super) fn read(value: i64) -> u64 {
     value as u64
 }

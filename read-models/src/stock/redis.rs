@@ -11,6 +11,7 @@
 mod address;
 mod codec;
 mod connection;
+mod dead_letters;
 mod keys;
 mod reader;
 mod writer;
@@ -27,7 +28,7 @@ use schemas::Context;
 use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::parked::ParkedEvent;
+use crate::parked::FOREIGN_KEY;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
 use crate::status::{PartitionStatus, ReadModelStatus};
 use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
@@ -150,9 +151,9 @@ impl ReadModel for RedisStock {
         // Finer than claims can follow each other: the epoch never runs ahead of the clock.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros());
         let at = self.keys(generation.number, partition);
-        let call = Call::new("claim", &[at.state(), at.parked_keys()])
-            .arg(now.max(1).to_string())
-            .arg(codec::built(&generation));
+        let keys = [at.state(), at.parked_keys(), at.parked_order(), at.parked_events(), at.parked_by_key()];
+        let call =
+            Call::new("claim", &keys).arg(now.max(1).to_string()).arg(codec::built(&generation)).arg(FOREIGN_KEY);
         let answer: Vec<Value> = self.parse(self.servers.call(call).await?)?;
         let mut answer = answer.into_iter();
         let mut next = || answer.next().unwrap_or(Value::Nil);
@@ -166,7 +167,8 @@ impl ReadModel for RedisStock {
         let epoch = told.parse().map_err(|_| self.servers.damaged(format!("epoch of {partition}: {told:?}")))?;
         let live: String = self.parse(next())?;
         let checkpoint = self.checkpoint(partition, next())?;
-        Ok(Claimed { epoch, checkpoint, parked_keys: self.parse(next())?, live: live == "1" })
+        let parked_keys = self.parse(next())?;
+        Ok(Claimed { epoch, checkpoint, parked_keys, foreign_records: self.parse(next())?, live: live == "1" })
     }
 
     async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Vec<Option<StockRow>>, ReadModelError> {
@@ -228,29 +230,6 @@ impl ReadModel for RedisStock {
             fold_version: generation.fold_version,
             partitions: try_join_all(partitions).await?,
         })
-    }
-
-    async fn parked(
-        &self,
-        partition: PartitionRef,
-        after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<ParkedEvent>, ReadModelError> {
-        if limit == 0 {
-            return Ok(Vec::new());
-        }
-        let generation = self.told_of().await?;
-        let at = self.keys(generation.number, partition);
-        let call = Call::reading("parked", &[at.parked_order(), at.parked_events()])
-            // Behind every place of that sequence: `;` follows `:`.
-            .arg(format!("{after_sequence:020};"))
-            .arg(i64::try_from(limit).unwrap_or(i64::MAX));
-        let events: Vec<Option<Vec<u8>>> = self.parse(self.servers.call(call).await?)?;
-        events
-            .into_iter()
-            .map(|event| event.as_deref().and_then(codec::parked_of))
-            .map(|event| event.ok_or_else(|| self.servers.damaged(format!("a parked event of {partition}"))))
-            .collect()
     }
 
     async fn ping(&self) -> Result<(), ReadModelError> {

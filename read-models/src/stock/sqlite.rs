@@ -15,13 +15,14 @@ use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId, partition_of};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::parked::ParkedEvent;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
+use crate::sqlite::dead_letters::{self, InSqlite};
 use crate::sqlite::{Abort, Layout, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 use crate::stock::{CONTEXTS, NAME, StockAnswer, StockKey, StockReader, StockRow};
 
-const LAYOUT: Layout = Layout { version: 1, tables: &[ledger::TABLES, include_str!("sqlite.sql")] };
+const LAYOUT: Layout =
+    Layout { tables: &[ledger::TABLES, include_str!("sqlite.sql")], additions: &[dead_letters::TABLES] };
 const REMEDY: &str = "stop Millrace and delete the file: it is rebuilt from the event log";
 /// How often a waiting read looks for what another process wrote.
 const POLL: Duration = Duration::from_millis(20);
@@ -132,26 +133,6 @@ impl ReadModel for SqliteStock {
             .await
     }
 
-    async fn parked(
-        &self,
-        partition: PartitionRef,
-        after_sequence: u64,
-        limit: usize,
-    ) -> Result<Vec<ParkedEvent>, ReadModelError> {
-        let prepared = self.prepared.load_full();
-        self.file
-            .blocking(move |file| {
-                file.read(|transaction| {
-                    let generation = match prepared {
-                        Some(prepared) => prepared.as_ref().clone(),
-                        None => ledger::serving(transaction, NAME)?,
-                    };
-                    ledger::parked(transaction, &generation, partition, after_sequence, limit)
-                })
-            })
-            .await
-    }
-
     async fn ping(&self) -> Result<(), ReadModelError> {
         self.file
             .blocking(|file| {
@@ -160,6 +141,24 @@ impl ReadModel for SqliteStock {
                 })
             })
             .await
+    }
+}
+
+#[async_trait]
+impl InSqlite for SqliteStock {
+    const NAME: &'static str = NAME;
+    const CONTEXTS: &'static [Context] = &CONTEXTS;
+
+    async fn file(&self) -> Result<SqliteFile, ReadModelError> {
+        Ok(self.file.clone())
+    }
+
+    async fn file_to_write(&self) -> Result<SqliteFile, ReadModelError> {
+        Ok(self.file.clone())
+    }
+
+    fn written_generation(&self) -> Option<Arc<Generation>> {
+        self.prepared.load_full()
     }
 }
 
@@ -221,7 +220,7 @@ fn answer(transaction: &Transaction<'_>, generation: &Generation, sku: Sku) -> R
             Ok((WarehouseId::new(row.get::<_, String>(0)?).map_err(|error| not_an_id(0, error))?, row_of(row, 1)?))
         })?
         .collect::<rusqlite::Result<_>>()?;
-    let parked = ledger::is_parked(transaction, generation, partition, sku.as_str())?;
+    let parked = dead_letters::is_parked(transaction, generation, partition, sku.as_str())?;
     Ok(StockAnswer { sku, warehouses, position: partition.token(position), parked })
 }
 

@@ -1,6 +1,6 @@
 //! The contract of a read model, on the rows of search: P2, P3 and P4.
 
-use read_models::{Claimed, Head, ParkedEvent};
+use read_models::{Claimed, DeadLetters, Head, ParkedEvent};
 
 use super::*;
 
@@ -20,6 +20,7 @@ fn batch(claimed: &Claimed, to: Checkpoint) -> Batch<SearchKey, SearchRow> {
         to,
         changes: Vec::new(),
         parked: Vec::new(),
+        dead_letters: Resolution::default(),
         live: false,
     }
 }
@@ -41,7 +42,7 @@ fn parked(sequence: u64) -> ParkedEvent {
 async fn unchanged(store: &Fixture, found: Checkpoint) {
     let model = store.model();
     assert_eq!(model.load(AT, &[named("A", "x").0]).await.unwrap(), [None]);
-    assert!(model.parked(AT, 0, 10).await.unwrap().is_empty());
+    assert!(model.parked(AT, None, 10).await.unwrap().is_empty());
     let claimed = model.claim(AT).await.unwrap();
     assert_eq!((claimed.checkpoint, claimed.live, claimed.parked_keys.len()), (found, false, 0));
 }
@@ -149,8 +150,8 @@ async fn parked_events_keep_their_order_and_their_keys_are_claimed() {
     let claimed = store.model().claim(AT).await.unwrap();
     let events = vec![parked(2), parked(3)];
     store.model().apply(&Batch { parked: events.clone(), ..batch(&claimed, checkpoint(3)) }).await.unwrap();
-    assert_eq!(store.model().parked(AT, 0, 10).await.unwrap(), events);
-    assert_eq!(store.model().parked(AT, 2, 10).await.unwrap(), events[1..]);
+    assert_eq!(store.model().parked(AT, None, 10).await.unwrap(), events);
+    assert_eq!(store.model().parked(AT, Some(events[0].place()), 10).await.unwrap(), events[1..]);
     assert!(store.model().claim(AT).await.unwrap().parked_keys.contains("A"));
     let status = store.model().status().await.unwrap();
     let at = status.partitions.iter().find(|partition| partition.partition == AT).unwrap();

@@ -2,6 +2,7 @@
 
 mod answers;
 mod contract;
+mod dead_letters;
 mod recovery;
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use read_models::search::{SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, ReadModelError};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, ReadModelError, Resolution};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 use tokio::task::JoinHandle;
@@ -116,8 +117,16 @@ impl Fixture {
         let claimed = self.model().claim(partition).await.unwrap();
         let to = checkpoint(claimed.checkpoint.sequence + changes.len() as u64);
         let to = if changes.is_empty() { claimed.checkpoint } else { to };
-        let batch =
-            Batch { partition, epoch: claimed.epoch, from: claimed.checkpoint, to, changes, parked: Vec::new(), live };
+        let batch = Batch {
+            partition,
+            epoch: claimed.epoch,
+            from: claimed.checkpoint,
+            to,
+            changes,
+            parked: Vec::new(),
+            dead_letters: Resolution::default(),
+            live,
+        };
         self.model().apply(&batch).await.unwrap();
         to
     }

@@ -124,7 +124,7 @@ pub async fn a_superseded_owner_changes_nothing(store: &Fixture) {
 /// Nothing of a refused batch is there.
 async fn unchanged(store: &Fixture, partition: u32, sku: &Sku, checkpoint: Checkpoint) {
     assert_eq!(store.stock.load(at(partition), &[key(sku, "north")]).await.unwrap(), [None]);
-    assert!(store.stock.parked(at(partition), 0, 10).await.unwrap().is_empty());
+    assert!(store.stock.parked(at(partition), None, 10).await.unwrap().is_empty());
     let claimed = store.stock.claim(at(partition)).await.unwrap();
     assert_eq!((claimed.checkpoint, claimed.live), (checkpoint, false));
     assert!(claimed.parked_keys.is_empty());
@@ -183,7 +183,7 @@ pub async fn five_thousand_rows_are_one_batch(store: &Fixture) {
     let keys: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
     let rows = store.stock.load(at(1), &keys).await.unwrap();
     assert!(rows.into_iter().eq(changes.into_iter().map(|(_, row)| Some(row))));
-    assert_eq!(store.stock.parked(at(1), 0, 10_000).await.unwrap().len(), 500);
+    assert_eq!(store.stock.parked(at(1), None, 10_000).await.unwrap().len(), 500);
 }
 
 pub async fn owners_side_by_side_write_each_step_once(store: &Fixture) {

@@ -1,6 +1,7 @@
 //! The contract of a stock store: what every one does, whatever keeps it.
 #![allow(dead_code, reason = "each test program uses its own part")]
 
+pub mod dead_letters;
 pub mod fencing;
 pub mod own_server;
 pub mod parking;
@@ -9,7 +10,7 @@ pub mod reading;
 use std::time::Duration;
 
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef};
+use read_models::{Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef, Resolution};
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 
 /// Longest time that anything in these tests may take.
@@ -98,6 +99,7 @@ pub fn batch(partition: u32, claimed: &Claimed, to: Checkpoint) -> Batch<StockKe
         to,
         changes: Vec::new(),
         parked: Vec::new(),
+        dead_letters: Resolution::default(),
         live: false,
     }
 }

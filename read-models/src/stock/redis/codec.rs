@@ -6,7 +6,8 @@ use schemas::{RegionId, StorePosition};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Checkpoint;
-use crate::parked::ParkedEvent;
+use crate::dead_letters::DiscardedEvent;
+use crate::parked::{ParkedEvent, ParkedKey, ParkedPlace};
 use crate::read_model::Generation;
 use crate::stock::{NAME, StockRow};
 
@@ -66,8 +67,13 @@ pub(super) fn row_of(text: &str) -> Option<StockRow> {
 }
 
 /// Place of a parked event in its partition: sorts as (sequence, offset) do.
-pub(super) fn place(sequence: u64, offset: u64) -> String {
-    format!("{sequence:020}:{offset:020}")
+pub(super) fn place(place: ParkedPlace) -> String {
+    format!("{:020}:{:020}", place.sequence, place.offset)
+}
+
+pub(super) fn place_of(text: &str) -> Option<ParkedPlace> {
+    let (sequence, offset) = text.split_once(':')?;
+    Some(ParkedPlace { sequence: sequence.parse().ok()?, offset: offset.parse().ok()? })
 }
 
 /// All of a parked event but its value, which follows as it came: JSON would make four bytes of one.
@@ -115,6 +121,19 @@ pub(super) fn parked_of(bytes: &[u8]) -> Option<ParkedEvent> {
     })
 }
 
+/// A key with its number of events, from the head of its first.
+pub(super) fn parked_key(key: &str, events: u64, head: &[u8]) -> Option<ParkedKey> {
+    let head: ParkedHead = serde_json::from_slice(head).ok()?;
+    let first = ParkedPlace { sequence: head.sequence, offset: head.offset };
+    Some(ParkedKey { key: key.to_owned(), events, first, reason: head.reason, parked_at: head.parked_at })
+}
+
+/// One line of JSON, then the parked event.
+pub(super) fn discarded_of(bytes: &[u8]) -> Option<DiscardedEvent> {
+    let end = bytes.iter().position(|&byte| byte == b'\n')?;
+    Some(DiscardedEvent { note: serde_json::from_slice(&bytes[..end]).ok()?, event: parked_of(&bytes[end + 1..])? })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -136,9 +155,11 @@ mod tests {
 
     #[test]
     fn places_sort_by_sequence_then_offset() {
+        let place = |sequence, offset| super::place(ParkedPlace { sequence, offset });
         let mut places = vec![place(10, 1), place(9, 20), place(u64::MAX, 0), place(9, 3)];
         places.sort();
         assert_eq!(places, [place(9, 3), place(9, 20), place(10, 1), place(u64::MAX, 0)]);
+        assert_eq!(place_of(&places[1]), Some(ParkedPlace { sequence: 9, offset: 20 }));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-#!lua name=millrace_stock_1
+#!lua name=millrace_stock_2
 -- The stock read model's Redis Functions: each runs alone on its server, so what one reads or writes is one moment.
 -- All keys of a call carry one hash tag, that of a partition of a generation.
 --
@@ -27,6 +27,27 @@ local function successor(digits)
   return string.sub(head, 1, -2) .. string.char(string.byte(head, -1) + 1) .. zeros
 end
 
+-- A parked event is one line of JSON, then the record's value.
+local function head_of(event)
+  return string.match(event, '^[^\n]*')
+end
+
+-- Members of parked_by_key are `key NUL place`: a key's events stand together, in order.
+local function member(key, place)
+  return key .. '\0' .. place
+end
+
+-- A place is `sequence:offset`, each of 20 digits.
+local PLACE_LENGTH = 41
+
+local function place_of(found)
+  return string.sub(found, -PLACE_LENGTH)
+end
+
+local function key_of(found)
+  return string.sub(found, 1, -PLACE_LENGTH - 2)
+end
+
 local function checkpoint_of(state)
   return redis.call('HMGET', state, unpack(CHECKPOINT))
 end
@@ -40,7 +61,8 @@ local function prepare(keys, args)
   return redis.call('HGET', keys[1], args[1])
 end
 
--- keys: state, parked_keys. args: now in microseconds, how the generation is built.
+-- keys: state, parked_keys, parked order, parked events, parked_by_key.
+-- args: now in microseconds, how the generation is built, the key of records that are nobody's.
 -- The time keeps the epoch above those of owners that a lost disk has forgotten; the order of owners never rests on it.
 local function claim(keys, args)
   local held = redis.call('HMGET', keys[1], 'epoch', 'built')
@@ -60,13 +82,44 @@ local function claim(keys, args)
     end
   end
   redis.call('HSET', keys[1], 'epoch', epoch)
+  -- An earlier library parked events without this index.
+  if redis.call('ZCARD', keys[3]) ~= redis.call('ZCARD', keys[5]) then
+    redis.call('DEL', keys[5])
+    for _, place in ipairs(redis.call('ZRANGE', keys[3], 0, -1)) do
+      local event = redis.call('HGET', keys[4], place)
+      redis.call('ZADD', keys[5], 0, member(cjson.decode(head_of(event)).key, place))
+    end
+  end
   local live = redis.call('HGET', keys[1], 'live')
-  return { 'claimed', epoch, live, checkpoint_of(keys[1]), redis.call('HKEYS', keys[2]) }
+  local foreign = redis.call('HGET', keys[2], args[3]) or '0'
+  return { 'claimed', epoch, live, checkpoint_of(keys[1]), redis.call('HKEYS', keys[2]), foreign }
 end
 
--- keys: state, parked order, parked events, parked_keys, then one hash per SKU.
--- args: epoch, 5 of the checkpoint from, 5 of the checkpoint to, live, count of parked events,
---       (place, key, event) of each, then (index of the SKU's key, warehouse, row) of each row.
+-- Takes events out of the parked ones. args from `at`: count, then (place, key) of each; answers where the rest begins.
+local function remove(keys, args, at)
+  local count = tonumber(args[at])
+  at = at + 1
+  for _ = 1, count do
+    local place, key = args[at], args[at + 1]
+    if redis.call('ZREM', keys[2], place) == 1 and redis.call('HINCRBY', keys[4], key, -1) <= 0 then
+      redis.call('HDEL', keys[4], key)
+    end
+    redis.call('ZREM', keys[5], member(key, place))
+    redis.call('HDEL', keys[3], place)
+    at = at + 2
+  end
+  return at
+end
+
+-- keys: state, parked order, parked events, parked_keys, parked_by_key, discarded order, discarded events, requests,
+--       answers, then one hash per SKU.
+-- args: epoch, 5 of the checkpoint from, 5 of the checkpoint to, live,
+--       count of discarded events, (place, note) of each,
+--       count of events that leave, (place, key) of each,
+--       count of events that stay, (place, event) of each,
+--       count of answers, (id, answer) of each, how many are kept,
+--       count of parked events, (place, key, event) of each,
+--       then (index of the SKU's key, warehouse, row) of each row.
 local function apply(keys, args)
   local state = keys[1]
   local epoch = redis.call('HGET', state, 'epoch')
@@ -85,17 +138,45 @@ local function apply(keys, args)
 
   -- The checkpoint goes last: should the server stop the function half-way, the same batch is applied again, and
   -- every write before it may be repeated.
-  local parked = tonumber(args[13])
   local at = 14
+  for _ = 1, tonumber(args[13]) do
+    local event = redis.call('HGET', keys[3], args[at])
+    if event then
+      redis.call('ZADD', keys[6], 0, args[at])
+      redis.call('HSET', keys[7], args[at], args[at + 1] .. '\n' .. event)
+    end
+    at = at + 2
+  end
+  at = remove(keys, args, at)
+  local kept = tonumber(args[at])
+  at = at + 1
+  for _ = 1, kept do
+    if redis.call('HEXISTS', keys[3], args[at]) == 1 then
+      redis.call('HSET', keys[3], args[at], args[at + 1])
+    end
+    at = at + 2
+  end
+  local answers = tonumber(args[at])
+  at = at + 1
+  for _ = 1, answers do
+    if redis.call('HDEL', keys[8], args[at]) == 1 then
+      redis.call('LPUSH', keys[9], args[at + 1])
+    end
+    at = at + 2
+  end
+  redis.call('LTRIM', keys[9], 0, args[at] - 1)
+  local parked = tonumber(args[at + 1])
+  at = at + 2
   for _ = 1, parked do
     if redis.call('ZADD', keys[2], 0, args[at]) == 1 then
       redis.call('HINCRBY', keys[4], args[at + 1], 1)
     end
+    redis.call('ZADD', keys[5], 0, member(args[at + 1], args[at]))
     redis.call('HSET', keys[3], args[at], args[at + 2])
     at = at + 3
   end
   while at < #args do
-    redis.call('HSET', keys[4 + tonumber(args[at])], args[at + 1], args[at + 2])
+    redis.call('HSET', keys[9 + tonumber(args[at])], args[at + 1], args[at + 2])
     at = at + 3
   end
   local moved = { 'epoch', args[1] }
@@ -155,34 +236,80 @@ local function status(keys)
   }
 end
 
--- keys: parked order, parked events. args: the first place, how many.
--- Places are `sequence:offset`, each of 20 digits; events that share a sequence are never parted.
+-- keys: an order of places, their events. args: where to begin, as ZRANGEBYLEX has it, how many.
 local function parked(keys, args)
-  local places = redis.call('ZRANGEBYLEX', keys[1], '[' .. args[1], '+', 'LIMIT', 0, args[2])
-  local last = places[#places]
-  if last then
-    local behind = string.sub(last, 1, 20) .. ';'
-    for _, place in ipairs(redis.call('ZRANGEBYLEX', keys[1], '(' .. last, '(' .. behind)) do
-      places[#places + 1] = place
-    end
-  end
   local events = {}
-  for index, place in ipairs(places) do
+  for index, place in ipairs(redis.call('ZRANGEBYLEX', keys[1], args[1], '+', 'LIMIT', 0, args[2])) do
     events[index] = redis.call('HGET', keys[2], place)
   end
   return events
 end
 
-redis.register_function('millrace_stock_1_prepare', prepare)
-redis.register_function('millrace_stock_1_claim', claim)
-redis.register_function('millrace_stock_1_apply', apply)
-redis.register_function('millrace_stock_1_observe', observe)
+-- keys: parked_by_key, parked events. args: key, the place to begin behind or nothing, how many.
+local function parked_of(keys, args)
+  local from = '[' .. args[1] .. '\0'
+  if args[2] ~= '' then
+    from = '(' .. member(args[1], args[2])
+  end
+  local events = {}
+  -- `:` follows the digits that a place begins with.
+  for index, found in ipairs(redis.call('ZRANGEBYLEX', keys[1], from, '(' .. args[1] .. '\0:', 'LIMIT', 0, args[3])) do
+    events[index] = redis.call('HGET', keys[2], place_of(found))
+  end
+  return events
+end
+
+-- keys: parked_by_key, parked events, parked_keys. args: where to begin, as ZRANGEBYLEX has it, how many.
+-- Of each key: its name, its number of events, the head of its first.
+local function keys_page(keys, args)
+  local found = {}
+  local from = args[1]
+  for _ = 1, tonumber(args[2]) do
+    local first = redis.call('ZRANGEBYLEX', keys[1], from, '+', 'LIMIT', 0, 1)[1]
+    if not first then
+      break
+    end
+    local key = key_of(first)
+    local event = redis.call('HGET', keys[2], place_of(first))
+    found[#found + 1] = { key, redis.call('HGET', keys[3], key) or '0', head_of(event) }
+    from = '(' .. key .. '\0:'
+  end
+  return found
+end
+
+-- keys: requests. args: id, request, how many may wait.
+local function request(keys, args)
+  if redis.call('HEXISTS', keys[1], args[1]) == 0 and redis.call('HLEN', keys[1]) >= tonumber(args[3]) then
+    return 'full'
+  end
+  redis.call('HSETNX', keys[1], args[1], args[2])
+  return 'waits'
+end
+
+-- keys: state. args: place.
+local function mirror(keys, args)
+  local marked = redis.call('HGET', keys[1], 'mirrored')
+  -- Places are compared as text; what was never claimed has no parked events.
+  if redis.call('EXISTS', keys[1]) == 1 and (not marked or marked < args[1]) then
+    redis.call('HSET', keys[1], 'mirrored', args[1])
+  end
+  return 'OK'
+end
+
+redis.register_function('millrace_stock_2_prepare', prepare)
+redis.register_function('millrace_stock_2_claim', claim)
+redis.register_function('millrace_stock_2_apply', apply)
+redis.register_function('millrace_stock_2_observe', observe)
+redis.register_function('millrace_stock_2_request', request)
+redis.register_function('millrace_stock_2_mirror', mirror)
 
 local function register_reader(name, callback)
   redis.register_function { function_name = name, callback = callback, flags = { 'no-writes' } }
 end
 
-register_reader('millrace_stock_1_load', load)
-register_reader('millrace_stock_1_read', read)
-register_reader('millrace_stock_1_status', status)
-register_reader('millrace_stock_1_parked', parked)
+register_reader('millrace_stock_2_load', load)
+register_reader('millrace_stock_2_read', read)
+register_reader('millrace_stock_2_status', status)
+register_reader('millrace_stock_2_parked', parked)
+register_reader('millrace_stock_2_parked_of', parked_of)
+register_reader('millrace_stock_2_parked_keys', keys_page)

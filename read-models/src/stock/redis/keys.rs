@@ -46,6 +46,31 @@ impl PartitionKeys {
         format!("{}:parked-keys", self.stem)
     }
 
+    /// Sorted set of `key NUL place` of parked events, all of score 0: each key's queue.
+    pub(super) fn parked_by_key(&self) -> String {
+        format!("{}:parked-by-key", self.stem)
+    }
+
+    /// Sorted set of the places of discarded events, all of score 0.
+    pub(super) fn discarded_order(&self) -> String {
+        format!("{}:discarded-order", self.stem)
+    }
+
+    /// Hash: place to discarded event, its note before it.
+    pub(super) fn discarded_events(&self) -> String {
+        format!("{}:discarded-events", self.stem)
+    }
+
+    /// Hash: id to request that waits.
+    pub(super) fn requests(&self) -> String {
+        format!("{}:requests", self.stem)
+    }
+
+    /// List of answers, the newest first.
+    pub(super) fn answers(&self) -> String {
+        format!("{}:answers", self.stem)
+    }
+
     /// Hash: warehouse to row.
     pub(super) fn sku(&self, sku: &Sku) -> String {
         format!("{}:sku:{}", self.stem, sku.as_str())
