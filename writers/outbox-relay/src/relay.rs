@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
+use resilience::Policy;
 use schemas::SchemaRef;
 use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
@@ -67,7 +67,7 @@ impl Relay {
 
     /// Relays until `shutdown`, or until an error that trying again cannot mend.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let mut delays = backoff();
+        let mut delays = Policy::RESTART.backoff();
         loop {
             let lead = self.lead(&shutdown);
             let error = match lead.await {
@@ -75,7 +75,7 @@ impl Relay {
                 Err(error) => error,
             };
             if std::mem::take(&mut self.has_progressed) {
-                delays = backoff();
+                delays = Policy::RESTART.backoff();
             }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
@@ -90,7 +90,7 @@ impl Relay {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+                () = delays.wait() => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -188,14 +188,4 @@ async fn watch_lag(store: Arc<dyn EventStore>) -> Infallible {
             Err(error) => tracing::warn!(%error, "relay lag is not known"),
         }
     }
-}
-
-/// Full jitter between 50 ms and 5 s.
-fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .build()
-        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }
