@@ -241,7 +241,10 @@ pub struct WriteArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct RelayArgs {
+    #[command(subcommand)]
+    pub action: Option<RelayAction>,
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
@@ -253,6 +256,41 @@ pub struct RelayArgs {
     /// Address of health and metrics; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8082")]
     pub listen: String,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum RelayAction {
+    /// Bring event table, topics and the relay's cursor level after one of them lost a part of its past
+    ///
+    /// Compares every event of the table with what the topics hold, and sets the cursor back where published events are
+    /// gone, so that the relay publishes them again with the same ids and sequences. Needs the lead: the relay must be
+    /// stopped or halted. Ends with exit code 3 when something was found and not repaired.
+    Reconcile(ReconcileArgs),
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ReconcileArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub event_store: EventStoreArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+    /// Only say what is found
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Put events back into the event table that only the topics have, if no command was taken since it was restored
+    #[arg(long)]
+    pub restore_from_log: bool,
+    /// Publish again from this sequence of each partition on, also what retention removed
+    #[arg(long, value_name = "N", conflicts_with = "from_start")]
+    pub from_sequence: Option<u64>,
+    /// Publish again all that retention removed
+    #[arg(long)]
+    pub from_start: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -409,7 +447,12 @@ impl Command {
                 (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
             }
             Command::Write(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
-            Command::Relay(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
+            Command::Relay(args) => match &args.action {
+                Some(RelayAction::Reconcile(args)) => {
+                    (store, log) = (Some(&args.event_store), Some(&args.event_log));
+                }
+                None => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
+            },
             Command::Project(args) => (log, stock) = (Some(&args.event_log), Some(&args.stock)),
             Command::Serve(args) => stock = Some(&args.stock),
             Command::Tail(args) => log = Some(&args.event_log),

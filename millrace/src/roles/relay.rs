@@ -4,12 +4,15 @@ use axum::Router;
 
 use super::parts;
 use super::process::{OnFailure, Process};
-use crate::cli::RelayArgs;
+use crate::cli::{RelayAction, RelayArgs};
 use crate::exit::Exit;
 use crate::output;
 use crate::stores::{self, Connector};
 
 pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
+    if let Some(RelayAction::Reconcile(args)) = args.action {
+        return crate::reconcile::run(args).await;
+    }
     let mut process = Process::start(&args.listen).await?;
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;

@@ -11,10 +11,12 @@ mod handler;
 pub mod http;
 mod metrics;
 mod refusal;
+mod restored;
 mod topic_intake;
 
 pub use error::HandlerError;
 pub use expiry::{derived_release_id, run_expiry};
 pub use handler::{CommandHandler, Enqueued, HandlerSettings, RecordCommand, RecordGroup};
 pub use metrics::describe_metrics;
+pub use restored::restored_rows;
 pub use topic_intake::{COMMAND_GROUP, run_topic_intake};

@@ -1,5 +1,7 @@
 //! What can go wrong with the event store.
 
+use schemas::StorePosition;
+
 #[derive(Debug, thiserror::Error)]
 pub enum EventStoreError {
     /// The server cannot be reached, timed out or shut down: trying again may help. Nothing was acknowledged.
@@ -14,6 +16,9 @@ pub enum EventStoreError {
     /// Another relay took over: its epoch is higher.
     #[error("relay epoch {epoch} was superseded by epoch {current}")]
     RelaySuperseded { epoch: u64, current: u64 },
+    /// A cursor stands on a row that was read, and rows are not deleted.
+    #[error("the event table ends at {end}, before {cursor}: rows were removed from it")]
+    TableEndsBefore { end: StorePosition, cursor: StorePosition },
     #[error("stored row is damaged: {what}: {problem}")]
     Damaged { what: String, problem: String },
     #[error("setting {key}: {problem}")]

@@ -14,6 +14,7 @@ mod load;
 mod migrate;
 mod pool;
 mod relay;
+mod restore;
 mod rows;
 mod statements;
 
@@ -34,8 +35,8 @@ use self::relay::RelayLock;
 use self::rows::{stored_event, stored_outcome, unsigned};
 use crate::error::EventStoreError;
 use crate::store::{
-    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, StoredEvent, StoredOutcome, Timer,
-    Topology,
+    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows, StoredEvent,
+    StoredOutcome, Timer, Topology,
 };
 
 /// An event store in a Postgres database.
@@ -164,6 +165,25 @@ impl EventStore for PostgresEventStore {
 
     async fn lease_relay(&self) -> Result<RelayLease, EventStoreError> {
         self.relay_lock.lease(self.pool.server()).await
+    }
+
+    async fn release_relay(&self) -> Result<(), EventStoreError> {
+        self.relay_lock.release().await;
+        Ok(())
+    }
+
+    async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
+        let session = self.pool.session().await?;
+        let reset = within(relay::reset_cursor(&session, epoch, cursor)).await;
+        session.settle(reset)
+    }
+
+    async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError> {
+        let session = self.pool.session().await?;
+        let restored = within(restore::restore(&session, rows)).await;
+        session.settle(restored)?;
+        self.appended.notify_one();
+        Ok(())
     }
 
     async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {

@@ -10,6 +10,7 @@ mod append;
 mod file;
 mod load;
 mod relay;
+mod restore;
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -26,8 +27,8 @@ use self::file::{Abort, EventFile};
 use crate::error::EventStoreError;
 use crate::rebuild::stored_schema;
 use crate::store::{
-    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, StoredEvent, StoredOutcome, Timer,
-    Topology,
+    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows, StoredEvent,
+    StoredOutcome, Timer, Topology,
 };
 use domain::StreamId;
 
@@ -147,6 +148,26 @@ impl EventStore for SqliteEventStore {
             tokio::time::sleep(LEASE_POLL).await;
         }
         self.blocking(|file| file.write(relay::lease)).await
+    }
+
+    async fn release_relay(&self) -> Result<(), EventStoreError> {
+        self.blocking(|file| {
+            file.release_relay_lock();
+            Ok(())
+        })
+        .await
+    }
+
+    async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
+        let cursor = cursor.clone();
+        self.blocking(move |file| file.write(|transaction| relay::reset_cursor(transaction, epoch, &cursor))).await
+    }
+
+    async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError> {
+        let rows = rows.clone();
+        self.blocking(move |file| file.write(|transaction| restore::restore(transaction, &rows))).await?;
+        self.appended.notify_one();
+        Ok(())
     }
 
     async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {

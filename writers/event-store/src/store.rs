@@ -207,6 +207,14 @@ pub struct RelayLease {
     pub cursor: RelayCursor,
 }
 
+/// Rows that come back from the log, and what else they stand for.
+#[derive(Debug, Clone, Default)]
+pub struct RestoredRows {
+    pub events: Vec<StoredEvent>,
+    pub claims: Vec<Claim>,
+    pub timers: Vec<TimerChange>,
+}
+
 /// An append-only store of streams of events.
 #[async_trait]
 pub trait EventStore: Send + Sync {
@@ -239,6 +247,17 @@ pub trait EventStore: Send + Sync {
     /// Takes the relay over: a higher epoch, and the saved cursor. Waits while another relay holds the lock, so
     /// that a standby can simply call it.
     async fn lease_relay(&self) -> Result<RelayLease, EventStoreError>;
+
+    /// Gives the relay's lock up, so that another may lead while this process goes on: a relay that halts does that.
+    async fn release_relay(&self) -> Result<(), EventStoreError>;
+
+    /// Replaces the cursor and every sequence, also by lower ones: what goes out again is for consumers to recognise.
+    /// [`EventStoreError::RelaySuperseded`] when another holds a higher epoch.
+    async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError>;
+
+    /// Puts rows back that were in this table before and are in the log: with their places, all of them or none.
+    /// [`EventStoreError::Conflict`] when a place or a version is taken. The next append comes behind them.
+    async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError>;
 
     /// Committed rows after `cursor`, in (xid, position) order, never at or above the snapshot horizon.
     async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError>;

@@ -75,6 +75,9 @@ contract!(
     relay::lag_counts_what_is_behind_the_cursor,
     relay::a_long_lag_is_not_counted_to_its_end,
     relay::an_append_wakes_whoever_waits,
+    relay::a_released_relay_is_free_for_another,
+    relay::a_cursor_is_set_back_by_the_holder_alone,
+    relay::lost_rows_come_back_at_their_places,
 );
 
 postgres_only!(

@@ -1,8 +1,9 @@
 //! What can stop the relay.
 
-use event_log::EventLogError;
-use event_store::EventStoreError;
-use event_store::StreamId;
+use event_log::{EventLogError, TopicPartition};
+use event_store::{EventStoreError, StreamId};
+use schemas::StorePosition;
+use uuid::Uuid;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
@@ -13,6 +14,35 @@ pub enum RelayError {
     /// The stored order contradicts itself: publishing on would hand consumers a wrong history (fault 3).
     #[error("stream {stream} goes from version {last} to {found} in the relay's order; the relay halts")]
     VersionsOutOfOrder { stream: StreamId, last: u64, found: u64 },
+    /// Acknowledged records are gone from the log, or the topic was made anew (faults 6 and 21).
+    #[error(
+        "{at} was published up to sequence {published} and ends at {found}: the log lost records or was made anew; stop the relay, then `millrace relay reconcile` has them published again"
+    )]
+    LogLost { at: TopicPartition, published: u64, found: u64 },
+    /// The same, noticed while leading.
+    #[error(
+        "{at} reached offset {seen} and now ends at {found}: the log lost records or was made anew; stop the relay, then `millrace relay reconcile` has them published again"
+    )]
+    LogShrank { at: TopicPartition, seen: u64, found: u64 },
+    /// The event table was restored to an earlier point, or the topic belongs to another one (fault 22).
+    #[error(
+        "{at} holds event {id} as sequence {sequence}, at position {position}, where the event table has {}: it was restored to an earlier point, or the topic is another's; stop all writers and the relay, then run `millrace relay reconcile --dry-run`",
+        told(*found)
+    )]
+    StoreDiffers { at: TopicPartition, sequence: u64, position: StorePosition, id: Uuid, found: Option<Uuid> },
+    /// Only one may move the cursor.
+    #[error("another relay leads; stop it, or wait until it halts, and run this again")]
+    AnotherLeads,
+    /// An event that only the log has cannot be put back.
+    #[error("sequence {sequence} of {at} cannot be restored: {problem}")]
+    NotRestorable { at: TopicPartition, sequence: u64, problem: String },
+    #[error("events of the topics cannot be restored: {problem}")]
+    NotRead { problem: String },
+    /// Two histories were published to one topic.
+    #[error(
+        "{at} holds events {one} and {other} as sequence {sequence}: two histories are in one topic; it cannot be mended, use another topic generation"
+    )]
+    LogContradicts { at: TopicPartition, sequence: u64, one: Uuid, other: Uuid },
 }
 
 impl RelayError {
@@ -21,7 +51,26 @@ impl RelayError {
         match self {
             RelayError::Store(error) => error.is_transient(),
             RelayError::Log(error) => error.is_transient(),
-            RelayError::VersionsOutOfOrder { .. } => false,
+            RelayError::VersionsOutOfOrder { .. }
+            | RelayError::LogLost { .. }
+            | RelayError::LogShrank { .. }
+            | RelayError::StoreDiffers { .. }
+            | RelayError::AnotherLeads
+            | RelayError::NotRestorable { .. }
+            | RelayError::NotRead { .. }
+            | RelayError::LogContradicts { .. } => false,
         }
     }
+
+    /// Whether only another start with other settings can help.
+    pub(crate) fn is_of_settings(&self) -> bool {
+        matches!(
+            self,
+            RelayError::Log(EventLogError::Setting { .. }) | RelayError::Store(EventStoreError::Setting { .. })
+        )
+    }
+}
+
+fn told(found: Option<Uuid>) -> String {
+    found.map_or_else(|| "none".to_owned(), |id| id.to_string())
 }

@@ -4,12 +4,15 @@
 //! consumers drop them. The cursor and the counters are saved only after every delivery report of a batch.
 
 mod error;
+mod history;
 mod metrics;
+mod reconcile;
 mod relay;
 mod stamp;
 mod topics;
 
 pub use error::RelayError;
 pub use metrics::describe_metrics;
+pub use reconcile::{Finding, PartitionReport, PublishAgain, ReconcileOptions, ReconcileReport, Step, reconcile};
 pub use relay::{Relay, RelaySettings};
 pub use topics::topic_specs;

@@ -5,17 +5,18 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
-use resilience::Policy;
 use schemas::SchemaRef;
 use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::error::RelayError;
-use crate::metrics::{BATCH_SECONDS, EVENTS, LAG_EVENTS, LAG_SECONDS, LEADER};
+use crate::history::{check_history, watch_log};
+use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::stamp::Stamper;
 use crate::topics::topic_specs;
 
@@ -42,6 +43,8 @@ pub struct Relay {
     has_progressed: bool,
 }
 
+/// How often a relay that halted looks whether it may go on.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// How often the lag is measured.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -65,9 +68,12 @@ impl Relay {
         Self { store, log, registry, topology, settings, health, schema_ids: HashMap::new(), has_progressed: false }
     }
 
-    /// Relays until `shutdown`, or until an error that trying again cannot mend.
+    /// Relays until `shutdown`, or until an error of settings. After one that trying again cannot mend the relay halts:
+    /// it publishes nothing, is not ready and says why, leaves the lead to whoever mends it, and looks from time to
+    /// time whether that has happened. A process that ended instead would be started again and again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let mut delays = Policy::RESTART.backoff();
+        let mut delays = backoff();
+        let mut told = None;
         loop {
             let lead = self.lead(&shutdown);
             let error = match lead.await {
@@ -75,7 +81,7 @@ impl Relay {
                 Err(error) => error,
             };
             if std::mem::take(&mut self.has_progressed) {
-                delays = Policy::RESTART.backoff();
+                delays = backoff();
             }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
@@ -84,13 +90,32 @@ impl Relay {
                     tracing::info!(%error, "relay waits to lead again");
                 }
                 error if error.is_transient() => tracing::warn!(%error, "relay tries again"),
+                error if error.is_of_settings() => return Err(error),
                 error => {
-                    tracing::error!(%error, "relay halts");
-                    return Err(error);
+                    gauge!(HALTED).set(1.0);
+                    let text = error.to_string();
+                    if told.as_ref() != Some(&text) {
+                        tracing::error!(%error, "relay halts");
+                        told = Some(text);
+                    }
+                    if let Err(error) = self.store.release_relay().await {
+                        tracing::warn!(%error, "relay's lock is not given up");
+                    }
+                    let mended = async {
+                        // A new start would not know the versions that contradict each other, and publish them.
+                        if matches!(error, RelayError::VersionsOutOfOrder { .. }) {
+                            std::future::pending::<()>().await;
+                        }
+                        tokio::time::sleep(LOOK_AGAIN).await;
+                    };
+                    tokio::select! {
+                        () = mended => continue,
+                        () = shutdown.cancelled() => return Ok(()),
+                    }
                 }
             }
             tokio::select! {
-                () = delays.wait() => {}
+                () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -103,12 +128,20 @@ impl Relay {
             lease = self.store.lease_relay() => lease?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        let seen = tokio::select! {
+            seen = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch) => seen?,
+            () = shutdown.cancelled() => return Ok(()),
+        };
         gauge!(LEADER).set(1.0);
+        gauge!(HALTED).set(0.0);
         tracing::info!(epoch = lease.epoch, position = %lease.cursor.position, "relay leads");
         let lag = watch_lag(self.store.clone());
+        let log = self.log.clone();
+        let shrunk = watch_log(&*log, self.topology, seen);
         // The lag is told beside the publishing, and ends with it: a count that fails or takes long stops nothing.
         tokio::select! {
             led = self.publish_from(lease, shutdown) => led,
+            error = shrunk => Err(error),
             never = lag => match never {},
         }
     }
@@ -188,4 +221,14 @@ async fn watch_lag(store: Arc<dyn EventStore>) -> Infallible {
             Err(error) => tracing::warn!(%error, "relay lag is not known"),
         }
     }
+}
+
+/// Full jitter between 50 ms and 5 s.
+fn backoff() -> impl Iterator<Item = Duration> {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(50))
+        .with_max_delay(Duration::from_secs(5))
+        .without_max_times()
+        .build()
+        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }

@@ -4,6 +4,11 @@ use event_log::TopicSpec;
 use event_store::Topology;
 use schemas::Context;
 
+/// Topics whose records the relay stamps: all but the command topics.
+pub(crate) fn stamped_topics() -> impl Iterator<Item = &'static str> {
+    Context::ALL.into_iter().flat_map(|context| [context.events_topic(), context.outcomes_topic()])
+}
+
 /// Event, command and outcome topics of every context, all with the topology's partition count.
 pub fn topic_specs(topology: Topology) -> Vec<TopicSpec> {
     Context::ALL

@@ -1,143 +1,23 @@
 //! The relay between a real event store and a real log, both in files: nothing is lost, nothing changes its sequence.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+mod fixture;
+
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use event_log::{EmbeddedRegistry, EventEnvelope, EventLog, Record, Signal, SqliteEventLog};
+use event_log::{EventEnvelope, EventLog, SqliteEventLog};
 use event_store::{
-    AppendBatch, Appended, DecidedCommand, EventStore, EventStoreError, LoadRequest, Loaded, NewEvent, RelayCursor,
-    RelayLease, SqliteEventStore, StoredEvent, StoredOutcome, StreamId, Timer, Topology,
+    AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
+    StoredEvent, StoredOutcome, StreamId, Timer, Topology,
 };
-use outbox_relay::{Relay, RelaySettings};
-use schemas::event::PriceSet;
-use schemas::{Context, Event, Outcome, OutcomeKind, RegionId, Sku, StorePosition, encode_event};
-use telemetry::Health;
-use tokio_util::sync::CancellationToken;
+use schemas::StorePosition;
 use uuid::Uuid;
 
-const TOPOLOGY: Topology = Topology { partitions: 4 };
-const DEADLINE: Duration = Duration::from_secs(20);
-
-async fn open_store(path: &Path) -> Arc<dyn EventStore> {
-    let store = SqliteEventStore::open(path).unwrap();
-    store.fix_topology(TOPOLOGY).await.unwrap();
-    Arc::new(store)
-}
-
-/// Version `version` of the price of SKU `number`.
-fn command(number: u32, version: u64) -> DecidedCommand {
-    let sku = Sku::new(format!("SKU-{number}")).unwrap();
-    let region = RegionId::new("north").unwrap();
-    let amount_minor = version as i64;
-    let event = Event::PriceSet(PriceSet { sku: sku.clone(), region, currency: "EUR".to_owned(), amount_minor });
-    let encoded = encode_event(&event).unwrap();
-    let id = Uuid::from_u128((u128::from(number) << 64) | u128::from(version));
-    DecidedCommand {
-        id,
-        digest: [0; 32],
-        received_at: 0,
-        stream: StreamId::from_stored(format!("price-{sku}@north")),
-        expected_version: version - 1,
-        outcome: Outcome {
-            id,
-            outcome: OutcomeKind::Accepted,
-            position: None,
-            stream: None,
-            version: None,
-            reason: None,
-        },
-        events: vec![NewEvent {
-            id,
-            context: Context::Pricing,
-            key: sku.to_string(),
-            schema: encoded.schema,
-            body: encoded.body,
-            time: 0,
-            correlation_id: None,
-            causation_id: None,
-            actor: None,
-            traceparent: None,
-        }],
-        claims: Vec::new(),
-        timers: Vec::new(),
-        snapshot: None,
-        publish_outcome_on: None,
-        outcome_key: sku.to_string(),
-        command_type: None,
-    }
-}
-
-async fn append(store: &dyn EventStore, versions: std::ops::RangeInclusive<u64>) {
-    for version in versions {
-        let commands = (0..20).map(|number| command(number, version)).collect();
-        store.append(&AppendBatch { commands, ..AppendBatch::default() }).await.unwrap();
-    }
-}
-
-fn start(
-    store: Arc<dyn EventStore>,
-    log: &Arc<dyn EventLog>,
-    batch: usize,
-) -> (CancellationToken, tokio::task::JoinHandle<()>) {
-    let shutdown = CancellationToken::new();
-    let settings = RelaySettings { batch, ..RelaySettings::default() };
-    let health = Health::default().component("relay");
-    let registry = Arc::new(EmbeddedRegistry::default());
-    let relay = Relay::new(store, log.clone(), registry, TOPOLOGY, settings, health);
-    let stopped = shutdown.clone();
-    (shutdown, tokio::spawn(async move { relay.run(stopped).await.unwrap() }))
-}
-
-/// Reads the price topic until it has `count` records.
-async fn records(log: &dyn EventLog, count: usize) -> Vec<Record> {
-    let begun = Instant::now();
-    loop {
-        let there = log.ends("pricing.events").await.map(|ends| ends.iter().map(|end| end.next).sum::<u64>());
-        if there.is_ok_and(|there| there >= count as u64) {
-            break;
-        }
-        assert!(begun.elapsed() < DEADLINE, "the relay publishes no {count} records");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    let mut subscription = log.subscribe("test", &["pricing.events"]).await.unwrap();
-    let mut found = Vec::new();
-    while found.len() < count {
-        match tokio::time::timeout(DEADLINE, subscription.next()).await.unwrap().unwrap() {
-            Signal::Assigned(partitions) => {
-                for at in partitions {
-                    subscription.start(&at, 0).await.unwrap();
-                }
-            }
-            Signal::Records(records) => found.extend(records),
-            Signal::Revoked(_) => {}
-        }
-    }
-    found
-}
-
-/// Event id to (partition, sequence); twins must agree. Sequences of a partition are 1, 2, 3 … without a gap.
-fn sequences(records: &[Record]) -> HashMap<Uuid, (u32, u64)> {
-    let mut found = HashMap::new();
-    for record in records {
-        let envelope = EventEnvelope::from_headers(&record.headers).unwrap();
-        let place = (record.at.partition, envelope.sequence);
-        assert_eq!(*found.entry(envelope.id).or_insert(place), place, "twins of {} differ", envelope.id);
-    }
-    let mut by_partition: HashMap<u32, Vec<u64>> = HashMap::new();
-    for (partition, sequence) in found.values() {
-        by_partition.entry(*partition).or_default().push(*sequence);
-    }
-    for sequences in by_partition.values_mut() {
-        sequences.sort_unstable();
-        assert!(sequences.iter().copied().eq(1..=sequences.len() as u64), "{sequences:?}");
-    }
-    found
-}
+use fixture::{append, open_store, records, sequences, start};
 
 /// A store whose lag cannot be measured: the first time it fails, after that it never comes to an end.
 struct LagUnknown {
@@ -156,6 +36,18 @@ impl EventStore for LagUnknown {
 
     async fn lease_relay(&self) -> Result<RelayLease, EventStoreError> {
         self.store.lease_relay().await
+    }
+
+    async fn release_relay(&self) -> Result<(), EventStoreError> {
+        self.store.release_relay().await
+    }
+
+    async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
+        self.store.reset_cursor(epoch, cursor).await
+    }
+
+    async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError> {
+        self.store.restore(rows).await
     }
 
     async fn read_committed(&self, after: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {

@@ -233,7 +233,7 @@ pub(super) fn clear_given(timer: &Timer) -> TimerChange {
     TimerChange::ClearGiven { key: timer.key.clone(), command: timer.command.clone() }
 }
 
-pub(super) fn claim_region(
+pub(crate) fn claim_region(
     event: &Event,
     known: Option<&RegionId>,
     claimed: &mut HashMap<WarehouseId, RegionId>,
@@ -246,7 +246,7 @@ pub(super) fn claim_region(
     }
 }
 
-pub(super) fn timer_change(stream: &StreamId, version: u64, event: &Event) -> Option<TimerChange> {
+pub(crate) fn timer_change(stream: &StreamId, version: u64, event: &Event) -> Option<TimerChange> {
     let Event::StockUpdated(event) = event else { return None };
     let reservation_id = event.reservation_id.as_ref()?;
     let key = format!("{stream}/{reservation_id}");

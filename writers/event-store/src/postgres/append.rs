@@ -41,13 +41,13 @@ struct OffsetRows {
 
 /// What the timers come to after the batch.
 #[derive(Default)]
-struct TimerRows {
-    keys: Vec<String>,
-    due_at: Vec<i64>,
-    commands: Vec<String>,
-    cleared: Vec<String>,
+pub(super) struct TimerRows {
+    pub(super) keys: Vec<String>,
+    pub(super) due_at: Vec<i64>,
+    pub(super) commands: Vec<String>,
+    pub(super) cleared: Vec<String>,
     /// Keys and commands of those that are cleared only while they hold that command.
-    given: (Vec<String>, Vec<String>),
+    pub(super) given: (Vec<String>, Vec<String>),
 }
 
 /// What the changes of one key come to.
@@ -336,7 +336,7 @@ impl OffsetRows {
 
 impl TimerRows {
     /// The last change of a key holds.
-    fn of(batch: &AppendBatch) -> Self {
+    pub(super) fn of(batch: &AppendBatch) -> Self {
         let mut last: BTreeMap<&str, LastChange<'_>> = BTreeMap::new();
         for change in batch.commands.iter().flat_map(|command| &command.timers).chain(&batch.timers) {
             match change {

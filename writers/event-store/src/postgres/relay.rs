@@ -49,6 +49,11 @@ impl RelayLock {
         *held = Some(session);
         Ok(lease)
     }
+
+    /// Ends the session, and the lock with it.
+    pub(super) async fn release(&self) {
+        self.session.lock().await.take();
+    }
 }
 
 /// A new epoch and the cursor as the leader before left it: one transaction.
@@ -91,9 +96,22 @@ async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(),
     if cursor <= end {
         return Ok(());
     }
-    let problem =
-        format!("the event table ends at {end}, before the relay's cursor at {cursor}: rows were removed from it");
-    Err(EventStoreError::Permanent { problem }.into())
+    Err(EventStoreError::TableEndsBefore { end, cursor }.into())
+}
+
+/// One transaction.
+pub(super) async fn reset_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
+    let client = session.client();
+    client.batch_execute("BEGIN; UPDATE relay SET xid = '0', position = 0; DELETE FROM relay_sequences").await?;
+    match save_cursor(session, epoch, cursor).await {
+        Ok(()) => Ok(client.batch_execute("COMMIT").await?),
+        Err(Failure::Refused(refused)) => {
+            client.batch_execute("ROLLBACK").await?;
+            Err(refused.into())
+        }
+        // The session is closed with its transaction.
+        Err(failure) => Err(failure),
+    }
 }
 
 pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {

@@ -122,6 +122,19 @@ statements! {
     );
     read_stream = select_events!("WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3");
     table_end = "SELECT xid::text, position FROM events ORDER BY events.xid DESC, events.position DESC LIMIT 1";
+    restore_events = "
+        INSERT INTO events (xid, position, stream, version, topic, key, id, schema, schema_version, body, time,
+                            correlation_id, causation_id, actor, traceparent)
+        SELECT xid::xid8, position, stream, version, topic, key, id, schema, schema_version, body, time,
+               correlation_id, causation_id, actor, traceparent
+        FROM unnest($1::text[], $2::bigint[], $3::text[], $4::bigint[], $5::text[], $6::text[], $7::uuid[], $8::text[],
+                    $9::integer[], $10::bytea[], $11::bigint[], $12::text[], $13::text[], $14::text[], $15::text[])
+             AS restored (xid, position, stream, version, topic, key, id, schema, schema_version, body, time,
+                          correlation_id, causation_id, actor, traceparent)";
+    /// No restored position is drawn again.
+    raise_positions = "
+        SELECT setval(pg_get_serial_sequence('events', 'position'),
+                      greatest($1::bigint, nextval(pg_get_serial_sequence('events', 'position'))))";
     /// The row lock on `relay` is the fence: a lease that raises the epoch waits for it, or is seen.
     save_cursor = "
         WITH held AS (

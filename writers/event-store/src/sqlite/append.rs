@@ -168,7 +168,7 @@ fn advance_offset(transaction: &Transaction<'_>, advance: &OffsetAdvance) -> Res
     Ok(())
 }
 
-fn change_timer(transaction: &Transaction<'_>, change: &TimerChange) -> Result<(), Abort> {
+pub(super) fn change_timer(transaction: &Transaction<'_>, change: &TimerChange) -> Result<(), Abort> {
     match change {
         TimerChange::Set(timer) => transaction
             .prepare_cached(
@@ -198,6 +198,6 @@ fn save_snapshot(transaction: &Transaction<'_>, snapshot: &NewSnapshot) -> Resul
     Ok(())
 }
 
-fn conflict(what: String) -> Abort {
+pub(super) fn conflict(what: String) -> Abort {
     Abort::Refused(EventStoreError::Conflict { what })
 }

@@ -128,6 +128,11 @@ impl EventFile {
         }
     }
 
+    /// The operating system gives the lock up with the file.
+    pub(super) fn release_relay_lock(&self) {
+        self.relay_lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
     fn aborted(&self, abort: Abort) -> EventStoreError {
         match abort {
             Abort::Sqlite(error) => self.error(&error),

@@ -17,12 +17,8 @@ pub(super) fn lease(transaction: &Transaction<'_>) -> Result<RelayLease, Abort> 
     let (epoch, position) = epoch_and_position(transaction)?;
     let end = table_end(transaction)?;
     if position > end {
-        return Err(EventStoreError::Permanent {
-            problem: format!(
-                "the event table ends at {end}, before the relay's cursor at {position}: rows were removed from it"
-            ),
-        }
-        .into());
+        let [end, cursor] = [end, position].map(|position| StorePosition { xid: 0, position });
+        return Err(EventStoreError::TableEndsBefore { end, cursor }.into());
     }
     let sequences = transaction
         .prepare("SELECT topic, partition, sequence FROM relay_sequences")?
@@ -64,6 +60,16 @@ pub(super) fn save_cursor(transaction: &Transaction<'_>, epoch: u64, cursor: &Re
         save.execute(params![topic, partition, *sequence as i64])?;
     }
     Ok(())
+}
+
+pub(super) fn reset_cursor(transaction: &Transaction<'_>, epoch: u64, cursor: &RelayCursor) -> Result<(), Abort> {
+    let (current, _) = epoch_and_position(transaction)?;
+    if current != epoch {
+        return Err(EventStoreError::RelaySuperseded { epoch, current }.into());
+    }
+    transaction.execute("UPDATE relay SET position = ?1", [cursor.position.position as i64])?;
+    transaction.execute("DELETE FROM relay_sequences", [])?;
+    save_cursor(transaction, epoch, cursor)
 }
 
 pub(super) fn read_stream(

@@ -52,6 +52,14 @@ impl Fixture {
         Self { place: Place::Database { url: format!("{server}/{name}"), name } }
     }
 
+    /// A place of the same kind.
+    pub async fn another(&self) -> Self {
+        match &self.place {
+            Place::File { .. } => Self::sqlite(),
+            Place::Database { .. } => Self::postgres().await,
+        }
+    }
+
     pub fn url(&self) -> &str {
         match &self.place {
             Place::Database { url, .. } => url,

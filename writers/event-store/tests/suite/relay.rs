@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use event_store::{EventStoreError, MOST_COUNTED, RelayCursor};
+use event_store::{EventStoreError, MOST_COUNTED, RelayCursor, RestoredRows, StoredEvent, StreamId};
 use schemas::StorePosition;
 
 use super::{DEADLINE, Fixture, NOW, batch, committed_when, set_prices};
@@ -112,4 +112,73 @@ pub async fn an_append_wakes_whoever_waits(fixture: &Fixture) {
     store.append(&batch(vec![set_prices("a", 1, &[2])])).await.unwrap();
     tokio::time::timeout(DEADLINE, store.wait_for_appends(Duration::from_secs(3600))).await.expect("woken");
     store.wait_for_appends(Duration::from_millis(1)).await;
+}
+
+pub async fn a_released_relay_is_free_for_another(fixture: &Fixture) {
+    let (leader, other) = (fixture.started().await, fixture.open().await);
+    let lease = leader.lease_relay().await.unwrap();
+    leader.release_relay().await.unwrap();
+    let taken = tokio::time::timeout(DEADLINE, other.lease_relay()).await.unwrap().unwrap();
+    assert!(taken.epoch > lease.epoch);
+    let superseded = leader.save_cursor(lease.epoch, &RelayCursor::default()).await;
+    assert!(matches!(superseded, Err(EventStoreError::RelaySuperseded { .. })), "{superseded:?}");
+}
+
+pub async fn a_cursor_is_set_back_by_the_holder_alone(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1, 2, 3])])).await.unwrap();
+    let rows = committed_when(&*store, 3).await;
+    let cursor = |row: usize, sequences: &[(u32, u64)]| {
+        let sequences =
+            sequences.iter().map(|(partition, sequence)| (("pricing.events".to_owned(), *partition), *sequence));
+        RelayCursor { position: rows[row].position, sequences: sequences.collect() }
+    };
+    let zombie = store.lease_relay().await.unwrap().epoch;
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    store.save_cursor(epoch, &cursor(2, &[(0, 10), (1, 20)])).await.unwrap();
+
+    let superseded = store.reset_cursor(zombie, &cursor(0, &[(0, 1)])).await;
+    assert!(matches!(superseded, Err(EventStoreError::RelaySuperseded { .. })), "{superseded:?}");
+    let lease = store.lease_relay().await.unwrap();
+    assert_eq!(lease.cursor, cursor(2, &[(0, 10), (1, 20)]), "nothing of it was done");
+
+    store.reset_cursor(lease.epoch, &cursor(0, &[(0, 3)])).await.unwrap();
+    assert_eq!(store.lease_relay().await.unwrap().cursor, cursor(0, &[(0, 3)]));
+}
+
+/// A table that was restored to an earlier point takes back what the log kept.
+pub async fn lost_rows_come_back_at_their_places(fixture: &Fixture) {
+    let other = fixture.another().await;
+    let restored = other.started().await;
+    restored.append(&batch(vec![set_prices("a", 0, &[1]), set_prices("b", 0, &[1])])).await.unwrap();
+    let kept = committed_when(&*restored, 2).await;
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1]), set_prices("b", 0, &[1])])).await.unwrap();
+    store.append(&batch(vec![set_prices("a", 1, &[2, 3]), set_prices("c", 0, &[1])])).await.unwrap();
+    let all = committed_when(&*store, 5).await;
+
+    let lost = RestoredRows { events: all[2..].to_vec(), ..RestoredRows::default() };
+    restored.restore(&lost).await.unwrap();
+    let found = committed_when(&*restored, 5).await;
+    assert_eq!(found[..2], kept);
+    let of_adapter = |event: &StoredEvent| (event.stream.clone(), event.version, event.id, event.position.position);
+    assert!(found[2..].iter().map(of_adapter).eq(all[2..].iter().map(of_adapter)));
+
+    // Not twice, and not half.
+    let twice = restored.restore(&lost).await;
+    assert!(matches!(twice, Err(EventStoreError::Conflict { .. })), "{twice:?}");
+    let mut further = all[4].clone();
+    further.position.position += 100;
+    further.stream = StreamId::from_stored("price-d@north".to_owned());
+    further.version = 1;
+    let half = restored.restore(&RestoredRows { events: vec![further, all[3].clone()], ..lost }).await;
+    assert!(matches!(half, Err(EventStoreError::Conflict { .. })), "{half:?}");
+    assert_eq!(committed_when(&*restored, 5).await.len(), 5);
+
+    // The next append comes behind what was restored.
+    restored.append(&batch(vec![set_prices("a", 3, &[4])])).await.unwrap();
+    let after = committed_when(&*restored, 6).await;
+    assert!(after[5].position > after[4].position && after[5].position.position > after[4].position.position);
+    drop(restored);
+    other.drop_database().await;
 }

@@ -1,0 +1,260 @@
+//! Whether log and event table still tell the same history.
+//!
+//! A relay that takes the lead looks at the end of every partition. It must hold the last sequence that was saved as
+//! published, or the log lost it (faults 6 and 21). What it holds there, and beyond (a crash between publishing and
+//! saving, fault 1), must be what the event table holds at that place, or the table was restored to an earlier point and
+//! sequences would be given out twice (fault 22).
+//!
+//! The newest record is proof for all before it: rows are neither changed nor deleted, and what is below the horizon
+//! keeps its order. Up to [`MOST_AHEAD`] records beyond the cursor are compared one by one all the same.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::Duration;
+
+use event_log::{EventEnvelope, EventLog, EventLogError, PartitionEnds, TopicPartition};
+use event_store::{EventStore, EventStoreError, RelayCursor, StoredEvent, Topology};
+use futures::{StreamExt, TryStreamExt, stream};
+use schemas::{StorePosition, partition_of};
+use uuid::Uuid;
+
+use crate::error::RelayError;
+use crate::topics::stamped_topics;
+
+/// Records read back from the end of a partition in search of the saved sequence. One relay may repeat the batch of
+/// another behind newer records, no more.
+const MOST_BACK: u64 = 100_000;
+/// Sequences beyond the cursor that are compared one by one.
+const MOST_AHEAD: usize = 100_000;
+/// Partitions looked at together.
+const AT_ONCE: usize = 4;
+const PAGE: usize = 1_000;
+/// How often the relay looks whether the log shrank.
+const SHRINK_CHECK_EVERY: Duration = Duration::from_secs(3);
+
+/// The end of each partition as it was last seen.
+pub(crate) type SeenEnds = HashMap<TopicPartition, u64>;
+
+/// The end of one partition: the records of ours from the saved sequence on.
+struct Tail {
+    at: TopicPartition,
+    saved: u64,
+    /// The highest sequence; 0 without one.
+    highest: u64,
+    /// Whether older records were removed from it.
+    is_cut: bool,
+    /// By sequence, the saved one and those above.
+    events: BTreeMap<u64, (Uuid, StorePosition)>,
+}
+
+/// Compares what the log holds with the saved cursor and the event table.
+pub(crate) async fn check_history(
+    log: &dyn EventLog,
+    store: &dyn EventStore,
+    topology: Topology,
+    cursor: &RelayCursor,
+    at_least: usize,
+) -> Result<SeenEnds, RelayError> {
+    let mut seen = SeenEnds::new();
+    let mut wanted = Vec::new();
+    for topic in stamped_topics() {
+        let ends = log.ends(topic).await?;
+        check_partitions(topic, &ends, topology)?;
+        for ends in ends {
+            let at = TopicPartition::new(topic, ends.partition);
+            let saved = cursor.sequences.get(&(topic.to_owned(), ends.partition)).copied().unwrap_or(0);
+            seen.insert(at.clone(), ends.next);
+            wanted.push((at, ends, saved));
+        }
+    }
+    let tails: Vec<Tail> = stream::iter(wanted)
+        .map(|(at, ends, saved)| Tail::read(log, at, ends, saved, at_least as u64))
+        .buffer_unordered(AT_ONCE)
+        .try_collect()
+        .await?;
+    for tail in &tails {
+        tail.check_not_behind()?;
+        tail.check_ends(store).await?;
+    }
+    check_ahead(store, topology, cursor, tails).await?;
+    Ok(seen)
+}
+
+/// Looks again and again whether a partition ends before where it was seen to end. Returns only with an error.
+pub(crate) async fn watch_log(log: &dyn EventLog, topology: Topology, mut seen: SeenEnds) -> RelayError {
+    let mut ticks = tokio::time::interval(SHRINK_CHECK_EVERY);
+    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        for topic in stamped_topics() {
+            match log.ends(topic).await {
+                Ok(ends) => {
+                    if let Err(error) = note_ends(&mut seen, topic, &ends, topology) {
+                        return error;
+                    }
+                }
+                // What cannot be asked now is asked again; that publishing fails is told where it does.
+                Err(error) => tracing::debug!(%error, topic, "log ends not seen"),
+            }
+        }
+    }
+}
+
+fn note_ends(seen: &mut SeenEnds, topic: &str, ends: &[PartitionEnds], topology: Topology) -> Result<(), RelayError> {
+    check_partitions(topic, ends, topology)?;
+    for ends in ends {
+        let at = TopicPartition::new(topic, ends.partition);
+        let before = seen.entry(at.clone()).or_default();
+        if ends.next < *before {
+            return Err(RelayError::LogShrank { at, seen: *before, found: ends.next });
+        }
+        *before = ends.next;
+    }
+    Ok(())
+}
+
+/// Partitions that someone adds would take keys away from those that have them (fault 20).
+fn check_partitions(topic: &str, ends: &[PartitionEnds], topology: Topology) -> Result<(), RelayError> {
+    let found = ends.len() as u32;
+    if found == topology.partitions {
+        return Ok(());
+    }
+    let topic = topic.to_owned();
+    Err(EventLogError::PartitionCount { topic, found, wanted: topology.partitions }.into())
+}
+
+// === impl Tail ===
+
+impl Tail {
+    /// Reads backwards until the saved sequence, and `at_least` that many records: behind newer ones there may stand the
+    /// batch of a relay that was superseded.
+    async fn read(
+        log: &dyn EventLog,
+        at: TopicPartition,
+        ends: PartitionEnds,
+        saved: u64,
+        at_least: u64,
+    ) -> Result<Self, RelayError> {
+        let mut tail = Self { at, saved, highest: 0, is_cut: ends.first > 0, events: BTreeMap::new() };
+        let mut end = ends.next;
+        let mut size = at_least.max(PAGE as u64);
+        let mut has_passed = false;
+        while end > ends.first && !has_passed && ends.next - end < MOST_BACK {
+            let start = end.saturating_sub(size).max(ends.first);
+            has_passed = tail.read_page(log, start, end).await?;
+            end = start;
+            size = (size * 4).min(MOST_BACK);
+        }
+        Ok(tail)
+    }
+
+    /// Whether the saved sequence or one before it was met.
+    async fn read_page(&mut self, log: &dyn EventLog, start: u64, end: u64) -> Result<bool, RelayError> {
+        let mut has_passed = false;
+        let mut next = start;
+        while next < end {
+            let records = log.read(&self.at, next, PAGE.min((end - next) as usize)).await?;
+            let Some(last) = records.last() else { break };
+            next = last.offset + 1;
+            for record in records.iter().filter(|record| record.offset < end) {
+                // A foreign record has no place in the order.
+                let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { continue };
+                let sequence = envelope.sequence;
+                self.highest = self.highest.max(sequence);
+                has_passed |= sequence <= self.saved;
+                if sequence < self.saved.max(1) {
+                    continue;
+                }
+                let (id, _) = *self.events.entry(sequence).or_insert((envelope.id, envelope.position));
+                if id != envelope.id {
+                    let at = self.at.clone();
+                    return Err(RelayError::LogContradicts { at, sequence, one: id, other: envelope.id });
+                }
+            }
+        }
+        Ok(has_passed)
+    }
+
+    fn check_not_behind(&self) -> Result<(), RelayError> {
+        if self.highest >= self.saved {
+            return Ok(());
+        }
+        if self.highest == 0 && self.is_cut {
+            tracing::warn!(at = %self.at, saved = self.saved, "retention left no record to compare the history by");
+            return Ok(());
+        }
+        Err(RelayError::LogLost { at: self.at.clone(), published: self.saved, found: self.highest })
+    }
+
+    /// The events of the saved sequence and of the newest one.
+    async fn check_ends(&self, store: &dyn EventStore) -> Result<(), RelayError> {
+        let newest = self.events.get_key_value(&self.highest);
+        let saved = self.events.get_key_value(&self.saved).filter(|(sequence, _)| **sequence != self.highest);
+        for (sequence, (id, position)) in saved.into_iter().chain(newest) {
+            let found = event_at(store, *position).await?.map(|event| event.id);
+            if found != Some(*id) {
+                return Err(self.differs(*sequence, *id, *position, found));
+            }
+        }
+        Ok(())
+    }
+
+    fn differs(&self, sequence: u64, id: Uuid, position: StorePosition, found: Option<Uuid>) -> RelayError {
+        RelayError::StoreDiffers { at: self.at.clone(), sequence, position, id, found }
+    }
+}
+
+/// The row at a place of the event table.
+pub(crate) async fn event_at(
+    store: &dyn EventStore,
+    position: StorePosition,
+) -> Result<Option<StoredEvent>, RelayError> {
+    let before = StorePosition { position: position.position.saturating_sub(1), ..position };
+    match store.read_committed(before, 1).await {
+        Ok(events) => Ok(events.into_iter().next().filter(|event| event.position == position)),
+        Err(EventStoreError::TableEndsBefore { .. }) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Stamps what follows the cursor, as the relay will, and compares it with what the log holds beyond it.
+async fn check_ahead(
+    store: &dyn EventStore,
+    topology: Topology,
+    cursor: &RelayCursor,
+    tails: Vec<Tail>,
+) -> Result<(), RelayError> {
+    let mut ahead: HashMap<(String, u32), Tail> = HashMap::new();
+    let mut left = 0;
+    for mut tail in tails {
+        tail.events.retain(|sequence, _| *sequence > tail.saved);
+        left += tail.events.len();
+        ahead.insert((tail.at.topic.clone(), tail.at.partition), tail);
+    }
+    if left > MOST_AHEAD {
+        tracing::warn!(events = left, "the log is far ahead of the cursor; its newest events were compared");
+        return Ok(());
+    }
+    let mut sequences = cursor.sequences.clone();
+    let mut position = cursor.position;
+    while left > 0 {
+        let events = store.read_committed(position, PAGE).await?;
+        let Some(last) = events.last() else { break };
+        position = last.position;
+        for event in events {
+            let place = (event.topic.clone(), partition_of(event.key.as_bytes(), topology.partitions));
+            let sequence = sequences.entry(place.clone()).or_default();
+            *sequence += 1;
+            let Some(tail) = ahead.get_mut(&place) else { continue };
+            let Some((id, published_at)) = tail.events.remove(sequence) else { continue };
+            left -= 1;
+            if id != event.id {
+                return Err(tail.differs(*sequence, id, published_at, Some(event.id)));
+            }
+        }
+    }
+    let missing = ahead.values().find_map(|tail| Some((tail, tail.events.first_key_value()?)));
+    match missing {
+        Some((tail, (sequence, (id, position)))) => Err(tail.differs(*sequence, *id, *position, None)),
+        None => Ok(()),
+    }
+}

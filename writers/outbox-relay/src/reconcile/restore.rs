@@ -1,0 +1,70 @@
+//! Events that only the topics have, as the rows that they were.
+
+use event_log::{EventEnvelope, EventLogError, Record, SchemaRegistry, frame::unframe};
+use event_store::{StoredEvent, StreamId};
+
+use super::log_walk::LogWalk;
+use super::table_walk::TableWalk;
+use crate::error::RelayError;
+
+/// In the order of their places. Refused unless they continue the table: with no gap in any partition, and with nothing
+/// appended since that would come between them.
+pub(super) async fn rows(
+    registry: &dyn SchemaRegistry,
+    table: &TableWalk,
+    log: &LogWalk,
+) -> Result<Vec<StoredEvent>, RelayError> {
+    let mut rows = Vec::new();
+    for (place, held) in &log.partitions {
+        for (expected, (sequence, record)) in (table.stored(place) + 1..).zip(&held.extra) {
+            let refused =
+                |problem: String| RelayError::NotRestorable { at: record.at.clone(), sequence: *sequence, problem };
+            if *sequence != expected {
+                return Err(refused(format!("sequence {expected} before it is in neither the table nor the topic")));
+            }
+            let row = row(registry, record).await?.map_err(refused)?;
+            if row.position <= table.end {
+                let problem = format!(
+                    "its place {} is before the end of the table at {}: commands were taken since the table was restored",
+                    row.position, table.end
+                );
+                return Err(refused(problem));
+            }
+            rows.push(row);
+        }
+    }
+    rows.sort_by_key(|row| row.position);
+    Ok(rows)
+}
+
+/// `Err` says why the record is no row of this build.
+async fn row(registry: &dyn SchemaRegistry, record: &Record) -> Result<Result<StoredEvent, String>, EventLogError> {
+    let envelope = match EventEnvelope::from_headers(&record.headers) {
+        Ok(envelope) => envelope,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let (schema_id, body) = match unframe(&record.value) {
+        Ok(framed) => framed,
+        Err(error) => return Ok(Err(error.to_string())),
+    };
+    let writer = registry.schema(schema_id).await?;
+    let Some(schema) = writer.known() else {
+        return Ok(Err(format!("this build does not know schema {schema_id} ({})", writer.name())));
+    };
+    Ok(Ok(StoredEvent {
+        position: envelope.position,
+        topic: record.at.topic.clone(),
+        stream: StreamId::from_stored(envelope.subject),
+        version: envelope.stream_version,
+        key: envelope.partition_key,
+        id: envelope.id,
+        schema,
+        body: body.to_vec(),
+        time: envelope.time,
+        correlation_id: envelope.correlation_id,
+        causation_id: envelope.causation_id,
+        // Who asked is not on the wire.
+        actor: None,
+        traceparent: envelope.traceparent,
+    }))
+}
