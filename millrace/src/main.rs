@@ -19,6 +19,8 @@ mod tail;
 use std::process::ExitCode;
 use std::time::Duration;
 
+use resilience::guard;
+
 use crate::cli::Command;
 use crate::exit::Exit;
 
@@ -31,6 +33,10 @@ fn main() -> ExitCode {
         Err(refused) => return refused.report(),
     };
     if let Err(error) = telemetry::init_logging(&cli.log, cli.log_format.into()) {
+        eprintln!("millrace: {error}");
+        return Exit::Usage.into();
+    }
+    if let Err(error) = guard::turn_off_named(&std::env::var(guard::VARIABLE).unwrap_or_default()) {
         eprintln!("millrace: {error}");
         return Exit::Usage.into();
     }

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{CommandFactory, FromArgMatches};
+use resilience::guard;
 
 use crate::cli::{Cli, Command};
 use crate::exit::Exit;
@@ -201,7 +202,8 @@ fn check_variables(command: &clap::Command, variables: impl Iterator<Item = Stri
     let known = known_variables(command);
     for name in variables {
         let is_ours = name.starts_with(PREFIX) && !NOT_SETTINGS.iter().any(|other| name.starts_with(other));
-        if is_ours && !known.contains(&name) {
+        let is_switch = guard::IS_SWITCHABLE && name == guard::VARIABLE;
+        if is_ours && !is_switch && !known.contains(&name) {
             let hint = hint(&name, &known);
             return Err(Refused::UnknownVariable { name, hint });
         }

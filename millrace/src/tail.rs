@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use chrono::{DateTime, SecondsFormat};
 use event_log::{DecodedEvent, EventDecoder, EventLog, EventLogError, Record, Signal, TopicPartition};
+use resilience::Policy;
 use schemas::Context;
 use uuid::Uuid;
 
@@ -14,8 +13,6 @@ use crate::cli::{TailArgs, TailFrom};
 use crate::exit::{Exit, one_line};
 use crate::output;
 use crate::stores;
-
-const LONGEST_DELAY: Duration = Duration::from_secs(5);
 
 /// A tail under way.
 struct Tail {
@@ -75,17 +72,17 @@ impl Tail {
     /// Prints until the end that was asked for. A log that is away for a while is waited for; what was printed is not
     /// printed again.
     async fn follow(&mut self) -> anyhow::Result<()> {
-        let mut delays = delays();
+        let mut delays = Policy::RESTART.backoff();
         loop {
             let printed = self.printed;
             match self.subscribe_and_print().await {
                 Ok(()) => return Ok(()),
                 Err(error) if is_transient(&error) => {
                     if self.printed > printed {
-                        delays = self::delays();
+                        delays = Policy::RESTART.backoff();
                     }
                     tracing::warn!(error = one_line(&error), "tail waits for the event log");
-                    tokio::time::sleep(delays.next().unwrap_or(LONGEST_DELAY)).await;
+                    delays.wait().await;
                 }
                 Err(error) => return Err(error),
             }
@@ -142,15 +139,6 @@ impl Tail {
 
 fn is_transient(error: &anyhow::Error) -> bool {
     error.downcast_ref::<EventLogError>().is_some_and(EventLogError::is_transient)
-}
-
-fn delays() -> backon::ExponentialBackoff {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(LONGEST_DELAY)
-        .with_jitter()
-        .without_max_times()
-        .build()
 }
 
 /// Prints one record; whether it was one that was asked for.

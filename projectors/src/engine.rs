@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
 use metrics::gauge;
 use read_models::{Generation, Head, PartitionRef, ReadModel, ReadModelError};
+use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio::sync::mpsc;
@@ -19,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::error::ProjectorError;
 use crate::metrics::{HALTED, LAG_EVENTS, LIVE};
 use crate::projection::Projection;
-use crate::worker::{Request, WorkerContext, backoff, now, partition_worker};
+use crate::worker::{Request, WorkerContext, now, partition_worker};
 
 /// How a projector works.
 #[derive(Debug, Clone)]
@@ -103,7 +104,7 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let decoder = Arc::new(EventDecoder::new(registry));
-    let mut delays = backoff();
+    let mut delays = Policy::STORE.backoff();
     loop {
         let begun = Instant::now();
         let lived = subscribe_and_run::<P, M>(&read_model, &log, &decoder, &settings, &health, &shutdown).await;
@@ -112,7 +113,7 @@ where
             Err(error) => error,
         };
         if begun.elapsed() > RECLAIM_AFTER {
-            delays = backoff();
+            delays = Policy::STORE.backoff();
         }
         health.not_ready(error.to_string());
         // A topic that the relay has not made yet comes by itself.
@@ -122,7 +123,7 @@ where
         }
         tracing::warn!(projection = P::NAME, %error, "projector tries again");
         tokio::select! {
-            () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+            () = delays.wait() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
     }

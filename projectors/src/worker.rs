@@ -5,10 +5,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
 use metrics::{counter, histogram};
 use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
+use resilience::{Policy, retry};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -231,14 +231,14 @@ async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<
             return Ok(Read::Foreign { why: error.to_string() });
         }
     };
-    let mut delays = backoff();
+    let mut delays = Policy::STORE.backoff();
     loop {
         match context.decoder.decode(record).await {
             Ok(decoded) => return Ok(Read::Event { envelope, event: Ok(decoded.event) }),
             // A registry that is down says nothing about the event: wait, never park (fault 13).
             Err(error) if error.is_transient() => {
                 tracing::warn!(at = %record.at, offset = record.offset, %error, "decoding waits");
-                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+                delays.wait().await;
             }
             Err(error) => return Ok(Read::Event { envelope, event: Err(error.to_string()) }),
         }
@@ -327,7 +327,7 @@ async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> 
 where
     M: ReadModel + ?Sized,
 {
-    let mut delays = backoff();
+    let mut delays = Policy::STORE.backoff();
     let mut is_retry = false;
     loop {
         match context.read_model.apply(batch).await {
@@ -337,42 +337,24 @@ where
             Err(error) if error.is_transient() => {
                 tracing::warn!(partition = %context.partition, %error, "write waits");
                 is_retry = true;
-                tokio::time::sleep(delays.next().unwrap_or_default()).await;
+                delays.wait().await;
             }
             Err(error) => return Err(error.into()),
         }
     }
 }
 
-async fn retrying<T, F>(mut operation: impl FnMut() -> F) -> Result<T, ProjectorError>
+/// Until it works: a worker that is not wanted any more is cancelled from outside.
+async fn retrying<T, F>(operation: impl FnMut() -> F) -> Result<T, ProjectorError>
 where
     F: Future<Output = Result<T, ProjectorError>>,
 {
-    let mut delays = backoff();
-    loop {
-        match operation().await {
-            Err(error) if error.is_transient() => {
-                tracing::warn!(%error, "projector tries again");
-                tokio::time::sleep(delays.next().unwrap_or_default()).await;
-            }
-            result => return result,
-        }
-    }
+    retry(Policy::STORE, None, ProjectorError::is_transient, operation).await
 }
 
 fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {
     let remedy = "start the relay and then this projector again; if the gap stays, rebuild the read model";
     ProjectorError::Gap { partition, last, found, offset, remedy }
-}
-
-/// Full jitter between 20 ms and 2 s.
-pub(crate) fn backoff() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(20))
-        .with_max_delay(Duration::from_secs(2))
-        .without_max_times()
-        .build()
-        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }
 
 /// Milliseconds since 1970.

@@ -13,6 +13,7 @@ use cargo_metadata::{DependencyKind, Metadata, MetadataCommand};
 const MAY_USE: &[(&str, &[&str])] = &[
     ("schemas", &[]),
     ("telemetry", &[]),
+    ("resilience", &[]),
     ("domain", &[]),
     ("event-log", &[]),
     ("read-models", &[]),
@@ -37,7 +38,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         ],
     ),
 ];
-const SHARED: &[&str] = &["schemas", "telemetry"];
+const SHARED: &[&str] = &["schemas", "telemetry", "resilience"];
 const FREE: &[&str] = &["benches", "system-tests"];
 
 /// A third-party crate and the only ones of ours that may name it (beside [`FREE`]).
@@ -52,7 +53,8 @@ const KNOWN_ONLY_TO: &[(&str, &[&str])] = &[
 
 /// The pure core, and what would bring it I/O, a scheduler or chance. Its tests may use them.
 const PURE: &[&str] = &["schemas", "domain"];
-const IMPURE: &[&str] = &["tokio", "futures", "reqwest", "axum", "rand", "tempfile", "metrics", "telemetry"];
+const IMPURE: &[&str] =
+    &["tokio", "futures", "reqwest", "axum", "rand", "fastrand", "tempfile", "metrics", "telemetry", "resilience"];
 
 /// Permissive licences: nothing is asked of a program that links the crate but to name its authors.
 const LICENCES: &[&str] = &[
@@ -211,6 +213,16 @@ fn unused_dependencies(user: &str, dependencies: &[String], sources: &str) -> Ve
     unused.map(|dependency| format!("{user} names {dependency} nowhere")).collect()
 }
 
+/// A feature that is on unless somebody says otherwise, or a dependency that asks for it: `defaults` are the features of
+/// each crate of ours that its default turns on, `asked` those that its dependencies ask for.
+fn unguarded_by_itself(defaults: &[(String, Vec<String>)], asked: &[(String, Vec<String>)]) -> Vec<String> {
+    let is_unguarded = |feature: &String| feature.split('/').next_back() == Some("unguarded");
+    let by_default = defaults.iter().filter(|(_, features)| features.iter().any(is_unguarded));
+    let by_use = asked.iter().filter(|(_, features)| features.iter().any(is_unguarded));
+    let by_default = by_default.map(|(name, _)| format!("{name} is without guards by default"));
+    by_default.chain(by_use.map(|(name, _)| format!("{name} asks for a build without guards"))).collect()
+}
+
 // === What they are asked about ===
 
 fn workspace() -> Metadata {
@@ -345,7 +357,34 @@ fn every_dependency_is_used() {
     assert_none(violations);
 }
 
+#[test]
+fn no_build_is_without_guards_unless_it_is_asked_for() {
+    let workspace = workspace();
+    let packages = workspace.workspace_packages();
+    let has_switch = packages.iter().filter(|package| package.features.contains_key("unguarded")).count();
+    assert!(has_switch >= 2, "the features are not read");
+    let defaults = packages.iter().map(|package| {
+        let on = package.features.get("default").cloned().unwrap_or_default();
+        // A default may name a feature that names another.
+        let named = on.iter().filter_map(|feature| package.features.get(feature)).flatten().cloned();
+        (package.name.to_string(), on.iter().cloned().chain(named).collect())
+    });
+    let asked = packages.iter().map(|package| {
+        (package.name.to_string(), package.dependencies.iter().flat_map(|used| used.features.clone()).collect())
+    });
+    assert_none(unguarded_by_itself(&defaults.collect::<Vec<_>>(), &asked.collect::<Vec<_>>()));
+}
+
 // === And are known to fail ===
+
+#[test]
+fn a_build_without_guards_is_found() {
+    let of = |features: &[&str]| ("a".to_owned(), features.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>());
+    assert_none(unguarded_by_itself(&[of(&["default"])], &[of(&["derive"])]));
+    assert_eq!(unguarded_by_itself(&[of(&["unguarded"])], &[]).len(), 1);
+    assert_eq!(unguarded_by_itself(&[of(&["resilience/unguarded"])], &[]).len(), 1);
+    assert_eq!(unguarded_by_itself(&[], &[of(&["unguarded"])]).len(), 1);
+}
 
 #[test]
 fn a_dependency_that_nobody_names_is_found() {

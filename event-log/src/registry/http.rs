@@ -12,11 +12,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use backon::{ExponentialBuilder, Retryable};
 use reqwest::{Client, Method, StatusCode};
+use resilience::{Policy, retry};
 use schemas::{Contract, SchemaRef, WriterSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use url::Url;
 
 use super::SchemaRegistry;
@@ -24,6 +25,8 @@ use crate::error::EventLogError;
 
 const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// How long one question is asked again; its caller waits meanwhile.
+const ASK_FOR: Duration = Duration::from_secs(3);
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// A registry at `http(s)://[user:password@]host:port[/path]`.
@@ -180,15 +183,9 @@ impl HttpRegistry {
 
     /// Asks, and asks again for a few seconds while the registry is away.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, EventLogError> {
-        let backoff = ExponentialBuilder::default()
-            .with_jitter()
-            .with_min_delay(Duration::from_millis(100))
-            .with_max_delay(Duration::from_secs(1))
-            .with_max_times(4);
-        (|| self.ask_once(method.clone(), path, body.as_ref()))
-            .retry(backoff)
-            .when(|error| matches!(error, EventLogError::RegistryUnavailable { .. }))
-            .await
+        let is_away = |error: &EventLogError| matches!(error, EventLogError::RegistryUnavailable { .. });
+        let ask = || self.ask_once(method.clone(), path, body.as_ref());
+        retry(Policy::HTTP, Some(Instant::now() + ASK_FOR), is_away, ask).await
     }
 
     /// A question that the registry did not get, or did not answer itself, says nothing about a schema: a record must

@@ -7,8 +7,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use futures::{StreamExt, TryStreamExt};
+use resilience::{Backoff, Policy};
 use schemas::{Outcome, OutcomeKind, StorePosition};
 use uuid::Uuid;
 
@@ -190,20 +190,14 @@ fn position(outcome: &Outcome) -> Option<StorePosition> {
 struct Patience {
     since: Instant,
     retry_for: Duration,
-    delays: backon::ExponentialBackoff,
+    delays: Backoff,
 }
 
 // === impl Patience ===
 
 impl Patience {
     fn new(retry_for: Duration) -> Self {
-        let delays = ExponentialBuilder::default()
-            .with_min_delay(Duration::from_millis(50))
-            .with_max_delay(Duration::from_secs(2))
-            .with_jitter()
-            .without_max_times()
-            .build();
-        Self { since: Instant::now(), retry_for, delays }
+        Self { since: Instant::now(), retry_for, delays: Policy::HTTP.backoff() }
     }
 
     async fn wait(&mut self, error: TargetError) -> Result<(), DeliveryError> {
@@ -226,7 +220,7 @@ impl Patience {
 
     /// False when the time is over.
     async fn pause(&mut self, least: Duration) -> bool {
-        let delay = self.delays.next().unwrap_or_default().max(least);
+        let delay = self.delays.next_delay().max(least);
         if self.since.elapsed() + delay > self.retry_for {
             return false;
         }

@@ -31,6 +31,7 @@ pub fn command_side(
     intake: &IntakeArgs,
 ) -> (CommandHandler, Router) {
     command_api::describe_metrics();
+    resilience::describe_metrics();
     let settings = HandlerSettings {
         group_commands: intake.group_commands,
         queue: intake.command_queue,
@@ -90,6 +91,7 @@ pub fn relay(
     on_failure: OnFailure,
 ) {
     outbox_relay::describe_metrics();
+    resilience::describe_metrics();
     let health = process.health.component("relay");
     let of_part = health.clone();
     let relay = Relay::new(Arc::clone(store), Arc::clone(log), Arc::clone(registry), topology, settings, health);
@@ -159,6 +161,7 @@ pub fn query_routes(
     settings: QuerySettings,
 ) -> Router {
     query_api::describe_metrics();
+    resilience::describe_metrics();
     let ready = process.health.component("stock store");
     let stock_store = Arc::clone(stock);
     let shutdown = process.shutdown.clone();

@@ -1,6 +1,7 @@
 //! Against an embedded log whose answers fail now and then, as a broker's do while it restarts.
 
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use event_log::{EmbeddedRegistry, NewRecord, PartitionEnds, SqliteEventLog, Subscription, TopicSpec};

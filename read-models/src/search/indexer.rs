@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
+use resilience::Policy;
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
 use tokio::time::Instant;
@@ -75,7 +75,7 @@ enum PassError {
 pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Result<(), ReadModelError> {
     let mut written = home.file.written();
     let mut indexer: Option<Indexer> = None;
-    let mut delays = backoff();
+    let mut delays = Policy::RESTART.backoff();
     // When the index was last known to have everything.
     let mut level_at = Instant::now();
     while !shutdown.is_cancelled() {
@@ -94,7 +94,7 @@ pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Resul
                 }
                 indexer = Some(still_open);
                 level_at = begun;
-                delays = backoff();
+                delays = Policy::RESTART.backoff();
                 tokio::select! {
                     _ = written.changed() => {}
                     () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -119,7 +119,7 @@ pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Resul
                 metrics::index_age(level_at.elapsed());
                 tracing::warn!(%error, "index pass failed");
                 tokio::select! {
-                    () = tokio::time::sleep(delays.next().unwrap_or(LOOK_EVERY)) => {}
+                    () = delays.wait() => {}
                     () = shutdown.cancelled() => break,
                 }
             }
@@ -287,12 +287,4 @@ fn open_whole(home: &IndexerHome) -> Result<(tantivy::Index, Fields), TantivyErr
 fn is_of(commit: &Commit, rows: &RowsState) -> bool {
     let is_ahead = commit.generation == rows.generation && commit.row_version > rows.row_version;
     commit.store == rows.store && !is_ahead
-}
-
-fn backoff() -> impl Iterator<Item = Duration> + Send {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .build()
 }

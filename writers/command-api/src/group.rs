@@ -10,10 +10,10 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use domain::StreamId;
 use event_store::{EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
 use metrics::counter;
+use resilience::Policy;
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
 use tracing::Instrument;
 
@@ -40,7 +40,7 @@ pub(crate) struct GroupState {
 /// Decides and commits a group, and answers each of its submissions.
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
     let deadline = Instant::now() + state.settings.retry_for;
-    let mut backoff = backoff();
+    let mut backoff = Policy::CONFLICT.backoff();
     loop {
         // A group whose offsets another handler took is out; the rest goes on.
         let outcomes = match attempt(state, &submissions).await {
@@ -62,7 +62,7 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
                     };
                     counter!(RETRIES, "cause" => cause).increment(1);
                     tracing::debug!(%error, "group is decided again");
-                    tokio::time::sleep(backoff.next().unwrap_or_default()).await;
+                    backoff.wait().await;
                     continue;
                 }
                 tracing::warn!(%error, "group was not decided");
@@ -73,16 +73,6 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
         answer(submissions, outcomes);
         return;
     }
-}
-
-/// Full jitter between 1 ms and 500 ms: two writers on one stream must not meet again and again.
-fn backoff() -> impl Iterator<Item = std::time::Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(std::time::Duration::from_millis(1))
-        .with_max_delay(std::time::Duration::from_millis(500))
-        .without_max_times()
-        .build()
-        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }
 
 async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<Vec<Outcome>, HandlerError> {

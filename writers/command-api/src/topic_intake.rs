@@ -8,11 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{
     CommandDecoder, DecodeError, EventLog, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
 };
 use event_store::{EventStore, bounded_message};
+use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
@@ -56,7 +56,7 @@ pub async fn run_topic_intake(
 ) -> Result<(), HandlerError> {
     let decoder = CommandDecoder::new(registry);
     let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new() };
-    let mut delays = backoff();
+    let mut delays = Policy::RESTART.backoff();
     loop {
         let begun = Instant::now();
         let error = tokio::select! {
@@ -70,7 +70,7 @@ pub async fn run_topic_intake(
             return Ok(());
         }
         if begun.elapsed() > SETTLED {
-            delays = backoff();
+            delays = Policy::RESTART.backoff();
         }
         health.not_ready(error.to_string());
         if !error.is_transient() && !matches!(error, HandlerError::OffsetTaken { .. }) {
@@ -78,7 +78,7 @@ pub async fn run_topic_intake(
         }
         tracing::warn!(%error, "command topics are taken up again");
         tokio::select! {
-            () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+            () = delays.wait() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
     }
@@ -205,14 +205,4 @@ fn readable_id(record: &Record) -> Option<Uuid> {
 /// A key that is safe to store and to publish: it came from outside.
 fn readable_key(record: &Record) -> String {
     String::from_utf8_lossy(&record.key).chars().filter(|character| !character.is_control()).take(MAX_KEY).collect()
-}
-
-/// Full jitter between 50 ms and 5 s.
-fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .build()
-        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use backon::{BackoffBuilder, ExponentialBuilder};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
+use resilience::Policy;
 use schemas::SchemaRef;
 use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
@@ -72,7 +72,7 @@ impl Relay {
     /// it publishes nothing, is not ready and says why, leaves the lead to whoever mends it, and looks from time to
     /// time whether that has happened. A process that ended instead would be started again and again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let mut delays = backoff();
+        let mut delays = Policy::RESTART.backoff();
         let mut told = None;
         loop {
             let lead = self.lead(&shutdown);
@@ -81,7 +81,7 @@ impl Relay {
                 Err(error) => error,
             };
             if std::mem::take(&mut self.has_progressed) {
-                delays = backoff();
+                delays = Policy::RESTART.backoff();
             }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
@@ -115,7 +115,7 @@ impl Relay {
                 }
             }
             tokio::select! {
-                () = tokio::time::sleep(delays.next().unwrap_or_default()) => {}
+                () = delays.wait() => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -221,14 +221,4 @@ async fn watch_lag(store: Arc<dyn EventStore>) -> Infallible {
             Err(error) => tracing::warn!(%error, "relay lag is not known"),
         }
     }
-}
-
-/// Full jitter between 50 ms and 5 s.
-fn backoff() -> impl Iterator<Item = Duration> {
-    ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(50))
-        .with_max_delay(Duration::from_secs(5))
-        .without_max_times()
-        .build()
-        .map(|delay| delay.mul_f64(rand::random::<f64>()))
 }
