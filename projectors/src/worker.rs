@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
 use metrics::{counter, histogram};
 use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
-use resilience::{Policy, retry};
+use resilience::{Guard, Policy, guard, retry};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
@@ -324,6 +324,19 @@ where
 }
 
 async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
+where
+    M: ReadModel + ?Sized,
+{
+    if guard::holds(Guard::CheckpointInCommit) {
+        return apply_at_once(context, batch).await;
+    }
+    // The checkpoint first, then what it stands for: a crash between the two loses the batch.
+    let moved = Batch { changes: Vec::new(), parked: Vec::new(), dead_letters: Resolution::default(), ..batch.clone() };
+    apply_at_once(context, &moved).await?;
+    apply_at_once(context, &Batch { from: batch.to, ..batch.clone() }).await
+}
+
+async fn apply_at_once<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
 where
     M: ReadModel + ?Sized,
 {

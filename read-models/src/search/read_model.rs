@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use resilience::{Guard, guard};
 use schemas::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -184,6 +185,7 @@ fn hold(dir: &Path) -> Result<File, ReadModelError> {
     let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(fails)?;
     match lock.try_lock() {
         Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) if !guard::holds(Guard::SearchLock) => Ok(lock),
         Err(TryLockError::WouldBlock) => Err(ReadModelError::Locked { path: dir.display().to_string() }),
         Err(TryLockError::Error(error)) => Err(fails(error)),
     }

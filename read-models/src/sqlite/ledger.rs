@@ -3,6 +3,7 @@
 
 use std::collections::HashSet;
 
+use resilience::{Guard, guard};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use schemas::{Context, PositionToken, StorePosition};
 
@@ -97,6 +98,7 @@ pub(crate) fn advance<K, R>(
     let held = held(connection, generation.number, partition)?;
     if let Some(held) = &held
         && held.epoch > batch.epoch
+        && guard::holds(Guard::SqliteEpoch)
     {
         let (epoch, current) = (batch.epoch, held.epoch);
         return Err(ReadModelError::Superseded { name, partition, epoch, current }.into());

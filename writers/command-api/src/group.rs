@@ -11,9 +11,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use domain::StreamId;
-use event_store::{EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
+use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
 use metrics::counter;
-use resilience::Policy;
+use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
 use tracing::Instrument;
 
@@ -76,8 +76,13 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
 }
 
 async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<Vec<Outcome>, HandlerError> {
-    let offsets: Vec<OffsetAdvance> = submissions.iter().filter_map(|submission| submission.offset.clone()).collect();
-    check_offsets(state, &offsets).await?;
+    let mut offsets: Vec<OffsetAdvance> =
+        submissions.iter().filter_map(|submission| submission.offset.clone()).collect();
+    if guard::holds(Guard::OffsetInTransaction) {
+        check_offsets(state, &offsets).await?;
+    } else {
+        save_offsets_apart(state, std::mem::take(&mut offsets)).await?;
+    }
     let work: Vec<&Work> = submissions.iter().flat_map(|submission| &submission.work).collect();
 
     // Refusals and no-ops decided on cached state are decided again on loaded state: nothing else would notice
@@ -195,6 +200,18 @@ async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<
                 stored,
             });
         }
+    }
+    Ok(())
+}
+
+/// What happens without the guard `offset-in-transaction`: the offsets move first, by themselves, whatever is stored.
+async fn save_offsets_apart(state: &GroupState, offsets: Vec<OffsetAdvance>) -> Result<(), HandlerError> {
+    for mut offset in offsets {
+        if let Some(&stored) = state.store.command_offsets(&offset.topic).await?.get(&offset.partition) {
+            offset.expected = stored;
+        }
+        let apart = AppendBatch { offsets: vec![offset], ..AppendBatch::default() };
+        state.store.append(&apart).await?;
     }
     Ok(())
 }

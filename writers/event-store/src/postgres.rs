@@ -7,6 +7,7 @@
 //! Sessions keep prepared statements, settings and the relay's lock: a pooler between must pool by session.
 
 mod append;
+mod early;
 mod event_rows;
 mod failure;
 mod horizon;
@@ -24,10 +25,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::StreamId;
+use resilience::{Guard, guard};
 use schemas::StorePosition;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
+use self::early::EarlyTransaction;
 use self::failure::Failure;
 use self::horizon::HorizonWatch;
 use self::pool::{Pool, Server, Session, within};
@@ -43,6 +46,8 @@ use crate::store::{
 pub struct PostgresEventStore {
     pool: Pool,
     relay_lock: RelayLock,
+    /// Empty while the guard holds.
+    early: EarlyTransaction,
     horizon: HorizonWatch,
     appended: Notify,
     /// Once fixed it never changes.
@@ -61,6 +66,7 @@ impl PostgresEventStore {
         Ok(Self {
             pool: Pool::new(server),
             relay_lock: RelayLock::default(),
+            early: EarlyTransaction::default(),
             horizon: HorizonWatch::new(),
             appended: Notify::new(),
             topology: OnceLock::new(),
@@ -108,15 +114,27 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError> {
+        if !guard::holds(Guard::LoadsBeforeWrites) {
+            return self.early.load(self.pool.server(), request).await;
+        }
         let session = self.pool.session().await?;
         let loaded = within(load::load(&session, request)).await;
         session.settle(loaded)
     }
 
     async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError> {
-        let session = self.pool.session().await?;
-        let appended = within(self.append_in(&session, batch)).await;
-        let appended = session.settle(appended)?;
+        let early = if guard::holds(Guard::LoadsBeforeWrites) { None } else { self.early.take().await };
+        let appended = match early {
+            Some(session) => {
+                let appended = within(self.append_in(&session, batch)).await;
+                appended.map_err(|failure| failure.into_error(self.pool.server().address()))?
+            }
+            None => {
+                let session = self.pool.session().await?;
+                let appended = within(self.append_in(&session, batch)).await;
+                session.settle(appended)?
+            }
+        };
         // Kept for the relay where it does not wait just now.
         self.appended.notify_one();
         Ok(appended)

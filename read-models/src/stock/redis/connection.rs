@@ -3,6 +3,7 @@
 //! The functions are loaded at the start, on every master, and again whenever a server does not know them: after a
 //! restart without its file, a flush, or a new master.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
@@ -12,6 +13,8 @@ use redis::io::tcp::TcpSettings;
 use redis::{
     Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
 };
+
+use resilience::{Guard, guard};
 
 use crate::error::ReadModelError;
 use crate::stock::NAME;
@@ -138,7 +141,7 @@ impl RedisServers {
 
     /// On a Cluster, the client sends this to every master.
     async fn load_functions(&self) -> RedisResult<()> {
-        self.query(cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(FUNCTIONS)).await.map(|_| ())
+        self.query(cmd("FUNCTION").arg("LOAD").arg("REPLACE").arg(functions(guard::holds).as_ref())).await.map(|_| ())
     }
 
     /// A server that may drop single keys would answer zero where there is stock.
@@ -164,6 +167,24 @@ impl RedisServers {
         }
         Ok(())
     }
+}
+
+/// The functions, without the guards that do not hold.
+fn functions(holds: impl Fn(Guard) -> bool) -> Cow<'static, str> {
+    let mut functions = Cow::Borrowed(FUNCTIONS);
+    if !holds(Guard::RedisEpoch) {
+        functions = functions.replace("if is_below(args[1], epoch) then", "if false then").into();
+    }
+    if !holds(Guard::GenerationMarker) {
+        // A store that lost everything is written and read as if it had always been empty.
+        functions = functions
+            .replace("    return { 'missing' }\n", "    epoch = '0'\n")
+            .replace("if found[index] ~= args[1 + index] then", "if found[1] and found[index] ~= args[1 + index] then")
+            .replace("if held[1] ~= '1' or held[2] ~= args[1] then", "if false then")
+            .replace("'live', held[3], held[4],", "'live', held[3] or '0', held[4] or '0',")
+            .into();
+    }
+    functions
 }
 
 /// One text from a server, one per node from a Cluster.
@@ -246,6 +267,17 @@ impl Call {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_guard_that_is_off_is_gone_from_the_functions_alone() {
+        assert_eq!(functions(|_| true), FUNCTIONS);
+        let epoch = "if is_below(args[1], epoch) then";
+        let marks = ["return { 'missing' }", "if held[1] ~= '1' or", "if found[index]", "'live', held[3], held[4],"];
+        let without_epoch = functions(|guard| guard != Guard::RedisEpoch);
+        assert!(!without_epoch.contains(epoch) && marks.iter().all(|mark| without_epoch.contains(mark)));
+        let without_marker = functions(|guard| guard != Guard::GenerationMarker);
+        assert!(without_marker.contains(epoch) && !marks.iter().any(|mark| without_marker.contains(mark)));
+    }
 
     #[test]
     fn the_library_and_its_functions_carry_the_version() {

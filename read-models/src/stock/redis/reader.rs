@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::{join, try_join_all};
 use redis::{Value, cmd};
+use resilience::{Guard, guard};
 use schemas::{Context, PositionToken, Sku, StorePosition, WarehouseId, partition_of};
 
 use super::{Call, RedisStock, codec, keys};
@@ -30,7 +31,10 @@ impl RedisStock {
         let mut marks = cmd("HGETALL");
         marks.arg(keys::generations(&self.prefix));
         let marks: HashMap<String, String> = self.parse(self.servers.command(&marks).await?)?;
-        let Some(number) = marks.get("serving") else { return Err(rebuilding()) };
+        let Some(number) = marks.get("serving") else {
+            let last = self.last_served.load_full().or_else(|| self.prepared.load_full());
+            return last.filter(|_| !guard::holds(Guard::GenerationMarker)).ok_or_else(rebuilding);
+        };
         let found = marks
             .get(number)
             .and_then(|built| codec::generation(number.parse().ok()?, built))

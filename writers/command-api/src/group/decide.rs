@@ -7,6 +7,7 @@ use event_store::{
     AppendBatch, Claim, DecidedCommand, LoadedStream, NewEvent, NewSnapshot, StoredOutcome, Timer, TimerChange,
     Topology,
 };
+use resilience::{Guard, guard};
 use schemas::event::StockChange;
 use schemas::{
     Command, CommandEnvelope, Event, Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId,
@@ -65,7 +66,7 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
             Item::Command { digest, .. } => *digest,
             Item::Unreadable { .. } => [0; 32],
         };
-        if let Some(stored) = view.known.get(&id) {
+        if let Some(stored) = view.known.get(&id).filter(|_| guard::holds(Guard::CommandId)) {
             // Its command was decided before: nothing else will clear it.
             decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
             let outcome = repeat(id, &stored.digest, &digest, || stored.outcome.clone());
@@ -73,7 +74,7 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
             decided.answers.push(Answer::Known(outcome));
             continue;
         }
-        if let Some((index, first)) = in_group.get(&id) {
+        if let Some((index, first)) = in_group.get(&id).filter(|_| guard::holds(Guard::CommandId)) {
             if *first == digest {
                 decided.answers.push(Answer::Appended(*index));
             } else {

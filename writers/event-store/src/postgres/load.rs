@@ -27,6 +27,15 @@ struct StreamRows {
 const NO_SNAPSHOT: i32 = -1;
 
 pub(super) async fn load(session: &Session, request: &LoadRequest) -> Result<Loaded, Failure> {
+    load_between(session, request, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", "COMMIT").await
+}
+
+/// As [`load`], in the transaction that is open.
+pub(super) async fn load_within(session: &Session, request: &LoadRequest) -> Result<Loaded, Failure> {
+    load_between(session, request, "", "").await
+}
+
+async fn load_between(session: &Session, request: &LoadRequest, begin: &str, end: &str) -> Result<Loaded, Failure> {
     let Session { statements, .. } = session;
     let client = session.client();
     let streams: Vec<&str> = request.streams.iter().map(StreamId::as_str).collect();
@@ -36,12 +45,12 @@ pub(super) async fn load(session: &Session, request: &LoadRequest) -> Result<Loa
     // Polled in this order, so sent in this order, without waiting in between. The events come with the snapshots'
     // versions in the same view, so the two fit together.
     let (begun, snapshots, events, outcomes, regions, ended) = futures::join!(
-        client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY"),
+        client.batch_execute(begin),
         query_unless(streams.is_empty(), client, &statements.load_snapshots, [&streams, &state_version]),
         query_unless(streams.is_empty(), client, &statements.load_events, [&streams, &state_version]),
         query_unless(request.command_ids.is_empty(), client, &statements.outcomes, [&request.command_ids]),
         query_unless(warehouses.is_empty(), client, &statements.regions, [&warehouses]),
-        client.batch_execute("COMMIT"),
+        client.batch_execute(end),
     );
     begun?;
     let (snapshots, events, outcomes, regions) = (snapshots?, events?, outcomes?, regions?);

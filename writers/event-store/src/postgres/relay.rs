@@ -6,12 +6,15 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+use resilience::{Guard, guard};
 use schemas::StorePosition;
 use tokio::sync::Mutex;
+use tokio_postgres::types::ToSql;
 
 use super::failure::Failure;
 use super::pool::{Server, Session, within};
 use super::rows::{position, stored_event, unsigned};
+use super::statements::{READ_COMMITTED, SAVE_CURSOR};
 use crate::error::EventStoreError;
 use crate::store::{RelayCursor, RelayLease, StoredEvent};
 
@@ -78,7 +81,11 @@ pub(super) async fn read_committed(
     limit: usize,
 ) -> Result<Vec<StoredEvent>, Failure> {
     let (xid, after, limit) = (cursor.xid.to_string(), cursor.position as i64, limit as i64);
-    let rows = session.client().query(&session.statements.read_committed, &[&xid, &after, &limit]).await?;
+    let rows = if guard::holds(Guard::SnapshotHorizon) && guard::holds(Guard::PairCursor) {
+        session.client().query(&session.statements.read_committed, &[&xid, &after, &limit]).await?
+    } else {
+        session.client().query(&unguarded_read(guard::holds), &[&xid, &after, &limit]).await?
+    };
     if rows.is_empty() {
         check_table_end(session, cursor).await?;
     }
@@ -124,12 +131,62 @@ pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCur
     let topics: Vec<&str> = sequences.iter().map(|((topic, _), _)| topic.as_str()).collect();
     let partitions: Vec<i32> = sequences.iter().map(|((_, partition), _)| *partition as i32).collect();
     let numbers: Vec<i64> = sequences.iter().map(|(_, sequence)| **sequence as i64).collect();
-    let held = client
-        .query_opt(&statements.save_cursor, &[&(epoch as i64), &xid, &position, &topics, &partitions, &numbers])
-        .await?;
+    let epoch_asked = epoch as i64;
+    let cursor: [&(dyn ToSql + Sync); 6] = [&epoch_asked, &xid, &position, &topics, &partitions, &numbers];
+    let held = if guard::holds(Guard::RelayEpoch) && guard::holds(Guard::PairCursor) {
+        client.query_opt(&statements.save_cursor, &cursor).await?
+    } else {
+        client.query_opt(&unguarded_save(guard::holds), &cursor).await?
+    };
     if held.is_some() {
         return Ok(());
     }
     let current = unsigned(&client.query_one(&statements.relay_epoch, &[]).await?, 0)?;
     Err(EventStoreError::RelaySuperseded { epoch, current }.into())
+}
+
+/// The read without the guards that do not hold.
+fn unguarded_read(holds: impl Fn(Guard) -> bool) -> String {
+    let mut read = READ_COMMITTED.to_owned();
+    if !holds(Guard::SnapshotHorizon) {
+        read = read.replace(" AND xid < pg_snapshot_xmin(pg_current_snapshot())", "");
+    }
+    if !holds(Guard::PairCursor) {
+        read = read
+            .replace("(xid, position) > ($1::text::xid8, $2)", "$1::text IS NOT NULL AND position > $2")
+            .replace("ORDER BY events.xid, events.position", "ORDER BY events.position");
+    }
+    read
+}
+
+/// The save without the guards that do not hold.
+fn unguarded_save(holds: impl Fn(Guard) -> bool) -> String {
+    let mut save = SAVE_CURSOR.to_owned();
+    if !holds(Guard::RelayEpoch) {
+        save = save.replace("WHERE epoch = $1", "WHERE $1::bigint IS NOT NULL");
+    }
+    if !holds(Guard::PairCursor) {
+        save = save.replace("($2::text::xid8, $3) > (xid, position)", "$3 > position");
+    }
+    save
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guard_that_is_off_is_gone_from_its_statement_alone() {
+        assert_eq!(unguarded_read(|_| true), READ_COMMITTED);
+        assert_eq!(unguarded_save(|_| true), SAVE_CURSOR);
+        let without_horizon = unguarded_read(|guard| guard != Guard::SnapshotHorizon);
+        assert!(!without_horizon.contains("pg_snapshot_xmin") && without_horizon.contains("(xid, position) >"));
+        let without_pair = unguarded_read(|guard| guard != Guard::PairCursor);
+        assert!(without_pair.contains("pg_snapshot_xmin") && !without_pair.contains("(xid, position) >"));
+        assert!(without_pair.contains("ORDER BY events.position LIMIT"));
+        let without_epoch = unguarded_save(|guard| guard != Guard::RelayEpoch);
+        assert!(!without_epoch.contains("epoch = $1") && without_epoch.contains("> (xid, position)"));
+        let without_pair = unguarded_save(|guard| guard != Guard::PairCursor);
+        assert!(without_pair.contains("epoch = $1") && !without_pair.contains("> (xid, position)"));
+    }
 }

@@ -34,6 +34,27 @@ macro_rules! select_events {
     };
 }
 
+pub(super) const READ_COMMITTED: &str = select_events!(
+    "WHERE (xid, position) > ($1::text::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
+     ORDER BY events.xid, events.position LIMIT $3"
+);
+
+pub(super) const SAVE_CURSOR: &str = "
+    WITH held AS (
+        UPDATE relay SET
+            xid = CASE WHEN ($2::text::xid8, $3) > (xid, position) THEN $2::text::xid8 ELSE xid END,
+            position = CASE WHEN ($2::text::xid8, $3) > (xid, position) THEN $3 ELSE position END
+        WHERE epoch = $1
+        RETURNING epoch
+    ), raised AS (
+        INSERT INTO relay_sequences (topic, partition, sequence)
+        SELECT asked.topic, asked.partition, asked.sequence
+        FROM held, unnest($4::text[], $5::integer[], $6::bigint[]) AS asked (topic, partition, sequence)
+        ON CONFLICT (topic, partition) DO UPDATE SET sequence = excluded.sequence
+        WHERE relay_sequences.sequence < excluded.sequence
+    )
+    SELECT epoch FROM held";
+
 statements! {
     topology = "SELECT partitions FROM topology";
     fix_topology = "INSERT INTO topology (partitions) VALUES ($1) ON CONFLICT DO NOTHING";
@@ -116,10 +137,7 @@ statements! {
             SELECT id FROM commands WHERE received_at < $1 ORDER BY received_at LIMIT $2 FOR UPDATE SKIP LOCKED)";
 
     /// Nothing at or above the horizon: a transaction that still runs may commit there (fault 2).
-    read_committed = select_events!(
-        "WHERE (xid, position) > ($1::text::xid8, $2) AND xid < pg_snapshot_xmin(pg_current_snapshot())
-         ORDER BY events.xid, events.position LIMIT $3"
-    );
+    read_committed = READ_COMMITTED;
     read_stream = select_events!("WHERE stream = $1 AND version >= $2 ORDER BY version LIMIT $3");
     table_end = "SELECT xid::text, position FROM events ORDER BY events.xid DESC, events.position DESC LIMIT 1";
     restore_events = "
@@ -136,21 +154,7 @@ statements! {
         SELECT setval(pg_get_serial_sequence('events', 'position'),
                       greatest($1::bigint, nextval(pg_get_serial_sequence('events', 'position'))))";
     /// The row lock on `relay` is the fence: a lease that raises the epoch waits for it, or is seen.
-    save_cursor = "
-        WITH held AS (
-            UPDATE relay SET
-                xid = CASE WHEN ($2::text::xid8, $3) > (xid, position) THEN $2::text::xid8 ELSE xid END,
-                position = CASE WHEN ($2::text::xid8, $3) > (xid, position) THEN $3 ELSE position END
-            WHERE epoch = $1
-            RETURNING epoch
-        ), raised AS (
-            INSERT INTO relay_sequences (topic, partition, sequence)
-            SELECT asked.topic, asked.partition, asked.sequence
-            FROM held, unnest($4::text[], $5::integer[], $6::bigint[]) AS asked (topic, partition, sequence)
-            ON CONFLICT (topic, partition) DO UPDATE SET sequence = excluded.sequence
-            WHERE relay_sequences.sequence < excluded.sequence
-        )
-        SELECT epoch FROM held";
+    save_cursor = SAVE_CURSOR;
     relay_epoch = "SELECT epoch FROM relay";
     raise_epoch = "UPDATE relay SET epoch = epoch + 1 RETURNING epoch, xid::text, position";
     relay_sequences = "SELECT topic, partition, sequence FROM relay_sequences";

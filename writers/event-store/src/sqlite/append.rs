@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use resilience::{Guard, guard};
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
 use schemas::StorePosition;
 
@@ -110,7 +111,7 @@ fn insert_outcome<'batch>(
     let stored = transaction
         .prepare_cached("INSERT OR IGNORE INTO commands (id, digest, outcome, received_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![command.id.as_bytes(), command.digest, text, command.received_at])?;
-    if stored == 0 {
+    if stored == 0 && guard::holds(Guard::CommandId) {
         return Err(conflict(format!("command id {}", command.id)));
     }
     let Some(context) = command.publish_outcome_on else { return Ok(()) };
