@@ -74,8 +74,13 @@ pub fn router(api: QueryApi) -> Router {
         .route("/v1/search", get(search::search))
         .route("/v1/suggest", get(search::suggest))
         .route("/v1/status", get(status::status))
+        .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(move |request, next| within(deadline, request, next)))
         .with_state(Arc::new(api))
+}
+
+async fn method_not_allowed() -> Problem {
+    Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed").detail("reads are asked for by GET")
 }
 
 /// A read that takes too long is given up, so that a slow store does not pile requests up.

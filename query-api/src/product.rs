@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -16,6 +17,7 @@ use crate::QueryApi;
 use crate::answer::{answer, with_position};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
+use crate::stock::sku_of;
 use crate::stock::{Stock, view};
 
 /// A product page.
@@ -83,11 +85,11 @@ pub(crate) struct PageParams {
 pub(crate) async fn page(
     State(api): State<Arc<QueryApi>>,
     headers: HeaderMap,
-    Path(sku): Path<String>,
+    sku: Result<Path<String>, PathRejection>,
     params: Result<Query<PageParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let sku: Sku = sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
+    let sku = sku_of(sku)?;
     if let Some(min) = min_position(&headers)? {
         let wait = api.settings.position_wait;
         let (stock, search) = tokio::try_join!(api.stock.wait_for(&min, wait), api.search.wait_for_rows(&min, wait))?;

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -97,11 +98,11 @@ pub(crate) struct ManyParams {
 pub(crate) async fn one(
     State(api): State<Arc<QueryApi>>,
     headers: HeaderMap,
-    Path(sku): Path<String>,
+    sku: Result<Path<String>, PathRejection>,
     params: Result<Query<OneParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let sku: Sku = sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))?;
+    let sku = sku_of(sku)?;
     let mut found = read(&api, &headers, std::slice::from_ref(&sku)).await?;
     let unknown = || {
         Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("{sku} has no stock event")).into_response()
@@ -118,6 +119,12 @@ pub(crate) async fn one(
         return Ok(with_position(problem.into_response(), &position));
     }
     Ok(answer(&headers, &stock, &position))
+}
+
+/// The SKU of a path, which may be one that is no text.
+pub(crate) fn sku_of(sku: Result<Path<String>, PathRejection>) -> Result<Sku, Problem> {
+    let Path(sku) = sku.map_err(|error| Problem::bad_request(error.body_text()))?;
+    sku.parse().map_err(|error: schemas::IdError| Problem::bad_request(error.to_string()))
 }
 
 /// Stock of many SKUs

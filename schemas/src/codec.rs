@@ -4,6 +4,8 @@
 //! them by the relay. Encoding always uses the newest schema; decoding takes the writer's schema, lifts old
 //! versions through the upcasters, and reads a version newer than this build by the fields that it knows.
 
+mod hostile_schema;
+
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
@@ -165,6 +167,7 @@ impl WriterSchema {
     pub fn parse(avsc: &str) -> Result<Self, CodecError> {
         let problem = |problem: String| CodecError::Schema { problem };
         let avro = Schema::parse_str(avsc).map_err(|error| problem(error.to_string()))?;
+        hostile_schema::check(&avro).map_err(problem)?;
         let name = avro
             .name()
             .map(|name| name.fullname(None))

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -30,6 +31,12 @@ pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
 /// How long a single command waits for a place in the queue before it is told to come back.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long a sender may take for a single command, and for the next piece of a bulk body: one that trickles bytes holds a
+/// connection, and nothing else ends that.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
+/// Characters of something unreadable that a refusal repeats.
+const MOST_SHOWN: usize = 120;
+
 /// What the routes share.
 #[derive(Clone)]
 struct Shared {
@@ -41,8 +48,9 @@ struct Shared {
 /// Builds the routes of the command API. `now` gives milliseconds since 1970.
 pub fn router(handler: CommandHandler, now: fn() -> i64) -> Router {
     Router::new()
-        .route("/v1/commands", post(post_commands).fallback(method_not_allowed))
+        .route("/v1/commands", post(post_commands))
         .route("/v1/commands/{id}", get(get_outcome))
+        .method_not_allowed_fallback(method_not_allowed)
         // Bulk bodies are bounded line by line, single ones below.
         .layer(DefaultBodyLimit::disable())
         .with_state(Arc::new(Shared { handler, now }))
@@ -84,6 +92,7 @@ struct CommandBody {
     responses(
         (status = 200, description = "Accepted, or the first outcome of a repeat; for NDJSON an outcome line per command", body = Outcome),
         (status = 400, description = "Not a command", body = Outcome, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", content_type = "application/problem+json"),
         (status = 409, description = "The id was used for another command", body = Outcome, content_type = "application/problem+json"),
         (status = 413, description = "Larger than 65,536 bytes", content_type = "application/problem+json"),
         (status = 415, description = "Neither JSON nor NDJSON", content_type = "application/problem+json"),
@@ -103,16 +112,24 @@ async fn post_commands(State(shared): State<Arc<Shared>>, headers: HeaderMap, bo
         }
         "application/json" => one(&shared, body, traceparent).instrument(tracing::debug_span!("route")).await,
         other => Problem::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "Unsupported content type")
-            .detail(format!("{other:?} is not taken; send application/json or application/x-ndjson"))
+            .detail(format!("{:?} is not taken; send application/json or application/x-ndjson", shown(other)))
             .into_response(),
     }
 }
 
 async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Response {
-    let Ok(bytes) = axum::body::to_bytes(body, MAX_COMMAND_BYTES).await else {
-        return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "Command too large")
-            .detail(format!("a command has at most {MAX_COMMAND_BYTES} bytes; send many as application/x-ndjson"))
-            .into_response();
+    let bytes = match tokio::time::timeout(BODY_PATIENCE, axum::body::to_bytes(body, MAX_COMMAND_BYTES)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => {
+            return Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "Command too large")
+                .detail(format!("a command has at most {MAX_COMMAND_BYTES} bytes; send many as application/x-ndjson"))
+                .into_response();
+        }
+        Err(_) => {
+            return Problem::new(StatusCode::REQUEST_TIMEOUT, "Body too slow")
+                .detail(format!("the command did not come within {} s", BODY_PATIENCE.as_secs()))
+                .into_response();
+        }
     };
     let envelope = match CommandEnvelope::from_json(&bytes, traceparent, (shared.now)()) {
         Ok(envelope) => envelope,
@@ -142,11 +159,15 @@ async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Respon
         (status = 503, description = "The event store does not answer", content_type = "application/problem+json"),
     )
 )]
-async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) -> Response {
-    let Ok(id) = id.parse::<Uuid>() else {
-        return Problem::new(StatusCode::BAD_REQUEST, "Not a command id")
-            .detail(format!("{id:?} is not a UUID"))
-            .into_response();
+async fn get_outcome(State(shared): State<Arc<Shared>>, id: Result<Path<String>, PathRejection>) -> Response {
+    let not_an_id =
+        |problem: String| Problem::new(StatusCode::BAD_REQUEST, "Not a command id").detail(problem).into_response();
+    let given = match id {
+        Ok(Path(given)) => given,
+        Err(error) => return not_an_id(error.body_text()),
+    };
+    let Ok(id) = given.parse::<Uuid>() else {
+        return not_an_id(format!("{:?} is not a UUID", shown(&given)));
     };
     match shared.handler.outcome(id).await {
         Ok(Some(outcome)) => axum::Json(outcome).into_response(),
@@ -160,9 +181,13 @@ async fn get_outcome(State(shared): State<Arc<Shared>>, Path(id): Path<String>) 
     }
 }
 
+fn shown(given: &str) -> String {
+    given.chars().take(MOST_SHOWN).collect()
+}
+
 async fn method_not_allowed() -> Response {
     Problem::new(StatusCode::METHOD_NOT_ALLOWED, "Method not allowed")
-        .detail("commands are given by POST")
+        .detail("commands are given by POST, outcomes asked for by GET under a command id")
         .into_response()
 }
 

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use uuid::Uuid;
 
 use super::lines::{Line, LineSplitter};
-use super::{MAX_COMMAND_BYTES, readable_id};
+use super::{BODY_PATIENCE, MAX_COMMAND_BYTES, readable_id};
 use crate::handler::{CommandHandler, Enqueued};
 use crate::refusal::refused;
 
@@ -54,7 +54,11 @@ async fn read_body(
     let mut splitter = LineSplitter::new(MAX_COMMAND_BYTES);
     let mut pieces = body.into_data_stream();
     loop {
-        let (lines, is_last) = match pieces.next().await {
+        let Ok(piece) = tokio::time::timeout(BODY_PATIENCE, pieces.next()).await else {
+            tracing::debug!("bulk body stalled");
+            return;
+        };
+        let (lines, is_last) = match piece {
             Some(Ok(piece)) => (splitter.push(&piece), false),
             // A body that breaks off may end inside a line: that line was not given.
             Some(Err(error)) => {

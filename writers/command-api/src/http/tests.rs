@@ -131,3 +131,17 @@ async fn bulk_answers_every_line_in_order_and_goes_on_after_a_bad_one() {
     assert_eq!(answers[601]["reason"]["code"], "command_too_large");
     assert_eq!((&answers[602]["version"], &answers[1_201]["version"]), (&json!(601), &json!(1_200)));
 }
+
+#[tokio::test]
+async fn a_path_that_is_no_text_and_a_wrong_method_are_problems() {
+    let api = Api::new().await;
+    for (request, wanted) in [
+        (Request::get("/v1/commands/%FF"), StatusCode::BAD_REQUEST),
+        (Request::delete("/v1/commands/x"), StatusCode::METHOD_NOT_ALLOWED),
+        (Request::get("/v1/commands"), StatusCode::METHOD_NOT_ALLOWED),
+    ] {
+        let (status, content_type, answer) = api.send(request.body(Body::empty()).unwrap()).await;
+        assert_eq!((status, content_type.as_str()), (wanted, "application/problem+json"));
+        assert!(!answer[0]["detail"].as_str().unwrap().is_empty());
+    }
+}
