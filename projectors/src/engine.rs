@@ -57,6 +57,10 @@ struct Assignment {
 /// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
 /// timeout; one that is still assigned then was overtaken by an earlier claim of its own.
 const RECLAIM_AFTER: Duration = Duration::from_secs(15);
+/// How often a partition that halted looks whether the log holds what it needs.
+const LOOK_AGAIN: Duration = Duration::from_secs(3);
+/// Looks at the ends of the log after which it is read again, though they are the same.
+const LOOKS_UNCHANGED: u32 = 20;
 
 /// How often lag and liveness are measured: a count over all partitions, of every process of the group.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
@@ -187,6 +191,11 @@ where
             },
             signal = subscription.next() => match signal {
                 Ok(signal) => engine.follow::<P>(signal, subscription.as_mut()).await,
+                // The log shrank below a partition, or retention passed it: the others go on.
+                Err(EventLogError::OffsetOutOfRange { at, asked, first, next }) => {
+                    engine.halt::<P>(at.clone(), EventLogError::OffsetOutOfRange { at, asked, first, next }.into());
+                    Ok(())
+                }
                 Err(error) => Err(error.into()),
             },
         };
@@ -259,6 +268,10 @@ impl<M: ?Sized> Engine<M> {
                         if let Some(assignment) = self.assignments.get_mut(&at) {
                             assignment.started = true;
                         }
+                        if self.halted.remove(&at).is_some() {
+                            tracing::info!(projection = P::NAME, %at, offset, "partition goes on");
+                            self.report_halted::<P>();
+                        }
                     }
                 }
             }
@@ -295,12 +308,7 @@ impl<M: ?Sized> Engine<M> {
                         tracing::warn!(%at, %error, "partition was taken over");
                         self.halted.insert(at.clone(), error.to_string());
                         self.report_halted::<P>();
-                        let requests = self.requests.clone();
-                        self.workers.spawn(async move {
-                            tokio::time::sleep(RECLAIM_AFTER).await;
-                            // The engine may be gone by then.
-                            let _ = requests.send(Request::Reclaim { at, run });
-                        });
+                        self.reclaim_after(RECLAIM_AFTER, at, run);
                     }
                     Err(error) => self.halt::<P>(at, error),
                 }
@@ -308,7 +316,6 @@ impl<M: ?Sized> Engine<M> {
             Request::Reclaim { at, run } => {
                 if self.holds(&at, run) {
                     self.assign::<P>(at)?;
-                    self.report_halted::<P>();
                 }
             }
         }
@@ -329,6 +336,11 @@ impl<M: ?Sized> Engine<M> {
             .into_iter()
             .find(|context| context.events_topic() == at.topic)
             .ok_or_else(|| ProjectorError::ForeignTopic { at: at.clone() })?;
+        let partitions = self.settings.partitions;
+        if at.partition >= partitions {
+            self.halt::<P>(at.clone(), ProjectorError::AddedPartition { at, partitions });
+            return Ok(());
+        }
         self.runs += 1;
         let (records, received) = mpsc::unbounded_channel();
         let cancelled = CancellationToken::new();
@@ -336,6 +348,7 @@ impl<M: ?Sized> Engine<M> {
             partition: PartitionRef { context, partition: at.partition },
             at: at.clone(),
             run: self.runs,
+            after_halt: self.halted.contains_key(&at),
             read_model: Arc::clone(&self.read_model),
             log: Arc::clone(&self.log),
             decoder: Arc::clone(&self.decoder),
@@ -345,7 +358,6 @@ impl<M: ?Sized> Engine<M> {
             cancelled: cancelled.clone(),
         }));
         let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false, started: false };
-        self.halted.remove(&at);
         if let Some(earlier) = self.assignments.insert(at, assignment) {
             earlier.cancelled.cancel();
         }
@@ -354,12 +366,55 @@ impl<M: ?Sized> Engine<M> {
         Ok(())
     }
 
-    /// Leaves a partition as it is until an operator looks; the others go on.
+    /// Leaves a partition as it is until an operator looks; the others go on. Where the log may come to hold what is
+    /// missing, the partition looks for it from time to time, and goes on by itself.
     fn halt<P: Projection>(&mut self, at: TopicPartition, error: ProjectorError) {
-        tracing::error!(projection = P::NAME, %at, %error, "partition halts");
-        self.assignments.remove(&at);
-        self.halted.insert(at, error.to_string());
+        let text = error.to_string();
+        if self.halted.get(&at) != Some(&text) {
+            tracing::error!(projection = P::NAME, %at, %error, "partition halts");
+        }
+        self.halted.insert(at.clone(), text);
         self.report_halted::<P>();
+        match self.assignments.get_mut(&at) {
+            Some(assignment) if error.may_come_back() => {
+                // Its worker may still wait for records that do not come.
+                assignment.cancelled.cancel();
+                self.runs += 1;
+                assignment.run = self.runs;
+                assignment.started = false;
+                self.reclaim_when_the_log_changes(at, self.runs);
+            }
+            _ => {
+                self.assignments.remove(&at);
+            }
+        }
+    }
+
+    /// A look may read the whole partition: only when something has come, and once in a while in case it came before
+    /// the ends were noted.
+    fn reclaim_when_the_log_changes(&mut self, at: TopicPartition, run: u64) {
+        let (requests, log) = (self.requests.clone(), Arc::clone(&self.log));
+        self.workers.spawn(async move {
+            let before = log.ends(&at.topic).await.ok();
+            for _ in 0..LOOKS_UNCHANGED {
+                tokio::time::sleep(LOOK_AGAIN).await;
+                let now = log.ends(&at.topic).await.ok();
+                if now.is_some() && now != before {
+                    break;
+                }
+            }
+            // The engine may be gone by then.
+            let _ = requests.send(Request::Reclaim { at, run });
+        });
+    }
+
+    fn reclaim_after(&mut self, wait: Duration, at: TopicPartition, run: u64) {
+        let requests = self.requests.clone();
+        self.workers.spawn(async move {
+            tokio::time::sleep(wait).await;
+            // The engine may be gone by then.
+            let _ = requests.send(Request::Reclaim { at, run });
+        });
     }
 
     fn report_halted<P: Projection>(&self) {

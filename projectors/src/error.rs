@@ -2,6 +2,7 @@
 
 use event_log::{EventLogError, TopicPartition};
 use read_models::{PartitionRef, ReadModelError};
+use uuid::Uuid;
 
 /// An event that cannot be folded: poison, parked with its key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -23,6 +24,22 @@ pub enum ProjectorError {
         "{partition}: sequence {found} follows {last} at offset {offset}, and the missing ones did not come; {remedy}"
     )]
     Gap { partition: PartitionRef, last: u64, found: u64, offset: u64, remedy: &'static str },
+    /// The log no longer holds, or not yet again, what follows the checkpoint (faults 6, 19 and 21).
+    #[error(
+        "{at} holds sequences {lowest} to {highest}, the read model needs {wanted}: {}; it goes on by itself once sequence {wanted} is there",
+        lost(*wanted, *highest)
+    )]
+    NotOnLog { at: TopicPartition, wanted: u64, lowest: u64, highest: u64 },
+    /// The topic was made anew, or holds the events of another event table (faults 21 and 22).
+    #[error(
+        "{at} holds event {id} as sequence {sequence}, another one than the read model has applied there: the topic was made anew or belongs to another event table; run `millrace relay reconcile --dry-run`, and rebuild the read model if the topic is right"
+    )]
+    HistoryDiffers { at: TopicPartition, sequence: u64, id: Uuid },
+    /// Keys would move between partitions (fault 20).
+    #[error(
+        "{at} is beyond the {partitions} partitions of this generation: partitions were added to the topic, and keys would move; create another topic generation instead"
+    )]
+    AddedPartition { at: TopicPartition, partitions: u32 },
     /// So many keys are parked that the fold must be wrong, not the data.
     #[error("{partition}: {parked} keys would be parked, the limit is {limit}; the projection halts")]
     TooManyParked { partition: PartitionRef, parked: usize, limit: usize },
@@ -37,9 +54,31 @@ impl ProjectorError {
         match self {
             ProjectorError::Log(error) => error.is_transient(),
             ProjectorError::ReadModel(error) => error.is_transient(),
-            ProjectorError::Gap { .. } | ProjectorError::TooManyParked { .. } | ProjectorError::ForeignTopic { .. } => {
-                false
-            }
+            ProjectorError::Gap { .. }
+            | ProjectorError::NotOnLog { .. }
+            | ProjectorError::HistoryDiffers { .. }
+            | ProjectorError::AddedPartition { .. }
+            | ProjectorError::TooManyParked { .. }
+            | ProjectorError::ForeignTopic { .. } => false,
         }
+    }
+
+    /// Whether the log may come to hold what is missing: published again, or brought back.
+    pub(crate) fn may_come_back(&self) -> bool {
+        matches!(
+            self,
+            ProjectorError::Gap { .. }
+                | ProjectorError::NotOnLog { .. }
+                | ProjectorError::HistoryDiffers { .. }
+                | ProjectorError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
+        )
+    }
+}
+
+fn lost(wanted: u64, highest: u64) -> &'static str {
+    if highest < wanted {
+        "the log lost records or was made anew, run `millrace relay reconcile`"
+    } else {
+        "retention removed it or it was never published, run `millrace relay reconcile --from-start`, or rebuild the read model"
     }
 }

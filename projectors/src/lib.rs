@@ -6,6 +6,7 @@
 mod engine;
 mod error;
 mod fold;
+mod history;
 mod metrics;
 mod projection;
 mod search;

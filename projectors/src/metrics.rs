@@ -7,6 +7,7 @@ pub(crate) const DUPLICATES: &str = "millrace_events_duplicate_total";
 pub(crate) const PARKED: &str = "millrace_events_parked_total";
 pub(crate) const FOREIGN: &str = "millrace_records_foreign_total";
 pub(crate) const GAPS: &str = "millrace_sequence_gaps_total";
+pub(crate) const DIFFERS: &str = "millrace_history_differs_total";
 pub(crate) const HALTED: &str = "millrace_partitions_halted";
 pub(crate) const LAG_EVENTS: &str = "millrace_projection_lag_events";
 pub(crate) const LIVE: &str = "millrace_projection_live";
@@ -20,6 +21,7 @@ pub fn describe_metrics() {
     describe_counter!(PARKED, "Events parked, by projection");
     describe_counter!(FOREIGN, "Records on an event topic that are not events of ours, by projection");
     describe_counter!(GAPS, "Sequences that were not the next one, by projection");
+    describe_counter!(DIFFERS, "Events that were not the ones applied under their sequence, by projection");
     describe_gauge!(HALTED, "Partitions that wait for an operator, by projection");
     describe_gauge!(
         LAG_EVENTS,

@@ -16,7 +16,8 @@ use tracing::Instrument;
 use crate::engine::ProjectorSettings;
 use crate::error::ProjectorError;
 use crate::fold::{Fold, Order, Read, order};
-use crate::metrics::{APPLIED, BATCH_EVENTS, DUPLICATES, FOREIGN, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS};
+use crate::history::{RecentEvents, check_same, place_of};
+use crate::metrics::{APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS};
 use crate::projection::Projection;
 
 /// What a worker asks of the engine, which alone holds the subscription.
@@ -38,6 +39,8 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) partition: PartitionRef,
     /// Tells this worker's requests from those of an earlier owner of the same partition.
     pub(crate) run: u64,
+    /// The partition halted before: what follows may stand elsewhere on the log.
+    pub(crate) after_halt: bool,
     pub(crate) read_model: Arc<M>,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) decoder: Arc<EventDecoder>,
@@ -59,6 +62,7 @@ struct Owned<P: Projection> {
     rows: HashMap<P::Key, P::Row>,
     /// Since when, and where, a sequence is missing.
     gap: Option<(Instant, u64, u64, u64)>,
+    recent: RecentEvents,
 }
 
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
@@ -87,7 +91,14 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let mut owned = claim::<P, M>(context).await?;
-    let start = Request::Start { at: context.at.clone(), offset: owned.checkpoint.next_offset, run: context.run };
+    let offset = retrying(|| place_of(&*context.log, &context.at, &owned.checkpoint, context.after_halt))
+        .await
+        .inspect_err(|error| {
+            if matches!(error, ProjectorError::HistoryDiffers { .. }) {
+                counter!(DIFFERS, "projection" => P::NAME).increment(1);
+            }
+        })?;
+    let start = Request::Start { at: context.at.clone(), offset, run: context.run };
     let _ = context.requests.send(start);
     if !owned.live && owned.checkpoint.next_offset == owned.head {
         // Nothing to fold: without this an idle partition would stay "rebuilding".
@@ -173,6 +184,7 @@ where
         head,
         rows: HashMap::new(),
         gap: None,
+        recent: RecentEvents::new(),
     })
 }
 
@@ -195,8 +207,10 @@ where
                 Order::Next => {
                     next = envelope.sequence;
                     owned.gap = None;
+                    owned.recent.note(envelope.sequence, envelope.id);
                 }
-                Order::Duplicate => {}
+                // A twin, or the record of another history.
+                Order::Duplicate => check_twin::<P>(&context.at, owned, envelope)?,
                 Order::Gap { last, found } => {
                     // Not applied and not skipped past: a relay that starts again publishes the missing ones, and
                     // this one once more behind them.
@@ -221,6 +235,21 @@ where
         fold.take(record, read, &owned.parked_keys, |key| owned.rows.get(key), now);
     }
     write(context, owned, fold).await
+}
+
+fn check_twin<P: Projection>(
+    at: &TopicPartition,
+    owned: &Owned<P>,
+    envelope: &EventEnvelope,
+) -> Result<(), ProjectorError> {
+    let (sequence, id) = (envelope.sequence, envelope.id);
+    let mut same = Ok(());
+    if owned.recent.contradicts(sequence, id) {
+        same = Err(ProjectorError::HistoryDiffers { at: at.clone(), sequence, id });
+    } else if sequence == owned.checkpoint.sequence {
+        same = check_same(at, envelope, &owned.checkpoint);
+    }
+    same.inspect_err(|_| counter!(DIFFERS, "projection" => P::NAME).increment(1))
 }
 
 async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<Read, ProjectorError> {
@@ -366,7 +395,7 @@ where
 }
 
 fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {
-    let remedy = "start the relay and then this projector again; if the gap stays, rebuild the read model";
+    let remedy = "run `millrace relay reconcile`; the projector goes on by itself once they are on the log";
     ProjectorError::Gap { partition, last, found, offset, remedy }
 }
 
