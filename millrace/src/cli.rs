@@ -12,6 +12,7 @@ use projectors::ProjectorSettings;
 use query_api::QuerySettings;
 
 use crate::address::{AddressOf, StoreUrl};
+use crate::dead_letters::DeadLettersArgs;
 use crate::generate::GenerateArgs;
 use crate::import::{ImportArgs, ImportWhat};
 
@@ -56,6 +57,8 @@ pub enum Command {
     Generate(GenerateArgs),
     /// Show position, lag and freshness of each projection
     Status(StatusArgs),
+    /// Show, redrive or discard events that could not be folded
+    DeadLetters(DeadLettersArgs),
     /// Print events as they come
     Tail(TailArgs),
     /// Check, register and export the contracts
@@ -100,6 +103,12 @@ pub struct EventLogArgs {
     /// Event log: sqlite:PATH or kafka://host:port,host:port [default: in the data directory]
     #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_LOG", hide_env_values = true, hide_default_value = true)]
     pub event_log: Option<StoreUrl>,
+    #[command(flatten)]
+    pub registry: RegistryArgs,
+}
+
+#[derive(Debug, Clone, Default, Args)]
+pub struct RegistryArgs {
     /// Schema registry with the Confluent API: http(s)://host:port/… [default: schemas compiled in]
     #[arg(
         long,
@@ -330,6 +339,8 @@ pub struct ServeArgs {
     #[command(flatten)]
     pub search: SearchArgs,
     #[command(flatten)]
+    pub registry: RegistryArgs,
+    #[command(flatten)]
     pub query: QueryArgs,
     /// Address of the query API; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
@@ -454,7 +465,7 @@ impl Command {
                 None => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
             },
             Command::Project(args) => (log, stock) = (Some(&args.event_log), Some(&args.stock)),
-            Command::Serve(args) => stock = Some(&args.stock),
+            Command::Serve(args) => (stock, registry) = (Some(&args.stock), args.registry.schema_registry.as_ref()),
             Command::Tail(args) => log = Some(&args.event_log),
             Command::Import(args) => match &args.what {
                 ImportWhat::Products(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
@@ -465,13 +476,13 @@ impl Command {
                 }
                 ContractsAction::Export { .. } => {}
             },
-            Command::Demo(_) | Command::Generate(_) | Command::Status(_) => {}
+            Command::Demo(_) | Command::Generate(_) | Command::Status(_) | Command::DeadLetters(_) => {}
         }
         let set = [
             (AddressOf::EventStore, store.and_then(|args| args.event_store.as_ref())),
             (AddressOf::EventLog, log.and_then(|args| args.event_log.as_ref())),
             (AddressOf::StockStore, stock.and_then(|args| args.stock_store.as_ref())),
-            (AddressOf::SchemaRegistry, registry.or(log.and_then(|args| args.schema_registry.as_ref()))),
+            (AddressOf::SchemaRegistry, registry.or(log.and_then(|args| args.registry.schema_registry.as_ref()))),
         ];
         set.into_iter().filter_map(|(kind, url)| Some((kind, url?))).collect()
     }

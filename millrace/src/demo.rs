@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli::{
     CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, ProjectorArgs, QueryArgs,
-    RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
+    RegistryArgs, RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
 };
 use crate::exit::Exit;
 use crate::generate::{GenerateSettings, Generator};
@@ -225,7 +225,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
     UpArgs {
         data: DataArgs { data: args.demo_data.clone() },
         event_store: EventStoreArgs { event_store: None, partitions: None },
-        event_log: EventLogArgs { event_log: None, schema_registry: None, registry_cache: None },
+        event_log: EventLogArgs { event_log: None, registry: RegistryArgs::default() },
         stock: StockArgs { stock_store: None },
         search: SearchArgs { search_dir: None },
         intake: IntakeArgs {

@@ -4,6 +4,7 @@ mod address;
 mod cli;
 mod contracts;
 mod data_dir;
+mod dead_letters;
 mod demo;
 mod exit;
 mod generate;
@@ -71,6 +72,7 @@ async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Import(args) => import::run(args).await,
         Command::Generate(args) => generate::run(args).await,
         Command::Status(args) => status::run(args).await,
+        Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Tail(args) => tail::run(args).await,
         Command::Contracts(args) => contracts::run(args).await,
     }

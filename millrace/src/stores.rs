@@ -9,7 +9,7 @@ use read_models::search::{SearchReadModel, SearchReader};
 use read_models::stock::SharedStock;
 
 use crate::address::StoreUrl;
-use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, SearchArgs, StockArgs};
+use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, RegistryArgs, SearchArgs, StockArgs};
 use crate::data_dir::DataDir;
 
 /// Partitions of an embedded log: enough to fold on two cores at once, few enough to share commits.
@@ -80,7 +80,7 @@ impl Connector {
     }
 }
 
-pub fn registry(args: &EventLogArgs) -> anyhow::Result<Arc<dyn SchemaRegistry>> {
+pub fn registry(args: &RegistryArgs) -> anyhow::Result<Arc<dyn SchemaRegistry>> {
     let url = args.schema_registry.as_ref().map(StoreUrl::expose);
     Ok(event_log::connect_registry(url, args.registry_cache.clone())?)
 }

@@ -36,7 +36,7 @@ pub async fn run(args: TailArgs) -> anyhow::Result<Exit> {
         return Ok(Exit::Done);
     }
     let log = stores::event_log_to_read(&args.data, &args.event_log).await?;
-    let decoder = EventDecoder::new(stores::registry(&args.event_log)?);
+    let decoder = EventDecoder::new(stores::registry(&args.event_log.registry)?);
     let mut tail = Tail::begin(args, log, decoder).await?;
     let followed = tokio::select! {
         followed = tail.follow() => followed,

@@ -17,8 +17,9 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::dead_letters::DeadLetterMirror;
 use crate::error::ProjectorError;
-use crate::metrics::{HALTED, LAG_EVENTS, LIVE};
+use crate::metrics::{HALTED, LAG_EVENTS, LIVE, PARKED_KEYS};
 use crate::projection::Projection;
 use crate::worker::{Request, WorkerContext, now, partition_worker};
 
@@ -41,6 +42,8 @@ pub struct ProjectorSettings {
     pub parked_keys_limit: usize,
     /// How often the log's end is noted in the read model.
     pub observe_every: Duration,
+    /// Where parked events are mirrored to; an engine without one has no effect but on its read model.
+    pub dead_letter_mirror: Option<DeadLetterMirror>,
 }
 
 /// A partition that this process holds.
@@ -90,6 +93,7 @@ impl Default for ProjectorSettings {
             gap_patience: Duration::from_secs(30),
             parked_keys_limit: 1_000,
             observe_every: Duration::from_millis(500),
+            dead_letter_mirror: None,
         }
     }
 }
@@ -477,6 +481,8 @@ async fn observe<M>(
         measured_at = Instant::now();
         if let Ok(status) = read_model.status().await {
             gauge!(LAG_EVENTS, "projection" => projection).set(status.lag_events().unwrap_or(0) as f64);
+            let parked_keys: u64 = status.partitions.iter().map(|partition| partition.parked_keys).sum();
+            gauge!(PARKED_KEYS, "projection" => projection).set(parked_keys as f64);
             gauge!(LIVE, "projection" => projection).set(if status.is_live() { 1.0 } else { 0.0 });
         }
     }

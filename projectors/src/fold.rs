@@ -6,7 +6,7 @@
 use std::collections::{HashMap, HashSet};
 
 use event_log::{EventEnvelope, Record};
-use read_models::{Checkpoint, ParkedEvent};
+use read_models::{Checkpoint, FOREIGN_KEY, ParkedEvent};
 use resilience::{Guard, guard};
 use schemas::Event;
 
@@ -51,10 +51,16 @@ pub(crate) struct Fold<P: Projection> {
     pub(crate) applied: u64,
     pub(crate) duplicates: u64,
     pub(crate) foreign: u64,
+    /// How many more records that are nobody's may be kept.
+    pub(crate) foreign_room: u64,
+    /// Those that were not kept.
+    pub(crate) foreign_dropped: u64,
 }
 
-/// A dead letter that is nobody's: it parks no key of ours, since no id holds this character.
-pub(crate) const FOREIGN_KEY: &str = "!foreign";
+/// Records that are nobody's which are kept of one partition, and the bytes of each: a hostile sender must not fill the
+/// store. The log has the rest.
+pub(crate) const FOREIGN_KEPT: u64 = 1_000;
+const FOREIGN_BYTES: usize = 4 * 1024;
 
 const BEHIND: &str = "behind a parked event of the same key";
 
@@ -70,6 +76,8 @@ impl<P: Projection> Fold<P> {
             applied: 0,
             duplicates: 0,
             foreign: 0,
+            foreign_room: FOREIGN_KEPT,
+            foreign_dropped: 0,
         }
     }
 
@@ -91,7 +99,13 @@ impl<P: Projection> Fold<P> {
             Read::Event { envelope, event } => (envelope, event),
             Read::Foreign { why } => {
                 self.foreign += 1;
-                let parked = self.parked_event(record, FOREIGN_KEY.to_owned(), why, now);
+                if self.foreign_room == 0 {
+                    self.foreign_dropped += 1;
+                    return;
+                }
+                self.foreign_room -= 1;
+                let mut parked = self.parked_event(record, FOREIGN_KEY.to_owned(), why, now);
+                cut(&mut parked);
                 self.parked.push(parked);
                 return;
             }
@@ -127,7 +141,7 @@ impl<P: Projection> Fold<P> {
         }
     }
 
-    fn fold<'r>(
+    pub(crate) fn fold<'r>(
         &mut self,
         event: &Event,
         version: u64,
@@ -157,6 +171,18 @@ impl<P: Projection> Fold<P> {
             parked_at: now,
         }
     }
+}
+
+/// Keeps the beginning of a record that is nobody's.
+fn cut(parked: &mut ParkedEvent) {
+    parked.value.truncate(FOREIGN_BYTES);
+    let mut room = FOREIGN_BYTES;
+    parked.headers.retain(|(name, value)| {
+        let takes = name.len() + value.len();
+        let fits = takes <= room;
+        room -= if fits { takes } else { 0 };
+        fits
+    });
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! One worker per partition. The exact-sequence rule, the parking of poison and the resuming from the read model's
 //! own checkpoint are here; the atomic, fenced write is the read model's.
 
+pub mod dead_letters;
 mod engine;
 mod error;
 mod fold;
@@ -13,6 +14,7 @@ mod search;
 mod stock;
 mod worker;
 
+pub use dead_letters::DeadLetterMirror;
 pub use engine::{ProjectorSettings, run_projector};
 pub use error::{FoldError, ProjectorError};
 pub use metrics::describe_metrics;

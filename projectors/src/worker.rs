@@ -10,14 +10,18 @@ use metrics::{counter, histogram};
 use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
 use resilience::{Guard, Policy, guard, retry};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::dead_letters;
 use crate::engine::ProjectorSettings;
 use crate::error::ProjectorError;
-use crate::fold::{Fold, Order, Read, order};
+use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
 use crate::history::{RecentEvents, check_same, place_of};
-use crate::metrics::{APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS};
+use crate::metrics::{
+    APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS,
+};
 use crate::projection::Projection;
 
 /// What a worker asks of the engine, which alone holds the subscription.
@@ -51,15 +55,17 @@ pub(crate) struct WorkerContext<M: ?Sized> {
 }
 
 /// A worker's hold on its partition.
-struct Owned<P: Projection> {
-    epoch: u64,
-    checkpoint: Checkpoint,
-    parked_keys: HashSet<String>,
-    live: bool,
+pub(crate) struct Owned<P: Projection> {
+    pub(crate) epoch: u64,
+    pub(crate) checkpoint: Checkpoint,
+    pub(crate) parked_keys: HashSet<String>,
+    /// Records kept that are nobody's.
+    pub(crate) foreign_records: u64,
+    pub(crate) live: bool,
     /// The log's end when the partition was claimed: from there on it counts as live.
     head: u64,
     /// Rows as this owner last wrote or read them; right as long as its epoch holds.
-    rows: HashMap<P::Key, P::Row>,
+    pub(crate) rows: HashMap<P::Key, P::Row>,
     /// Since when, and where, a sequence is missing.
     gap: Option<(Instant, u64, u64, u64)>,
     recent: RecentEvents,
@@ -68,6 +74,8 @@ struct Owned<P: Projection> {
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
 /// be folded again, whether or not another event comes (faults 9 and 10).
 const IDLE_CHECK: Duration = Duration::from_secs(2);
+/// How often a worker looks for what is asked of its dead letters.
+const ATTEND_EVERY: Duration = Duration::from_secs(1);
 /// Rows kept in memory by one worker.
 const MAX_ROWS: usize = 50_000;
 
@@ -77,6 +85,11 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let cancelled = context.cancelled.clone();
+    // Beside the fold, and no longer than it: dropped, it ends.
+    let mut mirror = JoinSet::new();
+    if let Some(mirroring) = context.settings.dead_letter_mirror.clone() {
+        mirror.spawn(mirroring.run(P::NAME, Arc::clone(&context.read_model), context.partition));
+    }
     let result = tokio::select! {
         result = run::<P, M>(&mut context) => result,
         () = cancelled.cancelled() => Ok(()),
@@ -105,7 +118,12 @@ where
         let fold = Fold::<P>::new(owned.checkpoint);
         write(context, &mut owned, fold).await?;
     }
+    let mut attended = None;
     loop {
+        if attended.is_none_or(|at: Instant| at.elapsed() >= ATTEND_EVERY) {
+            dead_letters::attend(context, &mut owned).await?;
+            attended = Some(Instant::now());
+        }
         let records = match owned.gap {
             Some((since, last, found, offset)) => {
                 let left = context.settings.gap_patience.saturating_sub(since.elapsed());
@@ -180,6 +198,7 @@ where
         epoch: claimed.epoch,
         checkpoint: claimed.checkpoint,
         parked_keys: claimed.parked_keys,
+        foreign_records: claimed.foreign_records,
         live: claimed.live,
         head,
         rows: HashMap::new(),
@@ -230,6 +249,7 @@ where
     }
     load_rows(context, owned, &reads).await?;
     let mut fold = Fold::<P>::new(owned.checkpoint);
+    fold.foreign_room = FOREIGN_KEPT.saturating_sub(owned.foreign_records);
     let now = now();
     for (record, read) in reads {
         fold.take(record, read, &owned.parked_keys, |key| owned.rows.get(key), now);
@@ -275,7 +295,7 @@ async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<
 }
 
 /// Brings the rows of the batch's keys into memory, in one read.
-async fn load_rows<P, M>(
+pub(crate) async fn load_rows<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,
     reads: &[(&Record, Read)],
@@ -344,6 +364,8 @@ where
     counter!(APPLIED, "projection" => P::NAME).increment(fold.applied);
     counter!(DUPLICATES, "projection" => P::NAME).increment(fold.duplicates);
     counter!(FOREIGN, "projection" => P::NAME).increment(fold.foreign);
+    counter!(FOREIGN_DROPPED, "projection" => P::NAME).increment(fold.foreign_dropped);
+    owned.foreign_records += fold.foreign - fold.foreign_dropped;
     counter!(PARKED, "projection" => P::NAME).increment(batch.parked.len() as u64);
     owned.checkpoint = batch.to;
     owned.live = batch.live;
@@ -352,7 +374,7 @@ where
     Ok(())
 }
 
-async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
+pub(crate) async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
 where
     M: ReadModel + ?Sized,
 {

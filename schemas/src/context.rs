@@ -45,6 +45,15 @@ impl Context {
         }
     }
 
+    /// Topic on which events that a projection could not fold are shown to outside monitoring.
+    pub const fn dead_letters_topic(self) -> &'static str {
+        match self {
+            Context::Catalogue => "catalogue.dead-letters",
+            Context::Inventory => "inventory.dead-letters",
+            Context::Pricing => "pricing.dead-letters",
+        }
+    }
+
     /// Topic that says what became of the commands of the command topic.
     pub const fn outcomes_topic(self) -> &'static str {
         match self {

@@ -10,8 +10,10 @@ use command_api::{CommandHandler, HandlerSettings};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
-use projectors::{ProjectorSettings, SearchProjection, StockProjection, run_projector};
+use projectors::dead_letters::http::{DeadLettersApi, DeadLettersDoc};
+use projectors::{DeadLetterMirror, ProjectorSettings, SearchProjection, StockProjection, dead_letters, run_projector};
 use query_api::{QueryApi, QuerySettings};
+use read_models::DeadLetters;
 use read_models::search::{SearchReadModel, SearchReader};
 use read_models::stock::{SharedStock, StockReadModel};
 use utoipa::OpenApi;
@@ -114,11 +116,15 @@ pub fn stock_projector(
         Arc::clone(stock),
         Arc::clone(log),
         Arc::clone(registry),
-        ProjectorSettings { group: "millrace-stock".to_owned(), ..settings },
+        ProjectorSettings { group: "millrace-stock".to_owned(), dead_letter_mirror: mirror(log), ..settings },
         health,
         process.shutdown.clone(),
     );
     process.spawn_component("stock projector", of_part, on_failure, async move { Ok(projector.await?) });
+}
+
+fn mirror(log: &Arc<dyn EventLog>) -> Option<DeadLetterMirror> {
+    Some(DeadLetterMirror::new(Arc::clone(log)))
 }
 
 pub fn search_projector(
@@ -136,7 +142,7 @@ pub fn search_projector(
         Arc::clone(search),
         Arc::clone(log),
         Arc::clone(registry),
-        ProjectorSettings { group: "millrace-search".to_owned(), ..settings },
+        ProjectorSettings { group: "millrace-search".to_owned(), dead_letter_mirror: mirror(log), ..settings },
         health,
         process.shutdown.clone(),
     );
@@ -172,6 +178,18 @@ pub fn query_routes(
     query_api::router(QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now })
 }
 
+/// What waits in the read models' dead letters, and the requests to redrive or discard it.
+pub fn dead_letter_routes(
+    stock: &SharedStock,
+    search: &Arc<SearchReader>,
+    registry: &Arc<dyn SchemaRegistry>,
+) -> Router {
+    let (stock, search): (Arc<dyn DeadLetters>, Arc<dyn DeadLetters>) =
+        (Arc::clone(stock) as _, Arc::clone(search) as _);
+    let projections = vec![("stock", stock), ("search", search)];
+    dead_letters::http::router(DeadLettersApi { projections, registry: Arc::clone(registry), now })
+}
+
 /// `/openapi.json` of what a process serves.
 pub fn openapi(commands: bool, queries: bool) -> Router {
     let document = openapi_document(commands, queries);
@@ -180,7 +198,9 @@ pub fn openapi(commands: bool, queries: bool) -> Router {
 
 pub fn openapi_document(commands: bool, queries: bool) -> serde_json::Value {
     let mut document = query_api::QueryApiDoc::openapi();
-    if !queries {
+    if queries {
+        document.merge(DeadLettersDoc::openapi());
+    } else {
         document.paths.paths.clear();
     }
     if commands {

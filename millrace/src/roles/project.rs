@@ -19,7 +19,7 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
     let mut process = Process::start(args.listen()).await?;
     let mut connector = Connector::new(args.data.clone());
     let log = connector.event_log(&args.event_log).await?;
-    let registry = stores::registry(&args.event_log)?;
+    let registry = stores::registry(&args.event_log.registry)?;
     let Some(partitions) = wait_for_topics(log.as_ref(), &process).await? else { return Ok(Exit::Done) };
     let settings = args.projector.settings(partitions);
     match args.projection {

@@ -17,7 +17,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
-    let registry = stores::registry(&args.event_log)?;
+    let registry = stores::registry(&args.event_log.registry)?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
     parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::EndProcess);
     let _held = connector.into_held();

@@ -5,7 +5,7 @@ use super::process::Process;
 use crate::cli::ServeArgs;
 use crate::exit::Exit;
 use crate::output;
-use crate::stores::Connector;
+use crate::stores::{self, Connector};
 
 pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let mut process = Process::start(&args.listen).await?;
@@ -13,6 +13,8 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let stock = connector.stock(&args.stock).await?;
     let search = connector.search_reader(&args.search).await?;
     let routes = parts::query_routes(&mut process, &stock, &search, args.query.settings());
+    let registry = stores::registry(&args.registry)?;
+    let routes = routes.merge(parts::dead_letter_routes(&stock, &search, &registry));
     let _held = connector.into_held();
     output::notice(format!("millrace serve answers on http://{}", process.address()?));
     process.serve(routes.merge(parts::openapi(false, true))).await

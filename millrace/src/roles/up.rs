@@ -39,7 +39,7 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
-    let registry = stores::registry(&args.event_log)?;
+    let registry = stores::registry(&args.event_log.registry)?;
     let stock = connector.stock(&args.stock).await?;
     let search_writer = connector.search_writer(&args.search).await?;
     let search = connector.search_reader(&args.search).await?;
@@ -60,7 +60,8 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
     parts::search_projector(&mut process, &search_writer, &log, &registry, settings, OnFailure::StayDown);
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
-    let routes = commands.merge(queries).merge(parts::openapi(true, true));
+    let dead_letters = parts::dead_letter_routes(&stock, &search, &registry);
+    let routes = commands.merge(queries).merge(dead_letters).merge(parts::openapi(true, true));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
 }
 

@@ -15,7 +15,7 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     let (handler, routes) = parts::command_side(&mut process, &store, topology, &args.intake);
     if !args.command_topics.no_command_topics {
         let log = connector.event_log(&args.event_log).await?;
-        let registry = stores::registry(&args.event_log)?;
+        let registry = stores::registry(&args.event_log.registry)?;
         parts::command_topics(&mut process, handler, &store, &log, &registry, topology, OnFailure::EndProcess);
     }
     let _held = connector.into_held();

@@ -118,6 +118,23 @@ fn a_foreign_record_parks_no_key() {
     assert_eq!(fold.parked[0].key, FOREIGN_KEY);
 }
 
+#[test]
+fn records_of_nobody_are_kept_up_to_a_bound_and_cut() {
+    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    fold.foreign_room = 2;
+    for offset in 0..5 {
+        let mut hostile = record(offset);
+        hostile.value = vec![7; 1 << 20].into();
+        hostile.headers = Headers(vec![("a".to_owned(), "b".repeat(1 << 16)), ("c".to_owned(), "d".to_owned())]);
+        fold.take(&hostile, Read::Foreign { why: "no".to_owned() }, &HashSet::new(), none, 0);
+    }
+    assert_eq!((fold.parked.len(), fold.foreign, fold.foreign_dropped, fold.foreign_room), (2, 5, 3, 0));
+    assert_eq!(fold.parked[1].value.len(), FOREIGN_BYTES);
+    assert_eq!(fold.parked[1].headers, [("c".to_owned(), "d".to_owned())]);
+    // What is not kept is read past all the same.
+    assert_eq!(fold.checkpoint.next_offset, 5);
+}
+
 proptest! {
     /// P2 for the fold alone: however the events are cut into batches, and whatever is delivered twice, the rows are
     /// those of the events in their order.

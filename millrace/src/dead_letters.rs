@@ -1,0 +1,397 @@
+//! `millrace dead-letters`: what waits because it cannot be folded, and what is to be done with it. Asks a query API; the
+//! projector that owns the partition acts.
+
+mod args;
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use comfy_table::Table;
+use reqwest::{Client, Method, StatusCode, Url};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use uuid::Uuid;
+
+pub use args::DeadLettersArgs;
+use args::{AtArgs, DeadLettersAction, DiscardArgs, RedriveArgs, ShowArgs};
+
+use crate::cli::ProjectionName;
+use crate::exit::Exit;
+use crate::output;
+
+/// Longest time to wait for a projector that does not answer.
+const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Keys that are asked for at once: a partition takes a bounded number of requests.
+const AT_ONCE: usize = 200;
+/// Of a text in a table.
+const CELL: usize = 60;
+
+/// The dead-letter routes of a query API.
+struct Api {
+    client: Client,
+    base: Url,
+}
+
+#[derive(Deserialize)]
+struct KeyPage {
+    keys: Vec<Value>,
+    next: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Key {
+    projection: String,
+    key: String,
+    partition: String,
+    events: u64,
+    first_reason: String,
+    first_sequence: u64,
+    parked_at: String,
+}
+
+#[derive(Deserialize)]
+struct Requested {
+    requests: Vec<Asked>,
+}
+
+#[derive(Deserialize)]
+struct Letters {
+    events: Vec<Letter>,
+    more: bool,
+    history: History,
+}
+
+#[derive(Deserialize)]
+struct Letter {
+    partition: String,
+    sequence: u64,
+    reason: String,
+    event: Option<Value>,
+    error: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct History {
+    requests: Vec<Asked>,
+    discarded: Vec<Discarded>,
+}
+
+#[derive(Deserialize)]
+struct Asked {
+    id: Uuid,
+    partition: String,
+    state: String,
+    action: Option<String>,
+    by: Option<String>,
+    message: Option<String>,
+    resolved: Option<u64>,
+    left: Option<u64>,
+    requested_at: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Discarded {
+    reason: String,
+    by: Option<String>,
+    discarded_at: String,
+    letter: Letter,
+}
+
+/// What became of one key in one partition.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    projection: &'static str,
+    key: String,
+    partition: String,
+    state: String,
+    resolved: u64,
+    left: u64,
+    message: String,
+}
+
+pub async fn run(args: DeadLettersArgs) -> anyhow::Result<Exit> {
+    match args.action {
+        DeadLettersAction::List(args) => list(&args.at).await,
+        DeadLettersAction::Show(args) => show(&args).await,
+        DeadLettersAction::Redrive(args) => redrive(&args).await,
+        DeadLettersAction::Discard(args) => discard(&args).await,
+    }
+}
+
+async fn list(at: &AtArgs) -> anyhow::Result<Exit> {
+    let keys = Api::new(at)?.keys(at.projection).await?;
+    if at.json {
+        output::json(&json!({ "keys": keys }))?;
+        return Ok(Exit::Done);
+    }
+    if keys.is_empty() {
+        output::line("nothing is parked")?;
+        return Ok(Exit::Done);
+    }
+    let mut table = Table::new();
+    table.set_header(["projection", "key", "partition", "events", "first sequence", "parked at", "reason"]);
+    for key in keys {
+        let key: Key = serde_json::from_value(key)?;
+        table.add_row([
+            key.projection,
+            key.key,
+            key.partition,
+            key.events.to_string(),
+            key.first_sequence.to_string(),
+            key.parked_at,
+            short(&key.first_reason),
+        ]);
+    }
+    output::line(table.to_string())?;
+    Ok(Exit::Done)
+}
+
+async fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
+    let api = Api::new(&args.at)?;
+    let limit = args.events.to_string();
+    let mut is_known = false;
+    for projection in projections(args.at.projection) {
+        let url = api.url(&[projection, &args.key], &[("limit", &limit)])?;
+        let Some(body) = api.known(Method::GET, url, None).await? else { continue };
+        is_known = true;
+        if args.at.json {
+            output::json(&body)?;
+            continue;
+        }
+        let letters: Letters = serde_json::from_value(body).context("the query API gave no queue")?;
+        output::line(format!("{projection}: {}", args.key))?;
+        let mut table = Table::new();
+        table.set_header(["partition", "sequence", "reason", "event"]);
+        for letter in letters.events {
+            let shown = shown(&letter);
+            table.add_row([letter.partition, letter.sequence.to_string(), short(&letter.reason), shown]);
+        }
+        output::line(table.to_string())?;
+        if letters.more {
+            output::line("more wait behind them (--events)")?;
+        }
+        for asked in letters.history.requests {
+            output::line(format!(
+                "{} {} by {}: {} {}",
+                asked.requested_at.unwrap_or_default(),
+                asked.action.unwrap_or_default(),
+                asked.by.as_deref().unwrap_or("somebody"),
+                asked.state,
+                asked.message.unwrap_or_default()
+            ))?;
+        }
+        for discarded in letters.history.discarded {
+            output::line(format!(
+                "{} discarded by {}, sequence {}: {}",
+                discarded.discarded_at,
+                discarded.by.as_deref().unwrap_or("somebody"),
+                discarded.letter.sequence,
+                discarded.reason
+            ))?;
+        }
+    }
+    ensure!(is_known, "nothing is or was parked under {}", args.key);
+    Ok(Exit::Done)
+}
+
+async fn redrive(args: &RedriveArgs) -> anyhow::Result<Exit> {
+    let api = Api::new(&args.at)?;
+    let wanted: Vec<(&'static str, String)> = match &args.key {
+        Some(key) => projections(args.at.projection).map(|projection| (projection, key.clone())).collect(),
+        None => {
+            let mut keys = BTreeSet::new();
+            for key in api.keys(args.at.projection).await? {
+                let key: Key = serde_json::from_value(key)?;
+                let projection = projections(args.at.projection).find(|name| *name == key.projection);
+                // Records of nobody have no place in the order; they can only be discarded.
+                keys.extend(projection.filter(|_| !key.key.starts_with('!')).map(|name| (name, key.key)));
+            }
+            keys.into_iter().collect()
+        }
+    };
+    let body = json!({ "reason": args.reason, "by": args.by });
+    let results = api.ask("redrive", &wanted, &body).await?;
+    if let Some(key) = &args.key {
+        ensure!(!results.is_empty(), "nothing is parked under {key}");
+    }
+    tell(&results, args.at.json)?;
+    let is_level = results.iter().all(|result| result.state == "done" && result.left == 0);
+    Ok(if is_level { Exit::Done } else { Exit::Refused })
+}
+
+async fn discard(args: &DiscardArgs) -> anyhow::Result<Exit> {
+    let api = Api::new(&args.at)?;
+    let wanted: Vec<_> = projections(args.at.projection).map(|projection| (projection, args.key.clone())).collect();
+    let body = json!({ "reason": args.reason, "by": args.by, "first": args.first });
+    let results = api.ask("discard", &wanted, &body).await?;
+    ensure!(!results.is_empty(), "nothing is parked under {}", args.key);
+    tell(&results, args.at.json)?;
+    Ok(if results.iter().all(|result| result.state == "done") { Exit::Done } else { Exit::Failed })
+}
+
+fn tell(results: &[Outcome], is_json: bool) -> anyhow::Result<()> {
+    if is_json {
+        return output::json(&json!({ "results": results }));
+    }
+    if results.is_empty() {
+        output::line("nothing is parked")?;
+        return Ok(());
+    }
+    let mut table = Table::new();
+    table.set_header(["projection", "key", "partition", "result", "resolved", "left", "message"]);
+    for result in results {
+        table.add_row([
+            result.projection,
+            &result.key,
+            &result.partition,
+            &result.state,
+            &result.resolved.to_string(),
+            &result.left.to_string(),
+            &result.message,
+        ]);
+    }
+    output::line(table.to_string())?;
+    Ok(())
+}
+
+fn projections(only: Option<ProjectionName>) -> impl Iterator<Item = &'static str> {
+    let all = [(ProjectionName::Stock, "stock"), (ProjectionName::Search, "search")];
+    all.into_iter().filter(move |(name, _)| only.is_none_or(|only| only == *name)).map(|(_, name)| name)
+}
+
+/// What the event says, or why nobody can tell.
+fn shown(letter: &Letter) -> String {
+    match (&letter.event, &letter.error) {
+        (Some(event), _) => short(&event.to_string()),
+        (None, Some(error)) => short(error),
+        (None, None) => String::new(),
+    }
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(CELL) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+// === impl Api ===
+
+impl Api {
+    fn new(at: &AtArgs) -> anyhow::Result<Self> {
+        let base = Url::parse(&at.url).ok().filter(|url| url.scheme().starts_with("http"));
+        let base = base.with_context(|| {
+            format!("--url {}: an address begins with http://, as in http://127.0.0.1:8080", at.url)
+        })?;
+        Ok(Self { client: Client::builder().timeout(Duration::from_secs(20)).build()?, base })
+    }
+
+    /// Of the dead-letter routes; names are written as a path takes them.
+    fn url(&self, path: &[&str], query: &[(&str, &str)]) -> anyhow::Result<Url> {
+        let mut url = self.base.clone();
+        match url.path_segments_mut() {
+            Ok(mut segments) => {
+                segments.pop_if_empty().extend(["v1", "dead-letters"]).extend(path);
+            }
+            Err(()) => bail!("{}: is no address of a server", self.base),
+        }
+        if !query.is_empty() {
+            url.query_pairs_mut().extend_pairs(query);
+        }
+        Ok(url)
+    }
+
+    /// The answer; `None` for what nobody knows.
+    async fn known(&self, method: Method, url: Url, body: Option<&Value>) -> anyhow::Result<Option<Value>> {
+        let mut request = self.client.request(method, url.clone());
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.with_context(|| {
+            format!("{} does not answer; is `millrace up` or `millrace serve` running there? (--url)", self.base)
+        })?;
+        let code = answer.status();
+        let body: Value = answer.json().await.with_context(|| format!("{url} gave no JSON"))?;
+        // The API's own word for it; another program there has another one.
+        if code == StatusCode::NOT_FOUND && body["title"] == "No dead letter" {
+            return Ok(None);
+        }
+        let detail = body["detail"].as_str().or(body["title"].as_str()).unwrap_or("no reason given");
+        ensure!(code.is_success(), "{} answers {code}: {detail}", self.base);
+        Ok(Some(body))
+    }
+
+    /// Every parked key.
+    async fn keys(&self, projection: Option<ProjectionName>) -> anyhow::Result<Vec<Value>> {
+        let mut keys = Vec::new();
+        let mut after: Option<String> = None;
+        let name = projection.and_then(|only| projections(Some(only)).next());
+        loop {
+            let mut query = vec![("limit", "1000")];
+            query.extend(name.map(|name| ("projection", name)));
+            query.extend(after.as_deref().map(|after| ("after", after)));
+            let body = self.known(Method::GET, self.url(&[], &query)?, None).await?.unwrap_or_default();
+            let page: KeyPage = serde_json::from_value(body).context("the query API gave no list")?;
+            keys.extend(page.keys);
+            after = page.next;
+            if after.is_none() {
+                return Ok(keys);
+            }
+        }
+    }
+
+    /// Asks for each key where it is parked, and waits for what becomes of it.
+    async fn ask(&self, action: &str, wanted: &[(&'static str, String)], body: &Value) -> anyhow::Result<Vec<Outcome>> {
+        let mut results = Vec::new();
+        for some in wanted.chunks(AT_ONCE) {
+            let mut asked = Vec::new();
+            for (projection, key) in some {
+                let url = self.url(&[projection, key, action], &[])?;
+                let Some(answer) = self.known(Method::POST, url, Some(body)).await? else { continue };
+                let requested: Requested = serde_json::from_value(answer).context("the query API gave no request")?;
+                asked.push((*projection, key, requested.requests));
+            }
+            for (projection, key, requests) in asked {
+                for request in requests {
+                    results.push(self.answer(projection, key, &request).await?);
+                }
+            }
+        }
+        Ok(results)
+    }
+
+    async fn answer(&self, projection: &'static str, key: &str, request: &Asked) -> anyhow::Result<Outcome> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let url = self.url(&[projection, key], &[("limit", "1")])?;
+            let found = match self.known(Method::GET, url, None).await? {
+                Some(body) => {
+                    let letters: Letters = serde_json::from_value(body).context("the query API gave no queue")?;
+                    letters.history.requests.into_iter().find(|asked| asked.id == request.id)
+                }
+                None => None,
+            };
+            if let Some(asked) = found.filter(|asked| asked.state != "waiting") {
+                return Ok(Outcome {
+                    projection,
+                    key: key.to_owned(),
+                    partition: asked.partition,
+                    state: asked.state,
+                    resolved: asked.resolved.unwrap_or_default(),
+                    left: asked.left.unwrap_or_default(),
+                    message: asked.message.unwrap_or_default(),
+                });
+            }
+            ensure!(
+                Instant::now() < deadline,
+                "{projection} {key}: asked for, not answered for {} s; it waits until `millrace project {projection}` \
+                 (or `up`) holds {}",
+                PATIENCE.as_secs(),
+                request.partition
+            );
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+    }
+}
