@@ -14,7 +14,7 @@ pub async fn run(args: ReconcileArgs) -> anyhow::Result<Exit> {
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
-    let registry = stores::registry(&args.event_log)?;
+    let registry = stores::registry(&args.event_log.registry)?;
     let topology = store
         .topology()
         .await?

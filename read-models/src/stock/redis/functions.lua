@@ -87,7 +87,9 @@ local function claim(keys, args)
     redis.call('DEL', keys[5])
     for _, place in ipairs(redis.call('ZRANGE', keys[3], 0, -1)) do
       local event = redis.call('HGET', keys[4], place)
-      redis.call('ZADD', keys[5], 0, member(cjson.decode(head_of(event)).key, place))
+      if event then
+        redis.call('ZADD', keys[5], 0, member(cjson.decode(head_of(event)).key, place))
+      end
     end
   end
   local live = redis.call('HGET', keys[1], 'live')
@@ -271,7 +273,7 @@ local function keys_page(keys, args)
     end
     local key = key_of(first)
     local event = redis.call('HGET', keys[2], place_of(first))
-    found[#found + 1] = { key, redis.call('HGET', keys[3], key) or '0', head_of(event) }
+    found[#found + 1] = { key, redis.call('HGET', keys[3], key) or '0', head_of(event or '') }
     from = '(' .. key .. '\0:'
   end
   return found
