@@ -1,6 +1,6 @@
 # Bare `make` lists the targets. Each is one line: what it does lies in the scripts that it calls.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt servers servers-stop bench
+.PHONY: help demo test lint fmt servers servers-stop bench faults
 
 SERVERS_ENV := .cache/servers.env
 
@@ -30,3 +30,6 @@ servers-stop: ## Stop that set and remove its data
 
 bench: ## Measure from acknowledged command to visible stock and search, in one process (BENCH="…" for its flags)
 	@system-tests/bench $(BENCH)
+
+faults: ## Inject every fault under load on real servers and check against an oracle (ONLY=7, EVENTS=100000, FAULTS="…" for its flags)
+	@system-tests/faults/run $(if $(ONLY),--only $(ONLY)) $(if $(EVENTS),--events $(EVENTS)) $(FAULTS)

@@ -1,0 +1,76 @@
+//! A fault as a scenario: what it needs, what is done, and how long all of it may take.
+
+use std::time::Duration;
+
+use futures::future::LocalBoxFuture;
+
+use crate::servers::Needs;
+use crate::system::Reach;
+use crate::trial::Trial;
+
+/// Where Millrace runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum On {
+    /// One process per role, and so many brokers.
+    Servers(Reach, usize),
+    /// One process on files.
+    Files,
+}
+
+/// Injects the fault, heals it, and says what it expected beside what the oracle checks.
+pub type Inject = for<'t> fn(&'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>>;
+
+pub struct Scenario {
+    /// The row of the list of faults.
+    pub number: u32,
+    /// Tells scenarios of one row apart; empty for its first.
+    pub variant: &'static str,
+    pub fault: &'static str,
+    pub on: On,
+    pub bound: Duration,
+    /// Commands a second, where the scenario needs another rate than all.
+    pub rate: Option<u64>,
+    /// One command of so many is given twice.
+    pub duplicates: u32,
+    pub inject: Inject,
+}
+
+// === impl Scenario ===
+
+impl Scenario {
+    pub const fn new(number: u32, fault: &'static str, inject: Inject) -> Self {
+        let bound = Duration::from_secs(180);
+        let on = On::Servers(Reach::Direct, 1);
+        Self { number, variant: "", fault, on, bound, rate: None, duplicates: 50, inject }
+    }
+
+    pub const fn variant(mut self, variant: &'static str) -> Self {
+        self.variant = variant;
+        self
+    }
+
+    pub const fn on(mut self, on: On) -> Self {
+        self.on = on;
+        self
+    }
+
+    pub const fn duplicates(mut self, one_of: u32) -> Self {
+        self.duplicates = one_of;
+        self
+    }
+
+    /// `7`, or `7-files` for a variant.
+    pub fn id(&self) -> String {
+        match self.variant {
+            "" => self.number.to_string(),
+            variant => format!("{}-{variant}", self.number),
+        }
+    }
+
+    pub fn needs(&self) -> Needs {
+        match self.on {
+            On::Servers(reach, brokers) => Needs { brokers, cluster: reach == Reach::Cluster },
+            On::Files => Needs { brokers: 1, cluster: false },
+        }
+    }
+}

@@ -1,0 +1,299 @@
+//! One trial of a fault: fresh stores, a running system, load and readers; the fault; quiet; the oracle.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail};
+use schemas::PositionToken;
+use serde_json::Value;
+use uuid::Uuid;
+
+use crate::commands::{Given, preload, sku};
+use crate::counters::Counters;
+use crate::journal::Journal;
+use crate::load::{Load, LoadPlan, give_all};
+use crate::oracle::answers::{self, Readers, Told};
+use crate::oracle::fold::Expected;
+use crate::oracle::table::Table;
+use crate::oracle::{Violation, checks, topics, views};
+use crate::report::{Figures, Verdict};
+use crate::scenario::{On, Scenario};
+use crate::servers::Servers;
+use crate::system::System;
+
+/// What holds for every trial.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    pub binary: PathBuf,
+    pub seed: u64,
+    pub events: u64,
+    /// Seconds that the load is spread over.
+    pub seconds: u64,
+    pub skus: usize,
+    /// Keep the folder of a failed trial.
+    pub keep: bool,
+}
+
+/// A system under load, for a scenario to do its worst to.
+pub struct Trial<'a> {
+    pub servers: &'a mut Servers,
+    pub system: System,
+    pub load: Load,
+    pub readers: Readers,
+    pub counters: Counters,
+    pub journal: Arc<Journal>,
+    pub settings: &'a Settings,
+    /// Events that the scenario wrote into the event table itself.
+    pub made: HashSet<Uuid>,
+    /// Whether the scenario put records on the event topics that are no events.
+    pub foreign: bool,
+    pub violations: Vec<Violation>,
+    plan: LoadPlan,
+}
+
+const SETTLE: Duration = Duration::from_secs(90);
+
+/// Runs one scenario; what goes wrong on the way is part of the verdict.
+pub async fn run(scenario: &Scenario, servers: &mut Servers, settings: &Settings) -> Verdict {
+    let begun = Instant::now();
+    let mut verdict = Verdict::of(scenario);
+    let folder = match tempfile::Builder::new().prefix("millrace-fault.").tempdir() {
+        Ok(folder) => folder,
+        Err(error) => {
+            verdict.violations.push(Violation::new("harness", error.to_string()));
+            return verdict;
+        }
+    };
+    let tried = tokio::time::timeout(scenario.bound, attempt(scenario, servers, settings, folder.path(), &mut verdict));
+    match tried.await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => verdict.violations.push(Violation::new("harness", format!("{error:#}"))),
+        Err(_) => verdict.violations.push(Violation::new("bound", format!("not over after {:?}", scenario.bound))),
+    }
+    verdict.seconds = begun.elapsed().as_secs_f64();
+    if !verdict.is_passed() && settings.keep {
+        verdict.kept = Some(folder.keep());
+    }
+    verdict
+}
+
+async fn attempt(
+    scenario: &Scenario,
+    servers: &mut Servers,
+    settings: &Settings,
+    folder: &Path,
+    verdict: &mut Verdict,
+) -> anyhow::Result<()> {
+    if !matches!(scenario.on, On::Files) {
+        servers.renew(scenario.needs()).await.context("the servers do not start")?;
+    }
+    let system = match scenario.on {
+        On::Files => System::embedded(&settings.binary, folder, &folder.join("data")).await?,
+        On::Servers(reach, _) => System::roles(&settings.binary, folder, servers, reach).await?,
+    };
+    let journal = Arc::new(Journal::default());
+    let commands = preload(settings.seed, settings.skus);
+    give_all(&system.commands_url(), commands, &journal).await?;
+    let plan = LoadPlan {
+        seed: settings.seed.wrapping_add(u64::from(scenario.number)),
+        skus: settings.skus,
+        events: settings.events,
+        rate: scenario.rate.unwrap_or(settings.events / settings.seconds.max(1)).max(50),
+        duplicates: scenario.duplicates,
+        kafka: (!system.is_embedded()).then(|| servers.kafka.address()),
+        partitions: Table::read(&system.deployment).await?.partitions,
+        urls: vec![system.commands_url()],
+    };
+    settle(&system, &journal, &HashSet::new(), SETTLE).await.context("before the fault")?;
+    let readers = Readers::start(&system.queries_url(), journal.clone(), settings.seed, settings.skus)?;
+    let counters = Counters::start(system.names().iter().map(|name| system.url(name)).collect())?;
+    let load = Load::start(plan.clone(), journal.clone())?;
+    let (made, violations) = (HashSet::new(), Vec::new());
+    let mut trial =
+        Trial { servers, system, load, readers, counters, journal, settings, made, foreign: false, violations, plan };
+    let tried = trial.go_through(scenario, verdict).await;
+    verdict.violations.append(&mut trial.violations);
+    if tried.is_err() || !verdict.is_passed() {
+        for name in trial.system.names() {
+            let program = trial.system.program(&name)?;
+            verdict.logs.push((name, program.log_end(12)));
+        }
+    }
+    tried
+}
+
+// === impl Trial ===
+
+impl Trial<'_> {
+    async fn go_through(&mut self, scenario: &Scenario, verdict: &mut Verdict) -> anyhow::Result<()> {
+        self.load.reached(0.2).await?;
+        (scenario.inject)(self).await.context("while the fault was there")?;
+        let healed = Instant::now();
+        self.probe().await.context("after the fault")?;
+        verdict.figures.recovery_seconds = healed.elapsed().as_secs_f64();
+        self.load.finish(SETTLE).await?;
+        let (table, expected) = settle(&self.system, &self.journal, &self.made, SETTLE).await?;
+        verdict.figures.quiet_seconds = healed.elapsed().as_secs_f64();
+        let told = self.compare(&table, &expected, &mut verdict.figures).await?;
+        verdict.figures.answers = told.answers;
+        verdict.figures.unavailable = told.unavailable;
+        verdict.figures.longest_outage_seconds = told.longest_outage.as_secs_f64();
+        Ok(())
+    }
+
+    /// Compares every digest with the oracle.
+    async fn compare(&mut self, table: &Table, expected: &Expected, figures: &mut Figures) -> anyhow::Result<Told> {
+        figures.events = table.events.iter().filter(|event| event.topic.ends_with(".events")).count() as u64;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build()?;
+        let url = self.system.queries_url();
+        let mut found = checks::streams(table, &self.made);
+        let entries = self.journal.entries().commands.clone();
+        figures.commands = entries.len() as u64;
+        found.extend(checks::commands(table, &entries, &self.made));
+        let mut topics = topics::read(&self.system.deployment).await?;
+        for partition in topics.values_mut() {
+            partition.foreign_allowed = self.foreign;
+        }
+        let (wrong, duplicates) = checks::topics(table, expected, &topics);
+        found.extend(wrong);
+        figures.duplicates_seen = duplicates;
+        found.extend(checks::stock(expected, &views::stock(&self.system.deployment).await?));
+        let skus: Vec<String> = expected.products.keys().cloned().collect();
+        found.extend(checks::products(&expected.products, &views::pages(&client, &url, &skus).await?));
+        for region in crate::commands::REGIONS {
+            let hits = views::hits(&client, &url, region).await?;
+            found.extend(checks::products(&checks::shown(expected, region), &hits));
+        }
+        let (wrong, told) = answers::check(expected, &self.readers.taken(), self.settings.skus as u64);
+        found.extend(wrong);
+        figures.duplicates_dropped = self.counters.total("millrace_events_duplicate_total");
+        figures.superseded = self.counters.total("millrace_writes_superseded_total");
+        self.violations.extend(found);
+        Ok(told)
+    }
+
+    /// What a scenario itself expects.
+    pub fn expect(&mut self, holds: bool, what: impl Into<String>) {
+        if !holds {
+            self.violations.push(Violation::new("fault", what));
+        }
+    }
+
+    /// Gives one command and reads until both read models show it.
+    pub async fn probe(&mut self) -> anyhow::Result<()> {
+        let position = self.acknowledged().await?;
+        let url = self.system.queries_url();
+        shows(&url, &format!("/v1/stock/{}", sku(0)), &position, SETTLE).await?;
+        shows(&url, "/v1/search?limit=1&facets=false", &position, SETTLE).await
+    }
+
+    /// Gives one command, of the first SKU, and where its event stands.
+    pub async fn acknowledged(&mut self) -> anyhow::Result<PositionToken> {
+        let command = schemas::Command::ReceiveStock(schemas::command::ReceiveStock {
+            sku: sku(0),
+            warehouse: crate::commands::parsed(crate::commands::WAREHOUSES[0].0),
+            region: None,
+            quantity: 1,
+        });
+        let given = Given { id: Uuid::new_v4(), command };
+        give_all(&self.system.commands_url(), vec![given.clone()], &self.journal).await?;
+        let outcome = self.journal.entries().commands.get(&given.id).and_then(|entry| entry.outcome.clone());
+        outcome.and_then(|outcome| outcome.position).context("the probe was not accepted")
+    }
+
+    /// Another process of a kind, ready.
+    pub async fn add(&mut self, name: &str, kind: &str, flags: &[&str]) -> anyhow::Result<()> {
+        self.system.add(name, kind, flags)?;
+        self.counters.also(self.system.url(name));
+        self.system.ready(name).await
+    }
+
+    pub fn plan(&self) -> &LoadPlan {
+        &self.plan
+    }
+}
+
+/// Reads until an answer is true at a position.
+pub async fn shows(url: &str, path: &str, position: &PositionToken, within: Duration) -> anyhow::Result<()> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(8)).build()?;
+    let begun = Instant::now();
+    loop {
+        let request = client.get(format!("{url}{path}")).header("Millrace-Min-Position", position.to_string());
+        let told = match request.send().await {
+            Ok(answer) if answer.status().is_success() => return Ok(()),
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(error) => error.to_string(),
+        };
+        if begun.elapsed() > within {
+            bail!("{path} does not show {position} within {within:?}: {told}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+/// Waits until every command that was given has an outcome, and both read models show all of the event table.
+pub async fn settle(
+    system: &System,
+    journal: &Journal,
+    made: &HashSet<Uuid>,
+    within: Duration,
+) -> anyhow::Result<(Table, Expected)> {
+    let begun = Instant::now();
+    let topic_commands: Vec<Uuid> = {
+        let entries = journal.entries();
+        entries.commands.iter().filter(|(_, entry)| entry.by_topic).map(|(id, _)| *id).collect()
+    };
+    loop {
+        let table = Table::read(&system.deployment).await?;
+        let waiting = topic_commands.iter().filter(|id| !table.outcomes.contains_key(id)).count();
+        if waiting == 0 && Table::count(&system.deployment).await? == table.events.len() as u64 {
+            let expected = Expected::of(&table);
+            let left = within.saturating_sub(begun.elapsed());
+            shown_by_all(system, &expected, left).await?;
+            if Table::count(&system.deployment).await? == table.events.len() as u64 {
+                return Ok((table, expected));
+            }
+        }
+        if begun.elapsed() > within {
+            let made = made.len();
+            bail!(
+                "the event table does not come to rest within {within:?}: {waiting} topic commands wait, {made} made"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+async fn shown_by_all(system: &System, expected: &Expected, within: Duration) -> anyhow::Result<()> {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(8)).build()?;
+    let url = system.queries_url();
+    let begun = Instant::now();
+    loop {
+        let status = match client.get(format!("{url}/v1/status")).send().await {
+            Ok(answer) => answer.json::<Value>().await.unwrap_or_default(),
+            Err(error) => Value::String(error.to_string()),
+        };
+        let projections = status["projections"].as_array().map(Vec::as_slice).unwrap_or_default();
+        if projections.len() == 2 && projections.iter().all(|projection| has_all(projection, &expected.head)) {
+            break;
+        }
+        if begun.elapsed() > within {
+            bail!("the read models do not reach {} within {within:?}: {status}", expected.head);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    shows(&url, "/v1/search?limit=1&facets=false", &expected.head, within.saturating_sub(begun.elapsed())).await
+}
+
+fn has_all(projection: &Value, head: &PositionToken) -> bool {
+    let position: Option<PositionToken> = projection["position"].as_str().and_then(|text| text.parse().ok());
+    let Some(position) = position else { return false };
+    let is_stock = projection["name"] == "stock";
+    projection["state"] == "live"
+        && head
+            .iter()
+            .filter(|part| !is_stock || part.context == schemas::Context::Inventory)
+            .all(|part| position.get(part.context, part.partition).is_some_and(|at| at >= part.position))
+}
