@@ -145,6 +145,9 @@ pub struct IntakeArgs {
     /// Submissions that may wait before HTTP answers 429
     #[arg(long, value_name = "N", env = "MILLRACE_COMMAND_QUEUE", default_value_t = 4096, value_parser = positive)]
     pub command_queue: usize,
+    /// Events that may wait for the relay before commands wait too; at most 100000
+    #[arg(long, value_name = "N", env = "MILLRACE_MAX_RELAY_LAG_EVENTS", default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub max_relay_lag_events: u64,
     /// Events of a stream between two snapshots
     #[arg(long, value_name = "N", env = "MILLRACE_SNAPSHOT_EVERY", default_value_t = 100, value_parser = positive)]
     pub snapshot_every: usize,

@@ -231,6 +231,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         intake: IntakeArgs {
             group_commands: 1_000,
             command_queue: 4_096,
+            max_relay_lag_events: 50_000,
             snapshot_every: 100,
             outcome_retention: Duration::from_secs(7 * 24 * 3600),
         },

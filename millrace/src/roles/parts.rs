@@ -37,6 +37,7 @@ pub fn command_side(
     let settings = HandlerSettings {
         group_commands: intake.group_commands,
         queue: intake.command_queue,
+        max_relay_lag: Some(intake.max_relay_lag_events),
         snapshot_every: intake.snapshot_every as u64,
         ..HandlerSettings::default()
     };

@@ -19,6 +19,7 @@ use uuid::Uuid;
 use crate::cache::StreamCache;
 use crate::error::HandlerError;
 use crate::group::{self, Work};
+use crate::intake_gate::IntakeGate;
 use crate::metrics::{COMMANDS, GROUP_COMMANDS, GROUP_SECONDS, QUEUED};
 use crate::refusal::refused;
 
@@ -33,6 +34,8 @@ pub struct HandlerSettings {
     pub snapshot_every: u64,
     /// Streams kept in memory.
     pub cached_streams: NonZeroUsize,
+    /// Events that may wait for the relay before intake waits too; `None`: any number.
+    pub max_relay_lag: Option<u64>,
     /// How long a group is retried on an unavailable store before its commands are `failed`.
     pub retry_for: Duration,
 }
@@ -42,6 +45,7 @@ pub struct HandlerSettings {
 pub struct CommandHandler {
     queue: mpsc::Sender<Submission>,
     store: Arc<dyn EventStore>,
+    gate: IntakeGate,
 }
 
 /// Consecutive records of one partition of a command topic, to be committed with their offsets.
@@ -114,6 +118,7 @@ impl Default for HandlerSettings {
             queue: 4_096,
             snapshot_every: 100,
             cached_streams: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
+            max_relay_lag: None,
             retry_for: Duration::from_secs(10),
         }
     }
@@ -130,7 +135,8 @@ impl CommandHandler {
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let (queue, submissions) = mpsc::channel(settings.queue);
-        let handler = Self { queue, store: Arc::clone(&store) };
+        let gate = IntakeGate::watch(Arc::clone(&store), settings.max_relay_lag, shutdown.clone());
+        let handler = Self { queue, store: Arc::clone(&store), gate };
         let state = group::GroupState {
             store,
             topology,
@@ -187,6 +193,11 @@ impl CommandHandler {
         let id = command.id;
         let mut outcomes = self.submit(vec![Work::from_timer(command, timer)], None).await?;
         Ok(outcomes.pop().unwrap_or_else(|| failed(id, "the handler gave no outcome")))
+    }
+
+    /// Whoever takes commands from outside asks it first.
+    pub(crate) fn gate(&self) -> &IntakeGate {
+        &self.gate
     }
 
     /// The stored outcome of a command.

@@ -36,6 +36,8 @@ const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Characters of something unreadable that a refusal repeats.
 const MOST_SHOWN: usize = 120;
+/// When to come back while the relay catches up, in seconds.
+const HELD_RETRY_AFTER: u32 = 2;
 
 /// What the routes share.
 #[derive(Clone)]
@@ -97,7 +99,7 @@ struct CommandBody {
         (status = 413, description = "Larger than 65,536 bytes", content_type = "application/problem+json"),
         (status = 415, description = "Neither JSON nor NDJSON", content_type = "application/problem+json"),
         (status = 422, description = "Refused by a rule; reason says which", body = Outcome, content_type = "application/problem+json"),
-        (status = 429, description = "The queue is full; Retry-After says when to come back", content_type = "application/problem+json"),
+        (status = 429, description = "The queue is full or the relay is too far behind; Retry-After says when to come back", content_type = "application/problem+json"),
         (status = 503, description = "Not decided; give it again under the same id after Retry-After", body = Outcome, content_type = "application/problem+json"),
     )
 )]
@@ -138,6 +140,12 @@ async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Respon
             return respond(outcome);
         }
     };
+    if !shared.handler.gate().is_open() {
+        return Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many commands")
+            .detail("the relay is too far behind; nothing was taken")
+            .retry_after(HELD_RETRY_AFTER)
+            .into_response();
+    }
     match shared.handler.try_handle(envelope, QUEUE_PATIENCE).await {
         Some(outcome) => respond(outcome),
         None => Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many commands")

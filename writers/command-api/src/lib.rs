@@ -9,6 +9,7 @@ mod expiry;
 mod group;
 mod handler;
 pub mod http;
+mod intake_gate;
 mod metrics;
 mod refusal;
 mod restored;

@@ -8,12 +8,14 @@ pub(crate) const GROUP_SECONDS: &str = "millrace_command_group_seconds";
 pub(crate) const QUEUED: &str = "millrace_commands_queued";
 pub(crate) const RETRIES: &str = "millrace_command_group_retries_total";
 pub(crate) const EXPIRED: &str = "millrace_reservations_expired_total";
+pub(crate) const INTAKE_HELD: &str = "millrace_intake_held";
 
 pub fn describe_metrics() {
     describe_counter!(COMMANDS, "Commands by type and outcome");
     describe_histogram!(GROUP_COMMANDS, "Commands that shared one transaction");
     describe_histogram!(GROUP_SECONDS, "From taking a group off the queue to its commit");
     describe_gauge!(QUEUED, "Commands that wait to be decided");
+    describe_gauge!(INTAKE_HELD, "1 while no commands are taken because the relay is too far behind");
     describe_counter!(RETRIES, "Groups decided again, by cause");
     describe_counter!(EXPIRED, "Reservations released because their time was over");
 }

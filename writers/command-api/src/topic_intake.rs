@@ -146,6 +146,8 @@ impl Intake {
             return Ok(());
         }
         let group = RecordGroup { context, topic: at.topic.clone(), partition: at.partition, first, next, commands };
+        // Nothing further is read meanwhile: the log keeps what comes.
+        self.handler.gate().opened().await;
         match self.handler.handle_records(group).await {
             Ok(_) => {
                 self.next.insert(at.clone(), next);

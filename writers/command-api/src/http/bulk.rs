@@ -3,6 +3,8 @@
 //! A few chunks are under way at once; a client that does not read its outcomes stops the reading of its body.
 //! A client that goes away leaves no half command: what was taken has its outcome, and the id finds it.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -15,12 +17,16 @@ use uuid::Uuid;
 use super::lines::{Line, LineSplitter};
 use super::{BODY_PATIENCE, MAX_COMMAND_BYTES, readable_id};
 use crate::handler::{CommandHandler, Enqueued};
+use crate::intake_gate::OVERLOADED;
 use crate::refusal::refused;
 
 /// Commands handed to the handler at once.
 const CHUNK_COMMANDS: usize = 500;
 /// Chunks under way before the body waits.
 const CHUNKS_UNDER_WAY: usize = 4;
+
+/// How long the body waits while the relay catches up; less than clients wait for the next byte.
+const HELD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A chunk on its way: which of its lines wait for the handler, and what the others already are.
 struct Chunk {
@@ -90,10 +96,26 @@ async fn take(handler: &CommandHandler, lines: &[Line], traceparent: Option<&str
             }
             Err(outcome) => ChunkLine::Refused(outcome),
         })
-        .collect();
+        .collect::<Vec<_>>();
+    if !commands.is_empty() && !handler.gate().opened_within(HELD_PATIENCE).await {
+        return Chunk { lines: held(lines, commands), enqueued: None };
+    }
     // Enqueued here, one chunk after the other, so that commands are decided in the order of their lines.
     let enqueued = if commands.is_empty() { None } else { Some(handler.enqueue(commands).await) };
     Chunk { lines, enqueued }
+}
+
+/// Outcomes of commands that were not taken: given again under their ids, they have their first outcome then.
+fn held(lines: Vec<ChunkLine>, commands: Vec<CommandEnvelope>) -> Vec<ChunkLine> {
+    let mut commands = commands.into_iter();
+    let message = "the relay is too far behind; nothing was taken";
+    let of = |line| match line {
+        ChunkLine::Waits => commands.next().map_or(ChunkLine::Waits, |command| {
+            ChunkLine::Refused(Box::new(refused(command.id, OutcomeKind::Failed, OVERLOADED, message)))
+        }),
+        refused => refused,
+    };
+    lines.into_iter().map(of).collect()
 }
 
 fn read(line: &Line, traceparent: Option<&str>, received_at: i64) -> Result<CommandEnvelope, Box<Outcome>> {

@@ -11,17 +11,22 @@ use super::*;
 use crate::handler::HandlerSettings;
 
 struct Api {
+    store: Arc<dyn EventStore>,
     routes: Router,
     _folder: tempfile::TempDir,
 }
 
 impl Api {
     async fn new() -> Self {
+        Self::with(HandlerSettings::default()).await
+    }
+
+    async fn with(settings: HandlerSettings) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store: Arc<dyn EventStore> = Arc::new(SqliteEventStore::open(folder.path().join("events.db")).unwrap());
         let topology = store.fix_topology(Topology { partitions: 4 }).await.unwrap();
-        let (handler, _) = CommandHandler::start(store, topology, HandlerSettings::default(), CancellationToken::new());
-        Self { routes: router(handler, || 1_700_000_000_000), _folder: folder }
+        let (handler, _) = CommandHandler::start(store.clone(), topology, settings, CancellationToken::new());
+        Self { store, routes: router(handler, || 1_700_000_000_000), _folder: folder }
     }
 
     async fn post(&self, content_type: &str, body: impl Into<Body>) -> (StatusCode, String, Vec<Value>) {
@@ -144,4 +149,46 @@ async fn a_path_that_is_no_text_and_a_wrong_method_are_problems() {
         assert_eq!((status, content_type.as_str()), (wanted, "application/problem+json"));
         assert!(!answer[0]["detail"].as_str().unwrap().is_empty());
     }
+}
+
+#[tokio::test]
+async fn commands_wait_while_the_relay_is_too_far_behind_and_go_on_once_it_has_caught_up() {
+    let api = Api::with(HandlerSettings { max_relay_lag: Some(10), ..HandlerSettings::default() }).await;
+    let lines = |numbers: std::ops::Range<u128>| -> String {
+        numbers.map(|number| format!("{}\n", receive(number, 1))).collect()
+    };
+    // Nobody relays. What is taken before the first look is taken.
+    api.post("application/x-ndjson", lines(1..30)).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    let mut number = 1_000;
+    let refused = loop {
+        number += 1;
+        let (status, content_type, answer) = api.post("application/json", receive(number, 1).to_string()).await;
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            assert_eq!(content_type, "application/problem+json");
+            break answer;
+        }
+        assert!(tokio::time::Instant::now() < deadline, "the lag holds nothing");
+        tokio::task::yield_now().await;
+    };
+    assert!(refused[0]["detail"].as_str().unwrap().contains("relay"), "{refused:?}");
+    let missing = api.store.outcome(Uuid::from_u128(number)).await.unwrap();
+    assert!(missing.is_none(), "a refused command was taken");
+
+    // A bulk body waits, and its lines are decided once the relay has caught up.
+    let waiting = api.post("application/x-ndjson", lines(100_000..100_020));
+    let catching_up = async {
+        let lease = api.store.lease_relay().await.unwrap();
+        let mut cursor = lease.cursor;
+        while let Some(last) = api.store.read_committed(cursor.position, 1_000).await.unwrap().last() {
+            cursor.position = last.position;
+        }
+        assert!(api.store.outcome(Uuid::from_u128(100_000)).await.unwrap().is_none(), "the body did not wait");
+        api.store.save_cursor(lease.epoch, &cursor).await.unwrap();
+    };
+    let ((status, _, answers), ()) = tokio::join!(waiting, catching_up);
+    assert_eq!((status, answers.len()), (StatusCode::OK, 20));
+    assert!(answers.iter().all(|answer| answer["outcome"] == "accepted"), "{answers:?}");
+    let (status, ..) = api.post("application/json", receive(number, 1).to_string()).await;
+    assert_eq!(status, StatusCode::OK);
 }
