@@ -31,10 +31,19 @@ pub(super) struct PartitionReaders {
 
 struct PartitionReader {
     consumer: BaseConsumer<ClientLog>,
-    /// Where it stands: the next offset, and since when.
-    place: Option<(TopicPartition, u64, Instant)>,
+    place: Option<Standing>,
     /// Nothing was read since it was placed.
     is_fresh: bool,
+}
+
+/// Where a reader stands.
+struct Standing {
+    at: TopicPartition,
+    /// The next offset.
+    next: u64,
+    since: Instant,
+    /// The partition's end when it was read.
+    end: u64,
 }
 
 // === impl PartitionReaders ===
@@ -53,6 +62,7 @@ impl PartitionReaders {
         limit: usize,
     ) -> Result<Vec<Record>, EventLogError> {
         let ends = ends_of(lookup, at)?;
+        self.forget_shrunk(at, ends.next);
         let out_of_range = |ends: PartitionEnds| EventLogError::OffsetOutOfRange {
             at: at.clone(),
             asked: from,
@@ -66,13 +76,23 @@ impl PartitionReaders {
             return Ok(Vec::new());
         }
         let mut reader = self.reader_at(at, from)?;
-        match reader.page(at, from, ends.next, limit) {
+        let mut page = reader.page(at, from, ends.next, limit);
+        if page.as_ref().is_err_and(is_out_of_range) {
+            // Retention or a truncation has passed by between the two requests.
+            let ends = ends_of(lookup, at)?;
+            if !(ends.first..=ends.next).contains(&from) {
+                return Err(out_of_range(ends));
+            }
+            // Or it happened to what the reader fetched ahead, before it was placed: a new one has no such past.
+            reader = PartitionReader::new(&self.settings)?;
+            reader.place_at(at, from).map_err(|error| lookup.log().classify(&error, &at.topic))?;
+            page = reader.page(at, from, ends.next, limit);
+        }
+        match page {
             Ok(records) => {
                 self.give_back(reader);
                 Ok(records)
             }
-            // Retention or a truncation has passed by between the two requests.
-            Err(error) if is_out_of_range(&error) => Err(out_of_range(ends_of(lookup, at)?)),
             Err(error) => Err(lookup.log().classify(&error, &at.topic)),
         }
     }
@@ -93,6 +113,14 @@ impl PartitionReaders {
         };
         reader.place_at(at, from).map_err(|error| reader.consumer.context().classify(&error, &at.topic))?;
         Ok(reader)
+    }
+
+    /// What was fetched from a partition that ends before where it ended is of another log.
+    fn forget_shrunk(&self, at: &TopicPartition, end: u64) {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        for reader in idle.iter_mut() {
+            reader.place.take_if(|place| place.at == *at && end < place.end);
+        }
     }
 
     fn give_back(&self, reader: PartitionReader) {
@@ -129,7 +157,7 @@ impl PartitionReader {
     fn stands_at(&self, at: &TopicPartition, from: u64) -> bool {
         self.place
             .as_ref()
-            .is_some_and(|(standing, next, since)| standing == at && *next == from && since.elapsed() < GOES_ON_WITHIN)
+            .is_some_and(|place| place.at == *at && place.next == from && place.since.elapsed() < GOES_ON_WITHIN)
     }
 
     fn place_at(&mut self, at: &TopicPartition, from: u64) -> Result<(), KafkaError> {
@@ -169,7 +197,7 @@ impl PartitionReader {
                 None => return Err(KafkaError::MessageConsumption(RDKafkaErrorCode::OperationTimedOut)),
             }
         }
-        self.place = Some((at.clone(), next, Instant::now()));
+        self.place = Some(Standing { at: at.clone(), next, since: Instant::now(), end });
         self.is_fresh = false;
         Ok(records)
     }
