@@ -31,7 +31,7 @@ impl Projection for SearchProjection {
     }
 
     fn project(row: Option<&SearchRow>, event: &Event, version: u64) -> Result<Option<SearchRow>, FoldError> {
-        if row.is_some_and(|row| version_of(row) >= version) {
+        if row.is_some_and(|row| row.version() >= version) {
             return Ok(None);
         }
         Ok(Some(match event {
@@ -51,14 +51,6 @@ impl Projection for SearchProjection {
                 SearchRow::Stock { region: event.region.clone(), available: event.on_hand - event.reserved, version }
             }
         }))
-    }
-}
-
-fn version_of(row: &SearchRow) -> u64 {
-    match row {
-        SearchRow::Product { version, .. } | SearchRow::Price { version, .. } | SearchRow::Stock { version, .. } => {
-            *version
-        }
     }
 }
 

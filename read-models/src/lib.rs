@@ -9,6 +9,7 @@ mod error;
 mod metrics;
 mod parked;
 mod read_model;
+mod row_scan;
 pub mod search;
 mod sqlite;
 mod status;
@@ -22,5 +23,5 @@ pub use dead_letters::{
 pub use error::ReadModelError;
 pub use metrics::describe_metrics;
 pub use parked::{FOREIGN_KEY, ParkedEvent, ParkedKey, ParkedPlace};
-pub use read_model::{Batch, Claimed, Generation, Head, ReadModel};
+pub use read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
 pub use status::{PartitionStatus, ReadModelStatus};

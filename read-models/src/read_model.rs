@@ -70,6 +70,17 @@ pub struct Head {
     pub seen_at: i64,
 }
 
+/// Some rows of a partition, as a scan met them.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowPage<K, R> {
+    /// A row that does not read says why.
+    pub rows: Vec<(K, Result<R, String>)>,
+    /// What lies among the rows and has no key that a row could have.
+    pub foreign: Vec<String>,
+    /// Where the next page begins, for the same store; `None` behind the last.
+    pub next: Option<String>,
+}
+
 /// Where a projection's rows live.
 #[async_trait]
 pub trait ReadModel: DeadLetters {
@@ -98,6 +109,17 @@ pub trait ReadModel: DeadLetters {
     async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError>;
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError>;
+
+    /// A page of the rows of one partition as they stand, for checks: of what this process writes, or else of what
+    /// serves. Pages have no order and are not of one moment: a row that is there during the whole scan is met, more
+    /// than once perhaps; one that comes meanwhile may be. About `limit` rows are looked at, so that a page may be
+    /// empty and not the last. `from` is the `next` of the page before.
+    async fn rows(
+        &self,
+        partition: PartitionRef,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<RowPage<Self::Key, Self::Row>, ReadModelError>;
 
     /// Whether the store answers; for readiness.
     async fn ping(&self) -> Result<(), ReadModelError>;

@@ -3,18 +3,21 @@
 //! A document has three independent parts (product, prices, availability), each a set of rows of its own, so that
 //! workers of different topics never write the same row. It is shown once its product part is there.
 
+mod documents;
 mod index;
 mod indexer;
 mod query;
 mod read_model;
 mod reader;
 mod rows;
+mod scan;
 mod view;
 
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
+pub use documents::{DocumentCheck, DocumentFault, DocumentProblem};
 pub use read_model::SearchReadModel;
 pub use reader::SearchReader;
 
@@ -146,6 +149,19 @@ impl SearchKey {
     pub fn sku(&self) -> &Sku {
         match self {
             SearchKey::Product(sku) | SearchKey::Price(sku, _) | SearchKey::Stock(sku, _) => sku,
+        }
+    }
+}
+
+// === impl SearchRow ===
+
+impl SearchRow {
+    /// Version of the stream that the row is true at.
+    pub fn version(&self) -> u64 {
+        match self {
+            SearchRow::Product { version, .. }
+            | SearchRow::Price { version, .. }
+            | SearchRow::Stock { version, .. } => *version,
         }
     }
 }

@@ -6,7 +6,7 @@ mod dead_letters;
 mod suite;
 
 use suite::dead_letters as letters;
-use suite::{Fixture, fencing, parking, reading};
+use suite::{Fixture, fencing, parking, reading, scanning};
 
 macro_rules! contract {
     ($($group:ident::$test:ident,)*) => {
@@ -64,6 +64,8 @@ contract!(
     letters::requests_and_answers_are_bounded_and_asked_once,
     letters::the_mirror_s_mark_only_goes_on,
     letters::another_process_asks,
+    scanning::a_scan_meets_every_row_of_its_partition_and_no_other,
+    scanning::a_scan_goes_on_while_rows_are_written,
     reading::reads_are_refused_until_the_partition_is_live,
     reading::answers_come_in_the_order_asked_with_their_own_positions,
     reading::rows_and_position_are_of_one_moment,

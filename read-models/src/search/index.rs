@@ -4,6 +4,7 @@
 
 use std::path::Path;
 
+use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
 use tantivy::schema::{FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions};
@@ -122,16 +123,29 @@ impl Fields {
         for price in &parts.prices {
             document.add_text(self.price, price_term(&price.region, price.amount_minor));
         }
-        let shown = Shown {
+        let shown = Shown::with(product, parts.prices, parts.in_stock);
+        document.add_text(self.shown, serde_json::to_string(&shown)?);
+        Ok(Some(document))
+    }
+}
+
+// === impl Shown ===
+
+impl Shown {
+    /// `None` while there is nothing to show.
+    pub(super) fn of(parts: Parts) -> Option<Self> {
+        Some(Self::with(parts.product?, parts.prices, parts.in_stock))
+    }
+
+    fn with(product: Product, prices: Vec<RegionPrice>, in_stock: Vec<RegionId>) -> Self {
+        Self {
             name: product.name,
             brand: product.brand,
             category_path: product.category_path,
             pack_size: product.pack_size,
-            prices: parts.prices,
-            in_stock: parts.in_stock,
-        };
-        document.add_text(self.shown, serde_json::to_string(&shown)?);
-        Ok(Some(document))
+            prices,
+            in_stock,
+        }
     }
 }
 

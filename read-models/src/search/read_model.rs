@@ -15,10 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
 use crate::search::indexer::{self, IndexerHome};
-use crate::search::{NAME, SearchKey, SearchRow, rows};
 use crate::sqlite::dead_letters::InSqlite;
+use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+use crate::row_scan;
+use crate::search::{NAME, SearchKey, SearchRow, rows, scan};
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 
@@ -150,6 +151,17 @@ impl ReadModel for SearchReadModel {
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
         self.read_generation(|transaction, generation| ledger::status(transaction, generation, &Context::ALL)).await
+    }
+
+    async fn rows(
+        &self,
+        partition: PartitionRef,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<RowPage<SearchKey, SearchRow>, ReadModelError> {
+        let from = row_scan::place(NAME, from)?.unwrap_or_default();
+        self.read_generation(move |transaction, generation| scan::page(transaction, generation, partition, from, limit))
+            .await
     }
 
     async fn ping(&self) -> Result<(), ReadModelError> {

@@ -9,19 +9,24 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
+use rusqlite::Transaction;
 use schemas::{Context, PositionToken, Sku};
 use tantivy::{IndexReader, ReloadPolicy};
 
+use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
-use crate::read_model::Generation;
+use crate::read_model::{Generation, RowPage};
+use crate::row_scan;
+use crate::search::documents::{self, DocumentCheck};
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::query::Plan;
 use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
 use crate::search::rows::{self, RowsState};
+use crate::search::scan;
 use crate::search::view::View;
-use crate::search::{NAME, ProductAnswer, SearchAnswer, SearchRequest};
 use crate::sqlite::dead_letters::InSqlite;
-use crate::sqlite::{SqliteFile, ledger};
+use crate::search::{NAME, ProductAnswer, SearchAnswer, SearchKey, SearchRequest, SearchRow};
+use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 
 /// How long a loaded state is answered from before the directory is looked at again.
@@ -131,6 +136,30 @@ impl SearchReader {
         .await
     }
 
+    /// A page of the rows of one partition, as [`ReadModel::rows`](crate::ReadModel::rows) gives them.
+    pub async fn rows(
+        &self,
+        partition: PartitionRef,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<RowPage<SearchKey, SearchRow>, ReadModelError> {
+        let from = row_scan::place(NAME, from)?.unwrap_or_default();
+        self.on_generation(move |transaction, generation| scan::page(transaction, generation, partition, from, limit))
+            .await
+    }
+
+    /// Holds the index against the rows: see [`DocumentCheck`].
+    pub async fn check_documents(&self) -> Result<DocumentCheck, ReadModelError> {
+        let inner = Arc::clone(&self.inner);
+        self.blocking(move || {
+            let loaded = inner.look();
+            let file = loaded.rows.as_ref().map_err(told_again)?;
+            let view = loaded.index.as_ref().map_err(told_again)?;
+            documents::check(file, view)
+        })
+        .await
+    }
+
     /// How the rows stand. No partition is live while the index cannot be answered from.
     pub async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
         let inner = Arc::clone(&self.inner);
@@ -172,6 +201,13 @@ impl SearchReader {
     ) -> Result<T, ReadModelError> {
         let inner = Arc::clone(&self.inner);
         self.blocking(move || work(inner.look().rows.as_ref().map_err(told_again)?)).await
+    }
+
+    async fn on_generation<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>, &Generation) -> Result<T, Abort> + Send + 'static,
+    ) -> Result<T, ReadModelError> {
+        self.on_rows(move |file| file.read(|transaction| work(transaction, &ledger::serving(transaction, NAME)?))).await
     }
 
     async fn wait(

@@ -211,6 +211,34 @@ pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Resu
     Ok(Parts { product, prices, in_stock: in_stock(connection, generation, sku)? })
 }
 
+/// Hands each product that is shown to `each`, with the row version of its document's last change.
+pub(super) fn for_each_shown(
+    connection: &Connection,
+    generation: u32,
+    mut each: impl FnMut(&str, u64) -> Result<(), Abort>,
+) -> Result<(), Abort> {
+    let mut select = connection.prepare_cached(
+        "SELECT products.sku, documents.row_version FROM products
+         LEFT JOIN documents ON documents.generation = products.generation AND documents.sku = products.sku
+         WHERE products.generation = ?1 AND products.product IS NOT NULL",
+    )?;
+    let mut found = select.query([generation])?;
+    while let Some(row) = found.next()? {
+        let version: Option<i64> = row.get(1)?;
+        each(row.get_ref(0)?.as_str().map_err(rusqlite::Error::from)?, version.unwrap_or(0) as u64)?;
+    }
+    Ok(())
+}
+
+/// The row version of a document's last change.
+pub(super) fn document_version(connection: &Connection, generation: u32, sku: &str) -> rusqlite::Result<u64> {
+    let found: Option<i64> = connection
+        .prepare_cached("SELECT row_version FROM documents WHERE generation = ?1 AND sku = ?2")?
+        .query_row(params![generation, sku], |row| row.get(0))
+        .optional()?;
+    Ok(found.unwrap_or(0) as u64)
+}
+
 /// How many documents there are to show.
 pub(super) fn shown(connection: &Connection, generation: u32) -> Result<u64, Abort> {
     let shown: i64 = connection
@@ -260,7 +288,7 @@ fn in_stock(connection: &Connection, generation: u32, sku: &Sku) -> rusqlite::Re
         .collect()
 }
 
-fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
+pub(super) fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
     let Some(text) = text else { return Ok(None) };
     let product = serde_json::from_str(&text);
     product
@@ -268,7 +296,7 @@ fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
         .map_err(|error| rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error)))
 }
 
-fn region_of(text: String) -> rusqlite::Result<RegionId> {
+pub(super) fn region_of(text: String) -> rusqlite::Result<RegionId> {
     RegionId::new(text).map_err(not_an_id)
 }
 

@@ -14,6 +14,7 @@ mod connection;
 mod dead_letters;
 mod keys;
 mod reader;
+mod scan;
 mod writer;
 
 use std::sync::Arc;
@@ -29,7 +30,7 @@ use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
 use crate::metrics;
 use crate::parked::FOREIGN_KEY;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
+use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
 use crate::status::{PartitionStatus, ReadModelStatus};
 use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
 use address::RedisAddress;
@@ -230,6 +231,17 @@ impl ReadModel for RedisStock {
             fold_version: generation.fold_version,
             partitions: try_join_all(partitions).await?,
         })
+    }
+
+    async fn rows(
+        &self,
+        partition: PartitionRef,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
+        let generation = self.told_of().await?;
+        generation.check_partition(partition, &CONTEXTS)?;
+        self.scan(&generation, partition, from, limit).await
     }
 
     async fn ping(&self) -> Result<(), ReadModelError> {

@@ -15,8 +15,9 @@ use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId, partition_of};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel};
 use crate::sqlite::dead_letters::{self, InSqlite};
+use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+use crate::row_scan;
 use crate::sqlite::{Abort, Layout, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 use crate::stock::{CONTEXTS, NAME, StockAnswer, StockKey, StockReader, StockRow};
@@ -40,6 +41,13 @@ impl SqliteStock {
     /// Opens the file, and makes it when it is missing. Blocks for as long as that takes.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open(NAME, path.as_ref(), &LAYOUT, REMEDY)?;
+        Ok(Self { file, prepared: ArcSwapOption::empty() })
+    }
+
+    /// Opens a file that another process writes. [`ReadModelError::Rebuilding`] while there is none.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, ReadModelError> {
+        let file = SqliteFile::open_read_only(NAME, path.as_ref(), &LAYOUT, REMEDY)?
+            .ok_or_else(|| ReadModelError::Rebuilding { name: NAME.to_owned() })?;
         Ok(Self { file, prepared: ArcSwapOption::empty() })
     }
 
@@ -128,6 +136,28 @@ impl ReadModel for SqliteStock {
                         None => ledger::serving(transaction, NAME)?,
                     };
                     ledger::status(transaction, &generation, &CONTEXTS)
+                })
+            })
+            .await
+    }
+
+    async fn rows(
+        &self,
+        partition: PartitionRef,
+        from: Option<&str>,
+        limit: usize,
+    ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
+        let prepared = self.prepared.load_full();
+        let from = row_scan::place(NAME, from)?;
+        self.file
+            .blocking(move |file| {
+                file.read(|transaction| {
+                    let generation = match prepared {
+                        Some(prepared) => prepared.as_ref().clone(),
+                        None => ledger::serving(transaction, NAME)?,
+                    };
+                    generation.check_partition(partition, &CONTEXTS)?;
+                    scan(transaction, &generation, partition, from.unwrap_or_default(), limit)
                 })
             })
             .await
@@ -222,6 +252,41 @@ fn answer(transaction: &Transaction<'_>, generation: &Generation, sku: Sku) -> R
         .collect::<rusqlite::Result<_>>()?;
     let parked = dead_letters::is_parked(transaction, generation, partition, sku.as_str())?;
     Ok(StockAnswer { sku, warehouses, position: partition.token(position), parked })
+}
+
+/// The rows of all partitions lie in one order of keys: those of others are passed over.
+fn scan(
+    transaction: &Transaction<'_>,
+    generation: &Generation,
+    partition: PartitionRef,
+    from: row_scan::Place,
+    limit: usize,
+) -> Result<RowPage<StockKey, StockRow>, Abort> {
+    let text = |index: usize| from.get(index).map_or("", String::as_str);
+    let mut page = RowPage { rows: Vec::new(), foreign: Vec::new(), next: None };
+    let mut select = transaction.prepare_cached(
+        "SELECT sku, warehouse, region, on_hand, reserved, version FROM stock
+         WHERE generation = ?1 AND (sku, warehouse) > (?2, ?3) ORDER BY sku, warehouse LIMIT ?4",
+    )?;
+    let mut found = select.query(params![generation.number, text(0), text(1), limit.max(1) as i64])?;
+    let (mut looked_at, mut last) = (0, None);
+    while let Some(row) = found.next()? {
+        looked_at += 1;
+        let (sku, warehouse): (String, String) = (row.get(0)?, row.get(1)?);
+        if partition_of(sku.as_bytes(), generation.partitions) == partition.partition {
+            match (Sku::new(sku.as_str()), WarehouseId::new(warehouse.as_str())) {
+                (Ok(sku), Ok(warehouse)) => {
+                    page.rows.push((StockKey { sku, warehouse }, row_of(row, 2).map_err(|error| error.to_string())));
+                }
+                _ => page.foreign.push(format!("{sku}/{warehouse}")),
+            }
+        }
+        last = Some((sku, warehouse));
+    }
+    if looked_at == limit.max(1) {
+        page.next = last.and_then(|(sku, warehouse)| row_scan::next(&[&sku, &warehouse]));
+    }
+    Ok(page)
 }
 
 fn write_rows(transaction: &Transaction<'_>, generation: u32, changes: &[(StockKey, StockRow)]) -> Result<(), Abort> {

@@ -4,6 +4,7 @@ mod answers;
 mod contract;
 mod dead_letters;
 mod recovery;
+mod scanning;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

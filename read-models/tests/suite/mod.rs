@@ -6,6 +6,7 @@ pub mod fencing;
 pub mod own_server;
 pub mod parking;
 pub mod reading;
+pub mod scanning;
 
 use std::time::Duration;
 

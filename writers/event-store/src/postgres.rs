@@ -210,6 +210,12 @@ impl EventStore for PostgresEventStore {
         session.settle(events)
     }
 
+    async fn relay_cursor(&self) -> Result<RelayCursor, EventStoreError> {
+        let session = self.pool.session().await?;
+        let cursor = within(relay::cursor(&session)).await;
+        session.settle(cursor)
+    }
+
     async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
         let session = self.pool.session().await?;
         let saved = within(relay::save_cursor(&session, epoch, cursor)).await;

@@ -49,6 +49,11 @@ impl SqliteEventStore {
         Ok(Self { file: Arc::new(EventFile::open(path.as_ref())?), appended: Notify::new() })
     }
 
+    /// Opens an existing file for reading, beside a process that may be writing to it.
+    pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, EventStoreError> {
+        Ok(Self { file: Arc::new(EventFile::open_read_only(path.as_ref())?), appended: Notify::new() })
+    }
+
     /// Runs blocking file work off the runtime.
     async fn blocking<T: Send + 'static>(
         &self,
@@ -172,6 +177,10 @@ impl EventStore for SqliteEventStore {
 
     async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError> {
         self.blocking(move |file| file.read(|reader| relay::read_committed(reader, cursor, limit))).await
+    }
+
+    async fn relay_cursor(&self) -> Result<RelayCursor, EventStoreError> {
+        self.blocking(|file| file.read(relay::cursor)).await
     }
 
     async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use domain::{State, StreamId};
-use schemas::{Context, Outcome, RegionId, SchemaRef, StorePosition, WarehouseId};
+use schemas::{Context, Outcome, RegionId, SchemaRef, StorePosition, WarehouseId, partition_of};
 use uuid::Uuid;
 
 use crate::error::EventStoreError;
@@ -262,6 +262,9 @@ pub trait EventStore: Send + Sync {
     /// Committed rows after `cursor`, in (xid, position) order, never at or above the snapshot horizon.
     async fn read_committed(&self, cursor: StorePosition, limit: usize) -> Result<Vec<StoredEvent>, EventStoreError>;
 
+    /// The saved cursor, for whoever compares and does not relay: takes no lease and waits for nobody.
+    async fn relay_cursor(&self) -> Result<RelayCursor, EventStoreError>;
+
     /// Saves how far the relay has published. [`EventStoreError::RelaySuperseded`] when another holds a higher epoch.
     async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError>;
 
@@ -283,4 +286,18 @@ pub trait EventStore: Send + Sync {
 
     /// Whether the store answers; for readiness.
     async fn ping(&self) -> Result<(), EventStoreError>;
+}
+
+// === impl RelayCursor ===
+
+impl RelayCursor {
+    /// Goes on to the next row in relay order: the partition of its topic and its sequence there. They follow from the
+    /// stored order alone, so that whoever walks the table from its beginning, or from a saved cursor, finds the same.
+    pub fn advance(&mut self, event: &StoredEvent, topology: Topology) -> (u32, u64) {
+        let partition = partition_of(event.key.as_bytes(), topology.partitions);
+        let sequence = self.sequences.entry((event.topic.clone(), partition)).or_default();
+        *sequence += 1;
+        self.position = event.position;
+        (partition, *sequence)
+    }
 }

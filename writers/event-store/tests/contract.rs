@@ -72,6 +72,7 @@ contract!(
     relay::a_second_relay_waits_and_a_zombie_is_refused,
     relay::one_process_leads_again_without_waiting_for_itself,
     relay::the_cursor_comes_back_and_nothing_in_it_is_lowered,
+    relay::the_cursor_is_read_without_a_lease,
     relay::lag_counts_what_is_behind_the_cursor,
     relay::a_long_lag_is_not_counted_to_its_end,
     relay::an_append_wakes_whoever_waits,

@@ -9,7 +9,6 @@ use std::num::NonZeroUsize;
 use event_log::{EventEnvelope, NewRecord, TopicPartition, frame::frame};
 use event_store::{RelayCursor, StoredEvent, StreamId, Topology};
 use lru::LruCache;
-use schemas::partition_of;
 
 use crate::error::RelayError;
 
@@ -45,11 +44,8 @@ impl Stamper {
         let mut touched = HashMap::new();
         for event in events {
             self.check_version(event)?;
-            let partition = partition_of(event.key.as_bytes(), self.topology.partitions);
-            let sequence = self.cursor.sequences.entry((event.topic.clone(), partition)).or_default();
-            *sequence += 1;
-            touched.insert((event.topic.clone(), partition), *sequence);
-            self.cursor.position = event.position;
+            let (partition, sequence) = self.cursor.advance(event, self.topology);
+            touched.insert((event.topic.clone(), partition), sequence);
             let context = event.topic.split('.').next().unwrap_or_default();
             let envelope = EventEnvelope {
                 id: event.id,
@@ -58,7 +54,7 @@ impl Stamper {
                 time: event.time,
                 subject: event.stream.to_string(),
                 partition_key: event.key.clone(),
-                sequence: *sequence,
+                sequence,
                 stream_version: event.version,
                 position: event.position,
                 correlation_id: event.correlation_id.clone(),

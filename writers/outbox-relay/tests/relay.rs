@@ -54,6 +54,10 @@ impl EventStore for LagUnknown {
         self.store.read_committed(after, limit).await
     }
 
+    async fn relay_cursor(&self) -> Result<RelayCursor, EventStoreError> {
+        self.store.relay_cursor().await
+    }
+
     async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
         self.store.save_cursor(epoch, cursor).await
     }

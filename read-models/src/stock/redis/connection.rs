@@ -9,6 +9,7 @@ use std::time::Duration;
 use redis::aio::{ConnectionManager, ConnectionManagerConfig};
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
+use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
 use redis::io::tcp::TcpSettings;
 use redis::{
     Cmd, ErrorKind, IntoConnectionInfo, RedisError, RedisResult, ServerErrorKind, Value, cmd, from_redis_value,
@@ -109,6 +110,18 @@ impl RedisServers {
 
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, ReadModelError> {
         self.query(command).await.map_err(|error| self.told(error))
+    }
+
+    /// Runs a command without a key on the server that holds `key`.
+    pub(super) async fn beside(&self, key: &str, command: &Cmd) -> Result<Value, ReadModelError> {
+        let Link::Cluster(connection) = &self.link else { return self.command(command).await };
+        let mut connection = connection.clone();
+        let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
+        let asked = connection.route_command(command.clone(), RoutingInfo::SingleNode(route));
+        match tokio::time::timeout(ANSWER, asked).await {
+            Ok(answer) => answer.map_err(|error| self.told(error)),
+            Err(_) => Err(self.told(no_answer())),
+        }
     }
 
     /// An answer that is not what our functions give.

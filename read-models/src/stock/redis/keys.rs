@@ -71,6 +71,11 @@ impl PartitionKeys {
         format!("{}:answers", self.stem)
     }
 
+    /// What the keys of all SKUs of the partition begin with.
+    pub(super) fn skus(&self) -> String {
+        format!("{}:sku:", self.stem)
+    }
+
     /// Hash: warehouse to row.
     pub(super) fn sku(&self, sku: &Sku) -> String {
         format!("{}:sku:{}", self.stem, sku.as_str())

@@ -121,6 +121,18 @@ pub(super) async fn reset_cursor(session: &Session, epoch: u64, cursor: &RelayCu
     }
 }
 
+/// The cursor as it was last saved.
+pub(super) async fn cursor(session: &Session) -> Result<RelayCursor, Failure> {
+    let mut cursor = RelayCursor::default();
+    for row in session.client().query(&session.statements.relay_cursor, &[]).await? {
+        cursor.position = position(&row, 0, 1)?;
+        if let Some(topic) = row.try_get(2)? {
+            cursor.sequences.insert((topic, row.try_get::<_, i32>(3)? as u32), unsigned(&row, 4)?);
+        }
+    }
+    Ok(cursor)
+}
+
 pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
     let Session { statements, .. } = session;
     let client = session.client();

@@ -157,6 +157,11 @@ statements! {
     save_cursor = SAVE_CURSOR;
     relay_epoch = "SELECT epoch FROM relay";
     raise_epoch = "UPDATE relay SET epoch = epoch + 1 RETURNING epoch, xid::text, position";
+    /// One statement, hence of one moment; a row without a topic where nothing was published yet.
+    relay_cursor = "
+        SELECT relay.xid::text, relay.position, relay_sequences.topic, relay_sequences.partition,
+               relay_sequences.sequence
+        FROM relay LEFT JOIN relay_sequences ON true";
     relay_sequences = "SELECT topic, partition, sequence FROM relay_sequences";
     /// Rows after the cursor, at most $1 of them (ordered, so that the planner keeps to the index), time of the first of them, and time of the first committed row that the horizon holds.
     lag = "

@@ -20,7 +20,8 @@ const IDLE_READERS: usize = 8;
 
 pub(super) struct EventFile {
     path: PathBuf,
-    writer: Mutex<Connection>,
+    /// `None`: opened for reading only.
+    writer: Option<Mutex<Connection>>,
     idle_readers: Mutex<Vec<Connection>>,
     /// Locked while this process leads the relay.
     relay_lock: Mutex<Option<File>>,
@@ -52,12 +53,27 @@ impl EventFile {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let mut writer = Connection::open_with_flags(path, flags).map_err(|error| sqlite_error(path, &error))?;
         migrate(path, &mut writer)?;
-        Ok(Self {
-            path: path.to_owned(),
-            writer: Mutex::new(writer),
-            idle_readers: Mutex::default(),
-            relay_lock: Mutex::default(),
-        })
+        Ok(Self::with(path, Some(Mutex::new(writer))))
+    }
+
+    pub(super) fn open_read_only(path: &Path) -> Result<Self, EventStoreError> {
+        if !path.exists() {
+            let problem =
+                format!("{} does not exist; start `millrace up` or `millrace write` to create it", path.display());
+            return Err(EventStoreError::Permanent { problem });
+        }
+        let file = Self::with(path, None);
+        let reader = file.reader()?;
+        let found: u32 =
+            reader.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(|error| file.error(&error))?;
+        if found as usize != MIGRATIONS.len() {
+            return Err(unknown_tables(path, found));
+        }
+        Ok(file)
+    }
+
+    fn with(path: &Path, writer: Option<Mutex<Connection>>) -> Self {
+        Self { path: path.to_owned(), writer, idle_readers: Mutex::default(), relay_lock: Mutex::default() }
     }
 
     /// One write transaction: all of `work`, or nothing. On the disk when it returns.
@@ -65,8 +81,12 @@ impl EventFile {
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,
     ) -> Result<T, EventStoreError> {
+        let Some(writer) = &self.writer else {
+            let problem = format!("{} was opened for reading only", address(&self.path));
+            return Err(EventStoreError::Permanent { problem });
+        };
         // A poisoned lock is only a lock: the transaction of the thread that panicked was rolled back.
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
         let transaction =
             writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| self.error(&error))?;
         let result = work(&transaction).map_err(|abort| self.aborted(abort))?;
@@ -155,18 +175,23 @@ fn migrate(path: &Path, writer: &mut Connection) -> Result<(), EventStoreError> 
     let transaction = writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(fails)?;
     let found: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0)).map_err(fails)?;
     let Some(missing) = MIGRATIONS.get(found as usize..) else {
-        let problem = format!(
-            "{} has tables of version {found}, this build knows {}: run the newer one",
-            path.display(),
-            MIGRATIONS.len()
-        );
-        return Err(EventStoreError::Permanent { problem });
+        return Err(unknown_tables(path, found));
     };
     for migration in missing {
         transaction.execute_batch(migration).map_err(fails)?;
     }
     transaction.pragma_update(None, "user_version", MIGRATIONS.len() as u32).map_err(fails)?;
     transaction.commit().map_err(fails)
+}
+
+fn unknown_tables(path: &Path, found: u32) -> EventStoreError {
+    let known = MIGRATIONS.len();
+    let problem = if found as usize > known {
+        format!("{} has tables of version {found}, this build knows {known}: run the newer one", path.display())
+    } else {
+        format!("{} has tables of version {found}, this build reads {known}: start it for writing once", path.display())
+    };
+    EventStoreError::Permanent { problem }
 }
 
 fn set_up(connection: &Connection) -> rusqlite::Result<()> {

@@ -21,12 +21,17 @@ pub(super) fn lease(transaction: &Transaction<'_>) -> Result<RelayLease, Abort> 
         let [end, cursor] = [end, position].map(|position| StorePosition { xid: 0, position });
         return Err(EventStoreError::TableEndsBefore { end, cursor }.into());
     }
-    let sequences = transaction
+    Ok(RelayLease { epoch, cursor: cursor(transaction)? })
+}
+
+/// The cursor as it was last saved.
+pub(super) fn cursor(reader: &Transaction<'_>) -> Result<RelayCursor, Abort> {
+    let (_, position) = epoch_and_position(reader)?;
+    let sequences = reader
         .prepare("SELECT topic, partition, sequence FROM relay_sequences")?
         .query_map([], |row| Ok(((row.get(0)?, row.get(1)?), row.get::<_, i64>(2)? as u64)))?
         .collect::<rusqlite::Result<HashMap<_, _>>>()?;
-    let cursor = RelayCursor { position: StorePosition { xid: 0, position }, sequences };
-    Ok(RelayLease { epoch, cursor })
+    Ok(RelayCursor { position: StorePosition { xid: 0, position }, sequences })
 }
 
 pub(super) fn read_committed(

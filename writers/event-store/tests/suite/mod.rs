@@ -82,6 +82,18 @@ impl Fixture {
         store
     }
 
+    /// The store as a process sees it that only reads; on a file it could not write.
+    pub async fn reading(&self, writing: &Arc<dyn EventStore>) -> Arc<dyn EventStore> {
+        match &self.place {
+            Place::File { path, .. } => {
+                let reading = SqliteEventStore::open_read_only(path).unwrap();
+                assert!(reading.append(&batch(vec![set_prices("b", 0, &[1])])).await.is_err());
+                Arc::new(reading)
+            }
+            Place::Database { .. } => Arc::clone(writing),
+        }
+    }
+
     pub async fn drop_database(self) {
         if let Place::Database { name, .. } = &self.place {
             administer(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
