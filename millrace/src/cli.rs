@@ -12,6 +12,7 @@ use projectors::ProjectorSettings;
 use query_api::QuerySettings;
 
 use crate::address::{AddressOf, StoreUrl};
+use crate::audit::{AuditArgs, RoundArgs};
 use crate::dead_letters::DeadLettersArgs;
 use crate::generate::GenerateArgs;
 use crate::import::{ImportArgs, ImportWhat};
@@ -59,6 +60,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show, redrive or discard events that could not be folded
     DeadLetters(DeadLettersArgs),
+    /// Compare event table, topics and read models, and name what differs
+    Audit(AuditArgs),
     /// Print events as they come
     Tail(TailArgs),
     /// Check, register and export the contracts
@@ -209,6 +212,8 @@ pub struct UpArgs {
     pub projector: ProjectorArgs,
     #[command(flatten)]
     pub query: QueryArgs,
+    #[command(flatten)]
+    pub audit: RoundArgs,
     /// Address of the command and query API; port 0 takes a free one
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN", default_value = "127.0.0.1:8080")]
     pub listen: String,
@@ -469,6 +474,9 @@ impl Command {
             },
             Command::Project(args) => (log, stock) = (Some(&args.event_log), Some(&args.stock)),
             Command::Serve(args) => (stock, registry) = (Some(&args.stock), args.registry.schema_registry.as_ref()),
+            Command::Audit(args) => {
+                (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
+            }
             Command::Tail(args) => log = Some(&args.event_log),
             Command::Import(args) => match &args.what {
                 ImportWhat::Products(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),

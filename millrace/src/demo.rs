@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::RoundArgs;
 use crate::cli::{
     CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, ProjectorArgs, QueryArgs,
     RegistryArgs, RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
@@ -239,6 +240,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         relay: RelayBatchArgs { relay_batch: 2_000 },
         projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000 },
         query: QueryArgs { position_wait: Duration::from_secs(2) },
+        audit: RoundArgs { audit_every: Duration::from_secs(60), audit_share: 0.05 },
         listen: args.listen.clone(),
     }
 }

@@ -1,6 +1,7 @@
 //! `millrace`: the one binary. Settings, wiring and shutdown; everything else is in the crates.
 
 mod address;
+mod audit;
 mod cli;
 mod contracts;
 mod data_dir;
@@ -71,6 +72,7 @@ async fn run(command: Command) -> anyhow::Result<Exit> {
         Command::Serve(args) => roles::serve::run(args).await,
         Command::Import(args) => import::run(args).await,
         Command::Generate(args) => generate::run(args).await,
+        Command::Audit(args) => audit::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,
         Command::Tail(args) => tail::run(args).await,

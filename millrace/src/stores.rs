@@ -106,12 +106,37 @@ pub async fn partitions_of_log(log: &dyn EventLog) -> Result<u32, event_log::Eve
 
 /// An event log for reading only: the embedded one may be read beside the process that holds it.
 pub async fn event_log_to_read(data: &DataArgs, args: &EventLogArgs) -> anyhow::Result<Arc<dyn EventLog>> {
-    let path = match args.event_log.as_ref().map(StoreUrl::expose) {
-        None => data.data.join("log.db"),
-        Some(url) => match url.strip_prefix("sqlite:") {
-            Some(path) => PathBuf::from(path),
-            None => return Ok(event_log::connect_event_log(url).await?),
-        },
-    };
-    Ok(Arc::new(event_log::SqliteEventLog::open_read_only(&path)?))
+    match to_read(data, args.event_log.as_ref(), "log.db") {
+        Ok(path) => Ok(Arc::new(event_log::SqliteEventLog::open_read_only(&path)?)),
+        Err(url) => Ok(event_log::connect_event_log(&url).await?),
+    }
+}
+
+/// An event store for reading only, as [`event_log_to_read`].
+pub async fn event_store_to_read(data: &DataArgs, args: &EventStoreArgs) -> anyhow::Result<Arc<dyn EventStore>> {
+    match to_read(data, args.event_store.as_ref(), "events.db") {
+        Ok(path) => Ok(Arc::new(event_store::SqliteEventStore::open_read_only(&path)?)),
+        Err(url) => Ok(event_store::connect_event_store(&url).await?),
+    }
+}
+
+/// A stock store for reading only, as [`event_log_to_read`].
+pub async fn stock_to_read(data: &DataArgs, args: &StockArgs) -> anyhow::Result<SharedStock> {
+    match to_read(data, args.stock_store.as_ref(), "stock.db") {
+        Ok(path) => Ok(Arc::new(read_models::stock::SqliteStock::open_read_only(&path)?)),
+        Err(url) => Ok(read_models::stock::connect_stock(&url).await?),
+    }
+}
+
+pub async fn search_to_read(data: &DataArgs, args: &SearchArgs) -> anyhow::Result<Arc<SearchReader>> {
+    let dir = args.search_dir.clone().unwrap_or_else(|| data.data.join("search"));
+    Ok(Arc::new(SearchReader::open(&dir).await?))
+}
+
+/// The file to read, or the address of a server.
+fn to_read(data: &DataArgs, url: Option<&StoreUrl>, file: &str) -> Result<PathBuf, String> {
+    match url.map(StoreUrl::expose) {
+        None => Ok(data.data.join(file)),
+        Some(url) => url.strip_prefix("sqlite:").map(PathBuf::from).ok_or_else(|| url.to_owned()),
+    }
 }

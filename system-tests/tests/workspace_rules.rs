@@ -22,6 +22,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("outbox-relay", &["event-store", "event-log"]),
     ("projectors", &["event-log", "read-models"]),
     ("query-api", &["read-models"]),
+    ("audit", &["event-store", "event-log", "read-models", "projectors"]),
     ("replay", &["projectors", "read-models", "event-log"]),
     (
         "millrace",
@@ -34,6 +35,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
             "outbox-relay",
             "projectors",
             "query-api",
+            "audit",
             "replay",
         ],
     ),

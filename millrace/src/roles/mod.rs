@@ -1,8 +1,8 @@
 //! The roles, alone or together: each is wired here from the same parts, so that `up` and the separate processes
 //! run the same code.
 
-mod parts;
-mod process;
+pub mod parts;
+pub mod process;
 pub mod project;
 pub mod relay;
 pub mod serve;

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use audit::{Auditor, RollingSettings};
 use axum::routing::get;
 use axum::{Json, Router};
 use command_api::{CommandHandler, HandlerSettings};
@@ -189,6 +190,20 @@ pub fn dead_letter_routes(
         (Arc::clone(stock) as _, Arc::clone(search) as _);
     let projections = vec![("stock", stock), ("search", search)];
     dead_letters::http::router(DeadLettersApi { projections, registry: Arc::clone(registry), now })
+}
+
+/// The audit in rounds. A difference is told by metrics and log lines; the process goes on.
+pub fn rolling_audit(process: &mut Process, auditor: Auditor, every: Duration, on_failure: OnFailure) {
+    audit::describe_metrics();
+    let health = process.health.component("audit");
+    // What it audits may be away: that is for those parts to say.
+    health.ready();
+    let settings = RollingSettings { every, ..RollingSettings::default() };
+    let rounds = audit::run_rolling(auditor, settings, process.shutdown.clone(), |_| {});
+    process.spawn_component("audit", health, on_failure, async move {
+        rounds.await;
+        Ok(())
+    });
 }
 
 /// `/openapi.json` of what a process serves.

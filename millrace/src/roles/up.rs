@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use audit::{AuditSettings, Auditor};
 use axum::Router;
 use command_api::CommandHandler;
 use read_models::search::SearchReader;
@@ -61,6 +62,12 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     parts::search_projector(&mut process, &search_writer, &log, &registry, settings, OnFailure::StayDown);
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let dead_letters = parts::dead_letter_routes(&stock, &search, &registry);
+    if !args.audit.audit_every.is_zero() {
+        let settings = AuditSettings { share: args.audit.audit_share, since: None };
+        let (stock, search) = (Some(Arc::clone(&stock)), Some(Arc::clone(&search)));
+        let auditor = Auditor::new(Arc::clone(&store), Arc::clone(&log), registry, stock, search, settings);
+        parts::rolling_audit(&mut process, auditor, args.audit.audit_every, OnFailure::StayDown);
+    }
     let routes = commands.merge(queries).merge(dead_letters).merge(parts::openapi(true, true));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
 }

@@ -15,11 +15,11 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::search::indexer::{self, IndexerHome};
-use crate::sqlite::dead_letters::InSqlite;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
 use crate::row_scan;
+use crate::search::indexer::{self, IndexerHome};
 use crate::search::{NAME, SearchKey, SearchRow, rows, scan};
+use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 

@@ -24,8 +24,8 @@ use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
 use crate::search::rows::{self, RowsState};
 use crate::search::scan;
 use crate::search::view::View;
-use crate::sqlite::dead_letters::InSqlite;
 use crate::search::{NAME, ProductAnswer, SearchAnswer, SearchKey, SearchRequest, SearchRow};
+use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
 

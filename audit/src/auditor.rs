@@ -1,0 +1,349 @@
+//! The audit: one walk over the event table, then topics, then read models. What was learned stays, so that the next
+//! round only reads what is new.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use event_log::{EventLog, EventLogError, PartitionEnds, SchemaRegistry, TopicPartition};
+use event_store::{EventStore, RelayCursor};
+use projectors::{Projection, SearchProjection, StockProjection};
+use read_models::search::{DocumentProblem, SearchReader};
+use read_models::stock::SharedStock;
+use read_models::{PartitionRef, ReadModelError};
+use schemas::{Context, StorePosition};
+
+use crate::error::AuditError;
+use crate::oracle::{Audited, Standing};
+use crate::pace::{Pace, Progress};
+use crate::report::{Difference, Findings, IndexReport, Kind, Place, ReadModelReport, Report, TopicReport};
+use crate::rows::{Comparison, OracleOf};
+use crate::since::Since;
+use crate::topics::{SchemaIds, Sources, TopicSide};
+use crate::walk::{TableWalk, table};
+
+/// How an audit goes about it.
+#[derive(Debug, Clone, Copy)]
+pub struct AuditSettings {
+    /// Share of the time that it works, from 0.001 to 1: what it costs at most of one core of its own, and about that of
+    /// the servers it asks.
+    pub share: f64,
+    /// Where the walk begins, if not at the beginning.
+    pub since: Option<Since>,
+}
+
+/// Rounds from one check of the search index to the next.
+const INDEX_EVERY: u64 = 10;
+
+/// Compares event table, topics and read models.
+pub struct Auditor {
+    sources: Sources,
+    stock: Option<SharedStock>,
+    search: Option<Arc<SearchReader>>,
+    settings: AuditSettings,
+    progress: Arc<Progress>,
+    state: Option<State>,
+}
+
+/// What was learned so far.
+struct State {
+    walk: TableWalk,
+    topics: BTreeMap<TopicPartition, TopicSide>,
+    /// The newest comparison of each partition of a read model.
+    read_models: BTreeMap<(Place, PartitionRef), (ReadModelReport, Findings)>,
+    index: Option<(IndexReport, Findings)>,
+    /// The newest comparison of each topic partition.
+    compared: Vec<(TopicReport, Findings)>,
+    rounds: u64,
+    /// The partition of a read model that the next round begins with.
+    turn: usize,
+}
+
+impl Default for AuditSettings {
+    fn default() -> Self {
+        Self { share: 1.0, since: None }
+    }
+}
+
+// === impl Auditor ===
+
+impl Auditor {
+    /// Without a stock store or a search directory it compares the rest.
+    pub fn new(
+        store: Arc<dyn EventStore>,
+        log: Arc<dyn EventLog>,
+        registry: Arc<dyn SchemaRegistry>,
+        stock: Option<SharedStock>,
+        search: Option<Arc<SearchReader>>,
+        settings: AuditSettings,
+    ) -> Self {
+        let schemas = SchemaIds { registry, known: tokio::sync::Mutex::default() };
+        Self {
+            sources: Sources { store, log, schemas },
+            stock,
+            search,
+            settings,
+            progress: Arc::default(),
+            state: None,
+        }
+    }
+
+    pub fn progress(&self) -> Arc<Progress> {
+        Arc::clone(&self.progress)
+    }
+
+    /// Everything, from the beginning.
+    pub async fn audit_once(&mut self) -> Result<Report, AuditError> {
+        self.state = None;
+        self.round(usize::MAX).await
+    }
+
+    /// Forgets what was learned: the next round reads everything again.
+    pub fn begin_anew(&mut self) {
+        self.state = None;
+    }
+
+    /// What is new in the table and on the topics, and `partitions` of the read models' partitions, each in its turn.
+    pub async fn round(&mut self, partitions: usize) -> Result<Report, AuditError> {
+        let pace = Pace::of(self.settings.share);
+        // The cursor goes before the ends: what it says is published lies before them.
+        let relay = self.sources.store.relay_cursor().await?;
+        let mut state = match self.state.take() {
+            Some(state) => state,
+            None => self.begin(&relay, pace).await?,
+        };
+        let done = self.round_of(&mut state, &relay, partitions, pace).await;
+        // What was learned up to an error is as true as before.
+        let events = state.walk.events;
+        let report = done.map(|()| self.report(&state, &relay, events));
+        self.state = Some(state);
+        report
+    }
+
+    async fn begin(&self, relay: &RelayCursor, pace: Pace) -> Result<State, AuditError> {
+        let store = self.sources.store.as_ref();
+        let topology = store.topology().await?.ok_or(AuditError::NoTopology)?;
+        let walk = match self.settings.since {
+            Some(since) => {
+                let place = since.place(store, relay.position).await?;
+                TableWalk::since(store, topology, place, relay, pace).await?
+            }
+            None => TableWalk::from_beginning(topology),
+        };
+        let (topics, read_models) = (BTreeMap::new(), BTreeMap::new());
+        Ok(State { walk, topics, read_models, index: None, compared: Vec::new(), rounds: 0, turn: 0 })
+    }
+
+    async fn round_of(
+        &self,
+        state: &mut State,
+        relay: &RelayCursor,
+        partitions: usize,
+        pace: Pace,
+    ) -> Result<(), AuditError> {
+        let (store, progress) = (&self.sources.store, self.progress.as_ref());
+        let ends = self.ends(state).await?;
+        // Folded as far as the read models are: what is behind their checkpoints waits, event by event.
+        if let Some(stock) = &self.stock {
+            fold_to_checkpoints::<StockProjection>(stock, &mut state.walk, |walk| &mut walk.stock).await?;
+        }
+        if let Some(search) = &self.search {
+            fold_to_checkpoints::<SearchProjection>(search.as_ref(), &mut state.walk, |walk| &mut walk.search).await?;
+        }
+        let walk = &mut state.walk;
+        walk.relay_is_at(relay.position);
+        if !walk.advance(store, relay.position, pace, progress).await? && walk.findings.total() == 0 {
+            let detail =
+                format!("the event table ends at {}, before the relay's cursor at {}", walk.position(), relay.position);
+            walk.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), detail));
+        }
+        for (at, ends) in &ends {
+            let side = state.topics.entry(at.clone()).or_default();
+            side.read(&self.sources, at, *ends, walk, pace, progress).await?;
+        }
+        // Records above the cursor are of events that the table has by now.
+        while state.topics.iter().any(|(at, side)| side.has_unmatched(walk, at)) {
+            let before = walk.position();
+            let next = StorePosition { position: before.position.saturating_add(1), ..before };
+            walk.advance(store, next, pace, progress).await?;
+            if walk.position() == before {
+                break;
+            }
+        }
+        self.compare_read_models(state, partitions, pace).await?;
+        // It reads the whole index.
+        if partitions == usize::MAX || state.rounds.is_multiple_of(INDEX_EVERY) {
+            state.index = self.check_index().await?;
+        }
+        state.rounds += 1;
+        // Last: what it narrows is read again.
+        let mut reports = Vec::new();
+        for (at, ends) in &ends {
+            let counted = relay.sequences.get(&(at.topic.clone(), at.partition)).copied();
+            if let Some(side) = state.topics.get_mut(at) {
+                reports.push(side.compare(&self.sources, at, *ends, &state.walk, counted).await?);
+            }
+        }
+        state.compared = reports;
+        Ok(())
+    }
+
+    /// The ends of every partition of every topic that events go to.
+    async fn ends(&self, state: &State) -> Result<Vec<(TopicPartition, PartitionEnds)>, AuditError> {
+        let mut all = Vec::new();
+        for topic in Context::ALL.into_iter().flat_map(|context| [context.events_topic(), context.outcomes_topic()]) {
+            let ends = match self.sources.log.ends(topic).await {
+                // Events that the table has for it are lost, then.
+                Err(EventLogError::UnknownTopic { .. }) => {
+                    let partitions = 0..state.walk.topology().partitions;
+                    partitions.map(|partition| PartitionEnds { partition, first: 0, next: 0 }).collect()
+                }
+                ends => ends?,
+            };
+            all.extend(ends.into_iter().map(|ends| (TopicPartition::new(topic, ends.partition), ends)));
+        }
+        Ok(all)
+    }
+
+    async fn compare_read_models(&self, state: &mut State, partitions: usize, pace: Pace) -> Result<(), AuditError> {
+        let count = state.walk.topology().partitions;
+        let of = |place: Place, contexts: &'static [Context]| {
+            contexts.iter().flat_map(move |context| {
+                (0..count).map(move |partition| (place, PartitionRef { context: *context, partition }))
+            })
+        };
+        let mut all: Vec<(Place, PartitionRef)> = Vec::new();
+        all.extend(of(Place::Stock, StockProjection::CONTEXTS).filter(|_| self.stock.is_some()));
+        all.extend(of(Place::Search, SearchProjection::CONTEXTS).filter(|_| self.search.is_some()));
+        for step in 0..partitions.min(all.len()) {
+            let (place, at) = all[(state.turn + step) % all.len()];
+            let walk = &mut state.walk;
+            let compared = match (place, &self.stock, &self.search) {
+                (Place::Stock, Some(stock), _) => self.comparison(stock, at, |walk| &mut walk.stock, pace, walk).await,
+                (_, _, Some(search)) => self.comparison(search.as_ref(), at, |walk| &mut walk.search, pace, walk).await,
+                _ => continue,
+            };
+            let compared = match compared {
+                // Nothing there to compare: the read model says so itself.
+                Err(AuditError::ReadModel(ReadModelError::Rebuilding { name })) => skipped(&name, at),
+                compared => compared?,
+            };
+            state.read_models.insert((place, at), compared);
+        }
+        state.turn = state.turn.wrapping_add(partitions.min(all.len())) % all.len().max(1);
+        Ok(())
+    }
+
+    async fn comparison<P: Audited>(
+        &self,
+        model: &dyn Standing<P>,
+        at: PartitionRef,
+        oracle: OracleOf<P>,
+        pace: Pace,
+        walk: &mut TableWalk,
+    ) -> Result<(ReadModelReport, Findings), AuditError> {
+        let comparison =
+            Comparison { sources: &self.sources, model, oracle, at, pace, progress: self.progress.as_ref() };
+        comparison.compare(walk).await
+    }
+
+    async fn check_index(&self) -> Result<Option<(IndexReport, Findings)>, AuditError> {
+        let Some(search) = &self.search else { return Ok(None) };
+        let check = match search.check_documents().await {
+            Ok(check) => check,
+            Err(ReadModelError::Rebuilding { .. }) => {
+                let skipped = Some("it is being built".to_owned());
+                let report = IndexReport { documents: 0, shown: 0, newer: 0, differences: 0, skipped };
+                return Ok(Some((report, Findings::default())));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let mut findings = Findings::default();
+        for fault in check.faults {
+            let (kind, detail) = match fault.problem {
+                DocumentProblem::Missing => (Kind::Missing, "no document shows this product".to_owned()),
+                DocumentProblem::Twin { documents } => (Kind::Doubled, format!("{documents} documents")),
+                DocumentProblem::Altered => (Kind::Altered, "the document is not what the rows give".to_owned()),
+                DocumentProblem::Unexplained => (Kind::Extra, "a document of no shown product".to_owned()),
+                DocumentProblem::DamagedFile => (Kind::Altered, "the file is not what its checksum says".to_owned()),
+            };
+            findings.push(Difference {
+                place: Place::Index,
+                partition: String::new(),
+                kind,
+                sequence: None,
+                offset: None,
+                what: fault.what,
+                detail,
+            });
+        }
+        let (documents, shown, newer) = (check.documents, check.shown, check.newer);
+        let report = IndexReport { documents, shown, newer, differences: findings.total(), skipped: None };
+        Ok(Some((report, findings)))
+    }
+
+    fn report(&self, state: &State, relay: &RelayCursor, events: u64) -> Report {
+        let mut findings = state.walk.findings.clone();
+        let mut topics: Vec<TopicReport> = Vec::new();
+        for (topic, found) in &state.compared {
+            // Topics that nothing goes to say nothing.
+            if topic.events > 0 || topic.on_topic > 0 || topic.differences > 0 {
+                topics.push(topic.clone());
+            }
+            findings.merge(found);
+        }
+        let mut read_models = Vec::new();
+        for (report, found) in state.read_models.values() {
+            read_models.push(report.clone());
+            findings.merge(found);
+        }
+        if let Some((_, found)) = &state.index {
+            findings.merge(found);
+        }
+        let (counts, differences) = findings.into_parts();
+        Report {
+            position: relay.position.to_string(),
+            since: self.settings.since.map(|since| match since {
+                Since::Position(position) => position.to_string(),
+                Since::Time(time) => time.to_string(),
+            }),
+            events,
+            topics,
+            read_models,
+            index: state.index.as_ref().map(|(report, _)| report.clone()),
+            counts,
+            differences,
+        }
+    }
+}
+
+fn skipped(name: &str, at: PartitionRef) -> (ReadModelReport, Findings) {
+    let report = ReadModelReport {
+        read_model: name.to_owned(),
+        topic: at.context.events_topic().to_owned(),
+        partition: at.partition,
+        checkpoint: 0,
+        keys: 0,
+        rows: 0,
+        digest: String::new(),
+        parked_keys: 0,
+        differences: 0,
+        skipped: Some("it is being built".to_owned()),
+    };
+    (report, Findings::default())
+}
+
+/// Lets the oracle fold each partition as far as its checkpoint stands.
+async fn fold_to_checkpoints<P: Audited>(
+    model: &dyn Standing<P>,
+    walk: &mut TableWalk,
+    oracle: OracleOf<P>,
+) -> Result<(), AuditError> {
+    let status = match model.status().await {
+        Err(ReadModelError::Rebuilding { .. }) => return Ok(()),
+        status => status?,
+    };
+    for partition in status.partitions {
+        oracle(walk).partition(partition.partition).fold_to(partition.checkpoint.sequence);
+    }
+    Ok(())
+}

@@ -1,0 +1,261 @@
+//! What an audit found, for people, programs and alarms.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+/// What kind of difference it is: loss, duplication, alteration and drift are told apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// In the event table and not on its topic; in the event table itself: a version of a stream is not there. Loss.
+    Lost,
+    /// On the topic and not in the event table, or shown by the index and not by the rows.
+    Extra,
+    /// There, with another content.
+    Altered,
+    /// All records are there, and no consumer can take them one after the other.
+    OutOfOrder,
+    /// The relay has counted another number of events than the table has. Drift.
+    Miscounted,
+    /// A row that should be there is not. Loss.
+    Missing,
+    /// A row that no event explains.
+    Unexplained,
+    /// A row older than the checkpoint says: the loss of an update.
+    Stale,
+    /// A row, or a checkpoint, above what it may be at. Drift.
+    Ahead,
+    /// The index has a document more than once. Duplication.
+    Doubled,
+}
+
+/// Where it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Place {
+    EventTable,
+    Topic,
+    Stock,
+    Search,
+    Index,
+}
+
+/// One thing that is not as it should be.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct Difference {
+    pub place: Place,
+    /// Topic and partition, such as `inventory.events/3`; empty for the index.
+    pub partition: String,
+    pub kind: Kind,
+    /// Sequence on the topic, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub sequence: Option<u64>,
+    /// Offset on the topic, where there is one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub offset: Option<u64>,
+    /// The event or the key.
+    pub what: String,
+    pub detail: String,
+}
+
+/// One topic partition.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicReport {
+    pub topic: String,
+    pub partition: u32,
+    /// Events of the table, up to the relay's cursor.
+    pub events: u64,
+    /// Of those, how many the topic has.
+    pub on_topic: u64,
+    /// Of those, how many lie before what the topic keeps.
+    pub expired: u64,
+    /// Records that repeat an event: allowed, and dropped by consumers.
+    pub duplicates: u64,
+    pub differences: u64,
+}
+
+/// One partition of a read model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReadModelReport {
+    pub read_model: String,
+    pub topic: String,
+    pub partition: u32,
+    /// Sequence of the checkpoint that was compared at.
+    pub checkpoint: u64,
+    /// Rows that the events explain.
+    pub keys: u64,
+    /// Rows that were read.
+    pub rows: u64,
+    /// Of the keys, versions and contents that the events give: the same for the same rows, in any order.
+    pub digest: String,
+    pub parked_keys: u64,
+    pub differences: u64,
+    /// Why nothing can be said of it this time.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skipped: Option<String>,
+}
+
+/// The search index.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IndexReport {
+    pub documents: u64,
+    pub shown: u64,
+    /// Changed since the index's commit, not compared.
+    pub newer: u64,
+    pub differences: u64,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub skipped: Option<String>,
+}
+
+/// How many differences of one kind there are in one place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindCount {
+    pub kind: Kind,
+    #[serde(rename = "where")]
+    pub place: Place,
+    pub count: u64,
+}
+
+/// What an audit found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// Place in the event table up to which events were compared with topics.
+    pub position: String,
+    /// Where the walk began, when it was not the beginning.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub since: Option<String>,
+    /// Events of the table that were walked in all.
+    pub events: u64,
+    pub topics: Vec<TopicReport>,
+    pub read_models: Vec<ReadModelReport>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub index: Option<IndexReport>,
+    pub counts: Vec<KindCount>,
+    /// The first of them: counts tell how many there are.
+    pub differences: Vec<Difference>,
+}
+
+/// Differences of one place, all counted and the first ones kept.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Findings {
+    counts: BTreeMap<(Kind, Place), u64>,
+    kept: Vec<Difference>,
+}
+
+/// Differences that one place keeps.
+const KEPT: usize = 1_000;
+
+// === impl Kind ===
+
+impl Kind {
+    pub const ALL: [Kind; 10] = [
+        Kind::Lost,
+        Kind::Extra,
+        Kind::Altered,
+        Kind::OutOfOrder,
+        Kind::Miscounted,
+        Kind::Missing,
+        Kind::Unexplained,
+        Kind::Stale,
+        Kind::Ahead,
+        Kind::Doubled,
+    ];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Kind::Lost => "lost",
+            Kind::Extra => "extra",
+            Kind::Altered => "altered",
+            Kind::OutOfOrder => "out_of_order",
+            Kind::Miscounted => "miscounted",
+            Kind::Missing => "missing",
+            Kind::Unexplained => "unexplained",
+            Kind::Stale => "stale",
+            Kind::Ahead => "ahead",
+            Kind::Doubled => "doubled",
+        }
+    }
+}
+
+// === impl Place ===
+
+impl Place {
+    pub const ALL: [Place; 5] = [Place::EventTable, Place::Topic, Place::Stock, Place::Search, Place::Index];
+
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Place::EventTable => "event_table",
+            Place::Topic => "topic",
+            Place::Stock => "stock",
+            Place::Search => "search",
+            Place::Index => "index",
+        }
+    }
+
+    /// What brings it back.
+    pub const fn remedy(self) -> &'static str {
+        match self {
+            Place::EventTable => "restore the event store from a backup: nothing else holds what it held",
+            Place::Topic => "republish the topic from the event table: millrace relay reconcile",
+            Place::Stock => "delete the stock read model (the file, or the generation's keys): it is folded anew",
+            Place::Search => "stop Millrace and delete the search directory: it is folded anew",
+            Place::Index => "delete the directory `index` of the search directory: it is made again from the rows",
+        }
+    }
+}
+
+// === impl Report ===
+
+impl Report {
+    pub fn is_clean(&self) -> bool {
+        self.counts.is_empty()
+    }
+
+    pub fn count(&self, kind: Kind, place: Place) -> u64 {
+        let is_it = |count: &&KindCount| (count.kind, count.place) == (kind, place);
+        self.counts.iter().find(is_it).map_or(0, |count| count.count)
+    }
+}
+
+// === impl Findings ===
+
+impl Findings {
+    pub(crate) fn push(&mut self, difference: Difference) {
+        self.count(difference.kind, difference.place, 1);
+        if self.kept.len() < KEPT {
+            self.kept.push(difference);
+        }
+    }
+
+    /// Differences that are known by their number alone.
+    pub(crate) fn count(&mut self, kind: Kind, place: Place, count: u64) {
+        if count > 0 {
+            *self.counts.entry((kind, place)).or_default() += count;
+        }
+    }
+
+    pub(crate) fn merge(&mut self, other: &Findings) {
+        for ((kind, place), count) in &other.counts {
+            self.count(*kind, *place, *count);
+        }
+        let room = KEPT.saturating_sub(self.kept.len());
+        self.kept.extend(other.kept.iter().take(room).cloned());
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.counts.values().sum()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn kept(&self) -> &[Difference] {
+        &self.kept
+    }
+
+    pub(crate) fn into_parts(self) -> (Vec<KindCount>, Vec<Difference>) {
+        let counts = self.counts.into_iter().map(|((kind, place), count)| KindCount { kind, place, count }).collect();
+        let mut kept = self.kept;
+        kept.sort();
+        (counts, kept)
+    }
+}
