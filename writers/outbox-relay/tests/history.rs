@@ -267,6 +267,34 @@ async fn the_topic_of_another_event_table_is_refused() {
     assert!(why.contains("the topic is another's"), "{why}");
 }
 
+/// The same, where the cursor and the topics are at the same sequences.
+#[tokio::test]
+async fn a_level_topic_of_another_event_table_is_refused() {
+    let (one, other) = (Files::new(), Files::new());
+    one.relay(1..=2, 40).await;
+    {
+        let mut commands: Vec<_> =
+            (1..=2).flat_map(|version| (0..20).map(move |number| command(number, version))).collect();
+        for new in &mut commands {
+            new.events[0].id = Uuid::new_v4();
+        }
+        let store = other.store().await;
+        store.append(&AppendBatch { commands, ..AppendBatch::default() }).await.unwrap();
+    }
+    other.relay(std::ops::RangeInclusive::new(1, 0), 40).await;
+    other.remove("log.db");
+    for suffix in ["", "-wal"] {
+        let from = one.path(&format!("log.db{suffix}"));
+        if from.exists() {
+            std::fs::copy(from, other.path(&format!("log.db{suffix}"))).unwrap();
+        }
+    }
+    let why = other.halts().await;
+    assert!(why.contains("the topic is another's"), "{why}");
+    let refused = other.reconcile(REPAIR).await.unwrap();
+    assert_eq!(refused.finding, Finding::HistoriesDiffer);
+}
+
 /// Faults 2 and 23: only one may move the cursor.
 #[tokio::test]
 async fn reconcile_waits_for_no_relay_that_leads() {
