@@ -1,6 +1,6 @@
 # Bare `make` lists the targets. Each is one line: what it does lies in the scripts that it calls.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt servers servers-stop bench faults
+.PHONY: help demo test lint fmt servers servers-stop bench faults simulate
 
 SERVERS_ENV := .cache/servers.env
 
@@ -12,6 +12,11 @@ demo: ## Show the whole pipeline in one process, on generated groceries
 
 test: ## Run every test on real Kafka, registry, Postgres and Redis; installs, starts and stops them
 	@system-tests/run
+
+SEEDS ?= 10000
+
+simulate: ## Run SEEDS=n seeds of the simulator: faults between any two steps, the invariants checked by id (FLAGS="…")
+	cargo run --release --locked -p simulator -- --seeds $(SEEDS) $(FLAGS)
 
 lint: ## Check format and lints, warnings denied
 	cargo fmt --all --check

@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
 use metrics::gauge;
@@ -15,6 +15,7 @@ use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::dead_letters::DeadLetterMirror;
@@ -131,6 +132,7 @@ where
         }
         tracing::warn!(projection = P::NAME, %error, "projector tries again");
         tokio::select! {
+            biased;
             () = delays.wait() => {}
             () = shutdown.cancelled() => return Ok(()),
         }
@@ -157,6 +159,7 @@ where
     };
     let topics: Vec<&str> = P::CONTEXTS.iter().map(|context| context.events_topic()).collect();
     let mut subscription = tokio::select! {
+        biased;
         subscription = async {
             read_model.prepare(&generation).await?;
             Ok::<_, ProjectorError>(log.subscribe(&settings.group, &topics).await?)
@@ -456,6 +459,7 @@ async fn observe<M>(
     let mut measured_at = Instant::now();
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }

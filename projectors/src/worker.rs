@@ -3,7 +3,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
 use metrics::{counter, histogram};
@@ -11,6 +11,7 @@ use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Re
 use resilience::{Guard, Policy, guard, retry};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -91,6 +92,7 @@ where
         mirror.spawn(mirroring.run(P::NAME, Arc::clone(&context.read_model), context.partition));
     }
     let result = tokio::select! {
+        biased;
         result = run::<P, M>(&mut context) => result,
         () = cancelled.cancelled() => Ok(()),
     };

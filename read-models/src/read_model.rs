@@ -129,7 +129,7 @@ pub trait ReadModel: DeadLetters {
 
 impl Generation {
     /// Refuses one of the same number that was built by another fold, or for another number of partitions.
-    pub(crate) fn check(&self, wanted: &Generation) -> Result<(), ReadModelError> {
+    pub fn check(&self, wanted: &Generation) -> Result<(), ReadModelError> {
         if self == wanted {
             return Ok(());
         }
@@ -142,7 +142,8 @@ impl Generation {
         })
     }
 
-    pub(crate) fn check_partition(&self, partition: PartitionRef, contexts: &[Context]) -> Result<(), ReadModelError> {
+    /// Refuses a partition that is none of this generation's.
+    pub fn check_partition(&self, partition: PartitionRef, contexts: &[Context]) -> Result<(), ReadModelError> {
         if contexts.contains(&partition.context) && partition.partition < self.partitions {
             return Ok(());
         }

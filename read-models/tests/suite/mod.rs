@@ -24,6 +24,8 @@ pub struct Fixture {
     pub stock: SharedStock,
     pub url: String,
     _folder: Option<tempfile::TempDir>,
+    /// How a store that has no address is opened again.
+    open: Option<Box<dyn Fn() -> SharedStock + Send + Sync>>,
 }
 
 // === impl Fixture ===
@@ -32,7 +34,7 @@ impl Fixture {
     pub async fn sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", folder.path().join("stock.db").display());
-        Self { stock: connect_stock(&url).await.unwrap(), url, _folder: Some(folder) }
+        Self { stock: connect_stock(&url).await.unwrap(), url, _folder: Some(folder), open: None }
     }
 
     pub async fn redis() -> Self {
@@ -47,12 +49,20 @@ impl Fixture {
     /// Key prefixes keep the tests apart.
     pub async fn at(servers: &str) -> Self {
         let url = format!("{servers}?prefix=t-{}", uuid::Uuid::new_v4().simple());
-        Self { stock: connect_stock(&url).await.unwrap(), url, _folder: None }
+        Self { stock: connect_stock(&url).await.unwrap(), url, _folder: None, open: None }
+    }
+
+    /// A store that is opened in a way of its own.
+    pub fn opening(open: impl Fn() -> SharedStock + Send + Sync + 'static) -> Self {
+        Self { stock: open(), url: String::new(), _folder: None, open: Some(Box::new(open)) }
     }
 
     /// The same store, as another process sees it.
     pub async fn another(&self) -> SharedStock {
-        connect_stock(&self.url).await.unwrap()
+        match &self.open {
+            Some(open) => open(),
+            None => connect_stock(&self.url).await.unwrap(),
+        }
     }
 
     /// The store with its first generation, and one partition of it claimed.

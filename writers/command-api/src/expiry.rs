@@ -54,6 +54,7 @@ pub async fn run_expiry(
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
+            biased;
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }

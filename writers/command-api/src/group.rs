@@ -8,13 +8,13 @@ mod work;
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
 
 use domain::StreamId;
 use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
 use metrics::counter;
 use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
+use tokio::time::Instant;
 use tracing::Instrument;
 
 use crate::cache::StreamCache;

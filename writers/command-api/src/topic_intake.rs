@@ -6,7 +6,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use event_log::{
     CommandDecoder, DecodeError, EventLog, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
@@ -15,6 +15,7 @@ use event_store::{EventStore, bounded_message};
 use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -60,6 +61,7 @@ pub async fn run_topic_intake(
     loop {
         let begun = Instant::now();
         let error = tokio::select! {
+            biased;
             result = intake.take_in(&topics, &health) => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -78,6 +80,7 @@ pub async fn run_topic_intake(
         }
         tracing::warn!(%error, "command topics are taken up again");
         tokio::select! {
+            biased;
             () = delays.wait() => {}
             () = shutdown.cancelled() => return Ok(()),
         }

@@ -2,6 +2,7 @@
 //!
 //! The event table is the outbox. SQL stays in this crate.
 
+pub mod adapter;
 mod connect;
 mod error;
 mod outcome_row;

@@ -24,11 +24,11 @@ pub fn bounded_message(message: &str) -> Cow<'_, str> {
 
 /// The newest position of each stream that a batch has written so far.
 #[derive(Default)]
-pub(crate) struct NewestPositions<'batch>(HashMap<&'batch StreamId, PositionToken>);
+pub struct NewestPositions<'batch>(HashMap<&'batch StreamId, PositionToken>);
 
 /// The outcome as it is stored: with the position of the command's last event, or, accepted without one, with the
 /// newest that an earlier command of the batch has written on its stream: only a read from there shows what was asked.
-pub(crate) fn positioned<'batch>(
+pub fn positioned<'batch>(
     command: &'batch DecidedCommand,
     topology: Topology,
     last: Option<StorePosition>,
@@ -49,7 +49,7 @@ pub(crate) fn positioned<'batch>(
 }
 
 /// The row that goes out on an outcome topic, for a command that came by a command topic.
-pub(crate) fn published(command: &DecidedCommand, outcome: &Outcome) -> Result<EncodedEvent, EventStoreError> {
+pub fn published(command: &DecidedCommand, outcome: &Outcome) -> Result<EncodedEvent, EventStoreError> {
     let mut outcome = Cow::Borrowed(outcome);
     // Whoever decided has bounded it already; this is the last place before it cannot be taken back.
     if let Some(reason) = &outcome.reason
@@ -63,6 +63,6 @@ pub(crate) fn published(command: &DecidedCommand, outcome: &Outcome) -> Result<E
 }
 
 /// Stream of the row that publishes an outcome; its only version is 1.
-pub(crate) fn published_stream(command: &DecidedCommand) -> String {
+pub fn published_stream(command: &DecidedCommand) -> String {
     format!("outcome-{}", command.id)
 }

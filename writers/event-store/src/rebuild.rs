@@ -8,17 +8,17 @@ use crate::error::EventStoreError;
 use crate::store::LoadedStream;
 
 /// A stored snapshot of this build's state version.
-pub(crate) struct Snapshot {
-    pub(crate) version: u64,
+pub struct Snapshot {
+    pub version: u64,
     state: State,
 }
 
 /// A stored event, as far as its stream's state needs it.
-pub(crate) struct PastEvent {
-    pub(crate) version: u64,
-    pub(crate) position: StorePosition,
-    pub(crate) schema: SchemaRef,
-    pub(crate) body: Vec<u8>,
+pub struct PastEvent {
+    pub version: u64,
+    pub position: StorePosition,
+    pub schema: SchemaRef,
+    pub body: Vec<u8>,
 }
 
 /// Snapshots of another state version are passed over: adapters ask for this one only.
@@ -28,7 +28,7 @@ pub(crate) const SNAPSHOT_STATE_VERSION: u32 = STATE_VERSION;
 
 impl Snapshot {
     /// A snapshot only spares folding: one that does not read is passed over, and the stream folded from version 1.
-    pub(crate) fn read(stream: &str, version: u64, body: &[u8]) -> Option<Self> {
+    pub fn read(stream: &str, version: u64, body: &[u8]) -> Option<Self> {
         match serde_json::from_slice(body) {
             Ok(state) => Some(Self { version, state }),
             Err(error) => {
@@ -41,7 +41,7 @@ impl Snapshot {
 
 /// Folds a stream. `events` are in order and begin with the snapshot's own version, or with version 1 where there
 /// is no snapshot: the event at the snapshot's version is not applied again, it tells the position.
-pub(crate) fn rebuild(
+pub fn rebuild(
     stream: &StreamId,
     snapshot: Option<Snapshot>,
     events: impl IntoIterator<Item = PastEvent>,

@@ -109,12 +109,14 @@ impl Relay {
                         tokio::time::sleep(LOOK_AGAIN).await;
                     };
                     tokio::select! {
+                        biased;
                         () = mended => continue,
                         () = shutdown.cancelled() => return Ok(()),
                     }
                 }
             }
             tokio::select! {
+                biased;
                 () = delays.wait() => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
@@ -125,10 +127,12 @@ impl Relay {
     async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         self.log.ensure_topics(&topic_specs(self.topology)).await?;
         let lease = tokio::select! {
+            biased;
             lease = self.store.lease_relay() => lease?,
             () = shutdown.cancelled() => return Ok(()),
         };
         let seen = tokio::select! {
+            biased;
             seen = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch) => seen?,
             () = shutdown.cancelled() => return Ok(()),
         };
@@ -140,6 +144,7 @@ impl Relay {
         let shrunk = watch_log(&*log, self.topology, seen);
         // The lag is told beside the publishing, and ends with it: a count that fails or takes long stops nothing.
         tokio::select! {
+            biased;
             led = self.publish_from(lease, shutdown) => led,
             error = shrunk => Err(error),
             never = lag => match never {},
@@ -164,6 +169,7 @@ impl Relay {
             }
             self.has_progressed = true;
             tokio::select! {
+                biased;
                 () = self.store.wait_for_appends(self.settings.poll) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }

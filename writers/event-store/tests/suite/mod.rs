@@ -1,4 +1,5 @@
 //! The contract suite: what it runs on, and the commands that it appends.
+#![allow(dead_code, reason = "each test program uses its own part")]
 
 pub mod commands;
 pub mod postgres;
@@ -34,6 +35,7 @@ pub struct Fixture {
 enum Place {
     File { path: PathBuf, _folder: tempfile::TempDir },
     Database { url: String, name: String },
+    Elsewhere { open: Box<dyn Fn() -> Arc<dyn EventStore> + Send + Sync>, another: fn() -> Fixture },
 }
 
 // === impl Fixture ===
@@ -52,18 +54,24 @@ impl Fixture {
         Self { place: Place::Database { url: format!("{server}/{name}"), name } }
     }
 
+    /// A store that is opened in a way of its own; `another` makes a new one.
+    pub fn opening(open: impl Fn() -> Arc<dyn EventStore> + Send + Sync + 'static, another: fn() -> Self) -> Self {
+        Self { place: Place::Elsewhere { open: Box::new(open), another } }
+    }
+
     /// A place of the same kind.
     pub async fn another(&self) -> Self {
         match &self.place {
             Place::File { .. } => Self::sqlite(),
             Place::Database { .. } => Self::postgres().await,
+            Place::Elsewhere { another, .. } => another(),
         }
     }
 
     pub fn url(&self) -> &str {
         match &self.place {
             Place::Database { url, .. } => url,
-            Place::File { .. } => panic!("a file has no URL"),
+            Place::File { .. } | Place::Elsewhere { .. } => panic!("only a database has a URL"),
         }
     }
 
@@ -72,6 +80,7 @@ impl Fixture {
         match &self.place {
             Place::File { path, .. } => Arc::new(SqliteEventStore::open(path).unwrap()),
             Place::Database { url, .. } => Arc::new(PostgresEventStore::connect(url).await.unwrap()),
+            Place::Elsewhere { open, .. } => open(),
         }
     }
 
@@ -90,6 +99,7 @@ impl Fixture {
                 assert!(reading.append(&batch(vec![set_prices("b", 0, &[1])])).await.is_err());
                 Arc::new(reading)
             }
+            Place::Elsewhere { open, .. } => open(),
             Place::Database { .. } => Arc::clone(writing),
         }
     }

@@ -1,0 +1,39 @@
+//! The simulator holds what it promises: the same seed gives the same run, each guard is missed when it is off, and seeds
+//! that once failed do not.
+
+use simulator::campaign::{Campaign, run_campaign};
+use simulator::guard::Guard;
+use simulator::run;
+use simulator::world::Plan;
+
+#[test]
+fn the_same_seed_gives_the_same_trace() {
+    for seed in 0..20 {
+        let plan = Plan { seed, ..Plan::default() };
+        let (first, second) = (run(&plan), run(&plan));
+        assert_eq!(first.hash, second.hash, "seed {seed}");
+        assert_eq!(first.stats, second.stats, "seed {seed}");
+    }
+    assert_ne!(run(&Plan { seed: 1, ..Plan::default() }).hash, run(&Plan { seed: 2, ..Plan::default() }).hash);
+}
+
+#[test]
+fn each_guard_is_missed_when_it_is_off() {
+    for guard in Guard::ALL {
+        let campaign =
+            Campaign { first: 0, seeds: 400, guard_off: Some(guard), most: None, stops_at_failure: true, threads: 2 };
+        let report = run_campaign(&campaign, |_| {});
+        assert!(!report.failed.is_empty(), "{guard} is off, and nothing was seen in {} seeds", report.run);
+    }
+}
+
+/// Seeds that showed a fault of Millrace or of the simulator once.
+#[test]
+fn seeds_that_failed_once_pass() {
+    for seed in REGRESSIONS {
+        let verdict = run(&Plan { seed, ..Plan::default() });
+        assert_eq!(verdict.violation, None, "seed {seed}");
+    }
+}
+
+const REGRESSIONS: [u64; 4] = [1, 2, 3, 4];
