@@ -1,6 +1,6 @@
 # Bare `make` lists the targets. Each is one line: what it does lies in the scripts that it calls.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint fmt servers servers-stop bench faults simulate
+.PHONY: help demo test guards simulate lint fmt servers servers-stop bench faults
 
 SERVERS_ENV := .cache/servers.env
 
@@ -17,6 +17,9 @@ SEEDS ?= 10000
 
 simulate: ## Run SEEDS=n seeds of the simulator: faults between any two steps, the invariants checked by id (FLAGS="…")
 	cargo run --release --locked -p simulator -- --seeds $(SEEDS) $(FLAGS)
+
+guards: ## Turn each guard off in turn and see the checker report what it is there for
+	@system-tests/guards/run
 
 lint: ## Check format and lints, warnings denied
 	cargo fmt --all --check

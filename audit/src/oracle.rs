@@ -8,7 +8,7 @@ use std::fmt::Debug;
 use std::hash::Hash;
 
 use async_trait::async_trait;
-use event_store::StreamId;
+use event_store::{StoredEvent, StreamId};
 use projectors::{Projection, SearchProjection, StockProjection};
 use read_models::search::{SearchKey, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow};
@@ -61,6 +61,14 @@ pub(crate) struct Later<K> {
     pub(crate) digest: u128,
 }
 
+/// An event that does not decode or does not fold.
+#[derive(Debug, Clone)]
+pub(crate) struct Poison {
+    pub(crate) sequence: u64,
+    pub(crate) stream: StreamId,
+    pub(crate) version: u64,
+}
+
 /// One partition, folded to a checkpoint.
 #[derive(Debug)]
 pub(crate) struct FoldedPartition<K> {
@@ -68,6 +76,8 @@ pub(crate) struct FoldedPartition<K> {
     /// Sequence that `keys` is true at.
     pub(crate) at: u64,
     pub(crate) later: VecDeque<Later<K>>,
+    /// Events that no row can follow from: each must wait in the dead letters, or be discarded from there.
+    pub(crate) poison: Vec<Poison>,
     /// Last sequence that was walked.
     pub(crate) walked: u64,
     /// Number of the newest scan.
@@ -93,19 +103,25 @@ impl<P: Audited> Oracle<P> {
         self.partitions.entry(at).or_default()
     }
 
-    /// Takes the next event of a partition; `None` for one that does not decode: its key is parked.
-    pub(crate) fn take(&mut self, at: PartitionRef, sequence: u64, event: Option<&Event>, version: u64) {
+    /// Takes the next event of a partition; `event` is `None` where it does not decode.
+    pub(crate) fn take(&mut self, at: PartitionRef, sequence: u64, stored: &StoredEvent, event: Option<&Event>) {
         if !P::CONTEXTS.contains(&at.context) {
             return;
         }
         let partition = self.partition(at);
         partition.walked = sequence;
-        let Some(event) = event else { return };
+        let version = stored.version;
+        let poison = || Poison { sequence, stream: stored.stream.clone(), version };
+        let Some(event) = event else { return partition.poison.push(poison()) };
         let Some(key) = P::key(event) else { return };
-        // One that does not fold is parked by the projector as well.
-        let Ok(Some(row)) = P::project(None, event, version) else { return };
-        let digest = row_digest::<P>(&key, &row);
-        partition.take(Later { sequence, key, version, digest });
+        match P::project(None, event, version) {
+            Ok(Some(row)) => {
+                let digest = row_digest::<P>(&key, &row);
+                partition.take(Later { sequence, key, version, digest });
+            }
+            Ok(None) => {}
+            Err(_) => partition.poison.push(poison()),
+        }
     }
 }
 
@@ -118,7 +134,7 @@ pub(crate) fn row_digest<P: Audited>(key: &P::Key, row: &P::Row) -> u128 {
 
 impl<K> Default for FoldedPartition<K> {
     fn default() -> Self {
-        Self { keys: HashMap::new(), at: 0, later: VecDeque::new(), walked: 0, scans: 0 }
+        Self { keys: HashMap::new(), at: 0, later: VecDeque::new(), poison: Vec::new(), walked: 0, scans: 0 }
     }
 }
 

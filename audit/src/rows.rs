@@ -11,7 +11,7 @@ use event_log::{EventEnvelope, Headers};
 use read_models::{Checkpoint, ParkedEvent, PartitionRef, PartitionStatus};
 
 use crate::error::AuditError;
-use crate::oracle::{Audited, Later, Oracle, Standing, row_digest};
+use crate::oracle::{Audited, Later, Oracle, Poison, Standing, row_digest};
 use crate::pace::{Pace, Progress};
 use crate::report::{Difference, Findings, Kind, ReadModelReport};
 use crate::topics::Sources;
@@ -68,7 +68,12 @@ impl<P: Audited> Comparison<'_, P> {
             }
         }
         let Scan { mut report, candidates } = scan;
-        let not_folded = if candidates.is_empty() { HashSet::new() } else { self.not_folded().await? };
+        let poison = match report.skipped {
+            None => self.poison(walk, report.checkpoint),
+            Some(_) => Vec::new(),
+        };
+        let is_level = candidates.is_empty() && poison.is_empty();
+        let not_folded = if is_level { HashSet::new() } else { self.not_folded().await? };
         let mut findings = Findings::default();
         for (number, ((kind, what), candidate)) in candidates.into_iter().enumerate() {
             let mut told = (kind, candidate.detail);
@@ -89,6 +94,15 @@ impl<P: Audited> Comparison<'_, P> {
             }
             findings.push(self.difference(told.0, what, told.1));
         }
+        for event in poison {
+            let place = (event.stream.to_string(), event.version);
+            if !not_folded.contains(&place) {
+                let detail = "cannot be folded, and neither waits in the dead letters nor was discarded: stepped over";
+                let what = format!("{} version {}", place.0, place.1);
+                let sequence = Some(event.sequence);
+                findings.push(Difference { sequence, ..self.difference(Kind::Lost, what, detail.to_owned()) });
+            }
+        }
         report.differences = findings.total();
         Ok((report, findings))
     }
@@ -96,6 +110,12 @@ impl<P: Audited> Comparison<'_, P> {
     fn difference(&self, kind: Kind, what: String, detail: String) -> Difference {
         let partition = self.at.to_string();
         Difference { place: P::PLACE, partition, kind, sequence: None, offset: None, what, detail }
+    }
+
+    /// Events up to the checkpoint that no row can follow from.
+    fn poison(&self, walk: &mut TableWalk, checkpoint: u64) -> Vec<Poison> {
+        let found = &(self.oracle)(walk).partition(self.at).poison;
+        found.iter().filter(|event| event.sequence <= checkpoint).cloned().collect()
     }
 
     async fn status(&self) -> Result<(PartitionStatus, u32), AuditError> {

@@ -173,8 +173,8 @@ impl TableWalk {
         };
         let decoded = WriterSchema::of(event.schema).and_then(|schema| decode_event(schema, &event.body).ok());
         let at = PartitionRef { context, partition };
-        self.stock.take(at, sequence, decoded.as_ref(), event.version);
-        self.search.take(at, sequence, decoded.as_ref(), event.version);
+        self.stock.take(at, sequence, event, decoded.as_ref());
+        self.search.take(at, sequence, event, decoded.as_ref());
     }
 
     fn check_version(&mut self, event: &StoredEvent) {
