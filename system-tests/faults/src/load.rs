@@ -56,7 +56,6 @@ struct Shared {
     client: reqwest::Client,
     begun: Instant,
     taken: AtomicU64,
-    refused: AtomicU64,
     over: CancellationToken,
     abandoned: CancellationToken,
     /// Events that were there before.
@@ -91,7 +90,6 @@ impl Load {
             client: client.build()?,
             begun: Instant::now(),
             taken: AtomicU64::new(0),
-            refused: AtomicU64::new(0),
             over: CancellationToken::new(),
             abandoned: CancellationToken::new(),
             before,
@@ -103,11 +101,6 @@ impl Load {
     /// Events acknowledged since it began.
     pub fn events(&self) -> u64 {
         self.shared.journal.entries().events - self.shared.before
-    }
-
-    /// Answers 429 and 503 so far.
-    pub fn refused(&self) -> u64 {
-        self.shared.refused.load(Ordering::Relaxed)
     }
 
     /// Waits until a share of the events is acknowledged.
@@ -211,7 +204,6 @@ impl Shared {
         self.journal.given(given, false);
         let Ok(answer) = self.client.post(self.url(turn)).json(&given.to_json()).send().await else { return false };
         if matches!(answer.status().as_u16(), 429 | 503) {
-            self.refused.fetch_add(1, Ordering::Relaxed);
             return false;
         }
         // A refusal is a problem document that holds the outcome's members.

@@ -1,11 +1,12 @@
 //! The fault harness: real processes on real servers under a seeded load, one fault after the other, and an oracle that
 //! compares everything with a fold of the event table. `make faults`.
 
-#![expect(dead_code, reason = "faults that are added next use it")]
-
+mod clock;
 mod commands;
 mod counters;
+mod disk;
 mod journal;
+mod lateness;
 mod load;
 mod oracle;
 mod process;
@@ -19,9 +20,10 @@ mod trial;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, bail};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 use report::Verdict;
 use scenario::{On, Scenario};
@@ -31,33 +33,51 @@ use trial::Settings;
 /// Injects faults into Millrace and checks that nothing is lost, doubled or wrongly answered.
 #[derive(Parser)]
 struct Cli {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Only these: numbers and ranges such as 1,5-9, or ids such as 24-files
-    #[arg(long, value_name = "LIST")]
+    #[arg(long, global = true, value_name = "LIST")]
     only: Option<String>,
     /// Events of the load of each fault
-    #[arg(long, value_name = "N", default_value_t = 100_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 100_000)]
     events: u64,
     /// Seconds that a load is spread over
-    #[arg(long, value_name = "N", default_value_t = 20)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 20)]
     seconds: u64,
     /// SKUs that the load is about
-    #[arg(long, value_name = "N", default_value_t = 1_000)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 1_000)]
     skus: usize,
     /// Seed of the commands
-    #[arg(long, value_name = "N", default_value_t = 1)]
+    #[arg(long, global = true, value_name = "N", default_value_t = 1)]
     seed: u64,
     /// Program to test; beside this one unless given
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     binary: Option<PathBuf>,
     /// Where the results go as JSON
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, global = true, value_name = "FILE")]
     json: Option<PathBuf>,
+    /// Bounds are so many times longer: for a machine that does other things, too
+    #[arg(long, global = true, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=20))]
+    slack: u32,
     /// Keep the folder of a fault that failed
-    #[arg(long)]
+    #[arg(long, global = true)]
     keep: bool,
     /// Print the faults and end
-    #[arg(long)]
+    #[arg(long, global = true)]
     list: bool,
+}
+
+#[derive(Subcommand)]
+enum What {
+    /// Kill a random process, of ours or a server, every few seconds, under load
+    Storm {
+        /// How long
+        #[arg(long, value_name = "N", default_value_t = 10)]
+        minutes: u64,
+        /// One process on files, instead of one per role on servers
+        #[arg(long)]
+        files: bool,
+    },
 }
 
 #[tokio::main]
@@ -79,7 +99,10 @@ async fn main() -> ExitCode {
 
 #[expect(clippy::print_stdout, reason = "the command line: its results go to standard output")]
 async fn run(cli: Cli) -> anyhow::Result<bool> {
-    let all = scenarios::all();
+    let (all, storm) = match cli.what {
+        Some(What::Storm { minutes, files }) => (vec![scenarios::storm::scenario(minutes, files)], minutes * 60),
+        None => (scenarios::all(), 0),
+    };
     let chosen: Vec<&Scenario> = match &cli.only {
         Some(list) => chosen(&all, list)?,
         None => all.iter().collect(),
@@ -97,8 +120,17 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     if !binary.exists() {
         bail!("{} is missing: cargo build -p millrace", binary.display());
     }
-    let settings =
-        Settings { binary, seed: cli.seed, events: cli.events, seconds: cli.seconds, skus: cli.skus, keep: cli.keep };
+    let settings = Settings {
+        binary,
+        seed: cli.seed,
+        events: cli.events,
+        // A storm has its load spread over all of it.
+        seconds: cli.seconds.max(storm),
+        storm: Duration::from_secs(storm),
+        skus: cli.skus,
+        slack: cli.slack,
+        keep: cli.keep,
+    };
     let first = chosen.iter().find(|scenario| !matches!(scenario.on, On::Files));
     let needs = first.map_or(servers::Needs { brokers: 1, cluster: false }, |scenario| scenario.needs());
     let mut servers = Servers::start(needs).await?;

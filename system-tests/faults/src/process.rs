@@ -138,22 +138,6 @@ impl Program {
         }
     }
 
-    /// Waits until it has ended by itself.
-    pub async fn ended(&mut self, within: Duration) -> anyhow::Result<i32> {
-        let begun = Instant::now();
-        while let Some(child) = &mut self.child {
-            if let Some(status) = child.try_wait()? {
-                self.child = None;
-                return Ok(status.code().unwrap_or(-1));
-            }
-            if begun.elapsed() > within {
-                bail!("{} did not end by itself within {within:?}", self.name);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        bail!("{} was not running", self.name)
-    }
-
     pub fn log_text(&self) -> String {
         std::fs::read(&self.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }

@@ -25,6 +25,8 @@ pub struct Figures {
     pub answers: usize,
     pub unavailable: usize,
     pub longest_outage_seconds: f64,
+    /// The longest time from an acknowledgement to an answer that shows the write.
+    pub latest_seconds: f64,
     /// From the end of the fault until a new command is visible in stock and search.
     pub recovery_seconds: f64,
     /// From the end of the fault until all of the load is.
@@ -87,6 +89,7 @@ impl Verdict {
             "answers": answers,
             "answers_unavailable": self.figures.unavailable,
             "longest_outage_seconds": self.figures.longest_outage_seconds,
+            "latest_visible_seconds": self.figures.latest_seconds,
             "recovery_seconds": self.figures.recovery_seconds,
             "quiet_seconds": self.figures.quiet_seconds,
             "seconds": self.seconds,
@@ -125,7 +128,7 @@ pub fn table(verdicts: &[Verdict]) -> String {
         "events",
         "twins seen",
         "dropped",
-        "outage s",
+        "late s",
         "recovery s",
         "quiet s",
         "verdict",
@@ -138,7 +141,7 @@ pub fn table(verdicts: &[Verdict]) -> String {
             Cell::new(figures.events),
             Cell::new(figures.duplicates_seen),
             Cell::new(figures.duplicates_dropped),
-            Cell::new(format!("{:.1}", figures.longest_outage_seconds)),
+            Cell::new(format!("{:.1}", figures.latest_seconds)),
             Cell::new(format!("{:.1}", figures.recovery_seconds)),
             Cell::new(format!("{:.1}", figures.quiet_seconds)),
             Cell::new(verdict.word()),

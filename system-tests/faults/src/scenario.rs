@@ -28,11 +28,26 @@ pub struct Scenario {
     pub fault: &'static str,
     pub on: On,
     pub bound: Duration,
-    /// Commands a second, where the scenario needs another rate than all.
-    pub rate: Option<u64>,
     /// One command of so many is given twice.
     pub duplicates: u32,
+    /// Whether some commands come by topic; not where the fault takes the topics away.
+    pub topic_commands: bool,
+    /// The store whose data lies on a small disk of its own.
+    pub disk: Option<Store>,
+    /// Whether the processes live by a clock that can be set.
+    pub clock: bool,
     pub inject: Inject,
+}
+
+/// What keeps data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Store {
+    Postgres,
+    Kafka,
+    Redis,
+    Search,
+    /// Everything, in one process on files.
+    Files,
 }
 
 // === impl Scenario ===
@@ -41,7 +56,18 @@ impl Scenario {
     pub const fn new(number: u32, fault: &'static str, inject: Inject) -> Self {
         let bound = Duration::from_secs(180);
         let on = On::Servers(Reach::Direct, 1);
-        Self { number, variant: "", fault, on, bound, rate: None, duplicates: 50, inject }
+        Self {
+            number,
+            variant: "",
+            fault,
+            on,
+            bound,
+            duplicates: 50,
+            topic_commands: true,
+            disk: None,
+            clock: false,
+            inject,
+        }
     }
 
     pub const fn variant(mut self, variant: &'static str) -> Self {
@@ -56,6 +82,21 @@ impl Scenario {
 
     pub const fn duplicates(mut self, one_of: u32) -> Self {
         self.duplicates = one_of;
+        self
+    }
+
+    pub const fn without_topic_commands(mut self) -> Self {
+        self.topic_commands = false;
+        self
+    }
+
+    pub const fn disk(mut self, of: Store) -> Self {
+        self.disk = Some(of);
+        self
+    }
+
+    pub const fn clock(mut self) -> Self {
+        self.clock = true;
         self
     }
 

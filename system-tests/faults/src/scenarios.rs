@@ -5,6 +5,7 @@ mod log;
 mod projectors;
 mod relay;
 mod stores;
+pub mod storm;
 
 use crate::scenario::Scenario;
 

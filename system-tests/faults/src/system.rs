@@ -16,7 +16,7 @@ const READY: Duration = Duration::from_secs(60);
 /// Where Millrace keeps what, as the oracle reads it.
 #[derive(Debug, Clone)]
 pub enum Deployment {
-    Roles { postgres: String, kafka: String, redis: Vec<String>, search: PathBuf },
+    Roles { postgres: String, kafka: String, redis: Vec<String> },
     Embedded { data: PathBuf },
 }
 
@@ -26,6 +26,8 @@ pub struct System {
     pub deployment: Deployment,
     environment: Vec<(String, String)>,
     roles: BTreeMap<String, Role>,
+    /// Addresses of processes that were removed.
+    removed: BTreeMap<String, String>,
     ports: HashSet<u16>,
     client: reqwest::Client,
 }
@@ -49,7 +51,13 @@ pub enum Reach {
 
 impl System {
     /// One process per role, all ready.
-    pub async fn roles(binary: &Path, folder: &Path, servers: &Servers, reach: Reach) -> anyhow::Result<Self> {
+    pub async fn roles(
+        binary: &Path,
+        folder: &Path,
+        servers: &Servers,
+        reach: Reach,
+        more: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let search = folder.join("search");
         let (kafka, redis) = match reach {
             Reach::Proxied => (servers.kafka.proxied(), servers.redis.proxied()),
@@ -74,13 +82,10 @@ impl System {
             ("MILLRACE_STOCK_STORE", stock),
             ("MILLRACE_SEARCH_DIR", search.display().to_string()),
         ];
-        let environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
-        let deployment = Deployment::Roles {
-            postgres: servers.postgres.url(),
-            kafka: servers.kafka.address(),
-            redis: shown,
-            search,
-        };
+        let mut environment = environment.map(|(name, value)| (name.to_owned(), value)).to_vec();
+        environment.extend_from_slice(more);
+        let deployment =
+            Deployment::Roles { postgres: servers.postgres.url(), kafka: servers.kafka.address(), redis: shown };
         let mut system = Self::new(binary, folder, deployment, environment)?;
         system.register()?;
         for role in ["relay", "write", "stock", "search", "serve"] {
@@ -93,9 +98,15 @@ impl System {
     }
 
     /// One process on files.
-    pub async fn embedded(binary: &Path, folder: &Path, data: &Path) -> anyhow::Result<Self> {
+    pub async fn embedded(
+        binary: &Path,
+        folder: &Path,
+        data: &Path,
+        more: &[(String, String)],
+    ) -> anyhow::Result<Self> {
         let deployment = Deployment::Embedded { data: data.to_owned() };
-        let environment = vec![("MILLRACE_DATA".to_owned(), data.display().to_string())];
+        let mut environment = vec![("MILLRACE_DATA".to_owned(), data.display().to_string())];
+        environment.extend_from_slice(more);
         let mut system = Self::new(binary, folder, deployment, environment)?;
         system.add("up", "up", &[])?;
         system.ready("up").await?;
@@ -115,6 +126,7 @@ impl System {
             deployment,
             environment,
             roles: BTreeMap::new(),
+            removed: BTreeMap::new(),
             ports: HashSet::new(),
             client,
         })
@@ -152,6 +164,10 @@ impl System {
     /// Starts another process of a kind: `relay`, `write`, `stock`, `search`, `serve`, `up`.
     pub fn add(&mut self, name: &str, kind: &str, flags: &[&str]) -> anyhow::Result<()> {
         let address = format!("127.0.0.1:{}", free_port(&mut self.ports));
+        self.add_at(name, kind, address, flags)
+    }
+
+    fn add_at(&mut self, name: &str, kind: &str, address: String, flags: &[&str]) -> anyhow::Result<()> {
         let mut arguments: Vec<String> = match kind {
             "stock" | "search" => vec!["project".to_owned(), kind.to_owned()],
             other => vec![other.to_owned()],
@@ -171,10 +187,19 @@ impl System {
         Ok(())
     }
 
+    /// Starts a process that was removed again, where it was, with other flags.
+    pub fn add_at_same_address(&mut self, name: &str, flags: &[&str]) -> anyhow::Result<()> {
+        let address = self.removed.get(name).cloned().with_context(|| format!("{name} was not removed"))?;
+        self.add_at(name, name, address, flags)
+    }
+
     /// Ends a process for good.
     pub fn remove(&mut self, name: &str) -> anyhow::Result<()> {
         match self.roles.remove(name) {
-            Some(mut role) => role.program.kill(),
+            Some(mut role) => {
+                self.removed.insert(name.to_owned(), role.address);
+                role.program.kill()
+            }
             None => bail!("no process {name}"),
         }
     }
@@ -270,14 +295,6 @@ impl System {
         let url = format!("{}/metrics", self.url(name));
         let Ok(answer) = self.client.get(url).send().await else { return 0.0 };
         crate::counters::sum(&answer.text().await.unwrap_or_default(), metric)
-    }
-
-    /// Waits until every process is ready.
-    pub async fn all_ready(&mut self) -> anyhow::Result<()> {
-        for name in self.names() {
-            self.ready(&name).await?;
-        }
-        Ok(())
     }
 
     /// Waits until something shows in a process's log.

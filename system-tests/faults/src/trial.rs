@@ -10,16 +10,19 @@ use schemas::PositionToken;
 use serde_json::Value;
 use uuid::Uuid;
 
+use crate::clock;
 use crate::commands::{Given, preload, sku};
 use crate::counters::Counters;
+use crate::disk::Disk;
 use crate::journal::Journal;
+use crate::lateness::Lateness;
 use crate::load::{Load, LoadPlan, give_all};
 use crate::oracle::answers::{self, Readers, Told};
 use crate::oracle::fold::Expected;
 use crate::oracle::table::Table;
 use crate::oracle::{Violation, checks, topics, views};
 use crate::report::{Figures, Verdict};
-use crate::scenario::{On, Scenario};
+use crate::scenario::{On, Scenario, Store};
 use crate::servers::Servers;
 use crate::system::System;
 
@@ -32,6 +35,10 @@ pub struct Settings {
     /// Seconds that the load is spread over.
     pub seconds: u64,
     pub skus: usize,
+    /// How long a storm lasts.
+    pub storm: Duration,
+    /// By how much a bound is longer on a machine that does other things, too.
+    pub slack: u32,
     /// Keep the folder of a failed trial.
     pub keep: bool,
 }
@@ -50,6 +57,9 @@ pub struct Trial<'a> {
     /// Whether the scenario put records on the event topics that are no events.
     pub foreign: bool,
     pub violations: Vec<Violation>,
+    /// A refusal leaves no event: a restored event store may have lost it.
+    pub refusals_lost: bool,
+    pub disk: Option<Disk>,
     plan: LoadPlan,
 }
 
@@ -66,11 +76,12 @@ pub async fn run(scenario: &Scenario, servers: &mut Servers, settings: &Settings
             return verdict;
         }
     };
-    let tried = tokio::time::timeout(scenario.bound, attempt(scenario, servers, settings, folder.path(), &mut verdict));
+    let bound = scenario.bound * settings.slack;
+    let tried = tokio::time::timeout(bound, attempt(scenario, servers, settings, folder.path(), &mut verdict));
     match tried.await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => verdict.violations.push(Violation::new("harness", format!("{error:#}"))),
-        Err(_) => verdict.violations.push(Violation::new("bound", format!("not over after {:?}", scenario.bound))),
+        Err(_) => verdict.violations.push(Violation::new("bound", format!("not over after {bound:?}"))),
     }
     verdict.seconds = begun.elapsed().as_secs_f64();
     if !verdict.is_passed() && settings.keep {
@@ -89,9 +100,26 @@ async fn attempt(
     if !matches!(scenario.on, On::Files) {
         servers.renew(scenario.needs()).await.context("the servers do not start")?;
     }
+    let disk = match scenario.disk {
+        Some(of) => Some(small_disk(of, servers, folder, verdict).await?),
+        None => None,
+    };
+    if verdict.not_run.is_some() {
+        return Ok(());
+    }
+    let clock = match scenario.clock {
+        true => match clock::variables(folder)? {
+            Some(variables) => variables,
+            None => {
+                verdict.not_run = Some("needs libfaketime (Debian: faketime)".to_owned());
+                return Ok(());
+            }
+        },
+        false => Vec::new(),
+    };
     let system = match scenario.on {
-        On::Files => System::embedded(&settings.binary, folder, &folder.join("data")).await?,
-        On::Servers(reach, _) => System::roles(&settings.binary, folder, servers, reach).await?,
+        On::Files => System::embedded(&settings.binary, folder, &folder.join("data"), &clock).await?,
+        On::Servers(reach, _) => System::roles(&settings.binary, folder, servers, reach, &clock).await?,
     };
     let journal = Arc::new(Journal::default());
     let commands = preload(settings.seed, settings.skus);
@@ -100,9 +128,9 @@ async fn attempt(
         seed: settings.seed.wrapping_add(u64::from(scenario.number)),
         skus: settings.skus,
         events: settings.events,
-        rate: scenario.rate.unwrap_or(settings.events / settings.seconds.max(1)).max(50),
+        rate: (settings.events / settings.seconds.max(1)).max(50),
         duplicates: scenario.duplicates,
-        kafka: (!system.is_embedded()).then(|| servers.kafka.address()),
+        kafka: (!system.is_embedded() && scenario.topic_commands).then(|| servers.kafka.address()),
         partitions: Table::read(&system.deployment).await?.partitions,
         urls: vec![system.commands_url()],
     };
@@ -110,9 +138,21 @@ async fn attempt(
     let readers = Readers::start(&system.queries_url(), journal.clone(), settings.seed, settings.skus)?;
     let counters = Counters::start(system.names().iter().map(|name| system.url(name)).collect())?;
     let load = Load::start(plan.clone(), journal.clone())?;
-    let (made, violations) = (HashSet::new(), Vec::new());
-    let mut trial =
-        Trial { servers, system, load, readers, counters, journal, settings, made, foreign: false, violations, plan };
+    let mut trial = Trial {
+        servers,
+        system,
+        load,
+        readers,
+        counters,
+        journal,
+        settings,
+        made: HashSet::new(),
+        foreign: false,
+        violations: Vec::new(),
+        refusals_lost: false,
+        disk: disk.flatten(),
+        plan,
+    };
     let tried = trial.go_through(scenario, verdict).await;
     verdict.violations.append(&mut trial.violations);
     if tried.is_err() || !verdict.is_passed() {
@@ -124,15 +164,63 @@ async fn attempt(
     tried
 }
 
+/// Puts a store's data on a small disk of its own; `None` when this machine does not let us.
+async fn small_disk(
+    of: Store,
+    servers: &mut Servers,
+    folder: &Path,
+    verdict: &mut Verdict,
+) -> anyhow::Result<Option<Disk>> {
+    let place = match of {
+        Store::Postgres => servers.postgres.data.clone(),
+        Store::Kafka => servers.kafka.brokers[0].data.clone(),
+        Store::Redis => servers.redis.data.clone(),
+        Store::Search => folder.join("search"),
+        Store::Files => folder.join("data"),
+    };
+    match of {
+        Store::Postgres => drop(servers.postgres.program.stop("INT", Duration::from_secs(30)).await?),
+        Store::Kafka => drop(servers.kafka.brokers[0].program.stop("TERM", Duration::from_secs(60)).await?),
+        Store::Redis => drop(servers.redis.program.stop("TERM", Duration::from_secs(30)).await?),
+        Store::Search | Store::Files => std::fs::create_dir_all(&place)?,
+    }
+    let disk = Disk::under(&place)?;
+    if disk.is_none() {
+        verdict.not_run = Some("needs root, to mount a small disk".to_owned());
+    }
+    match of {
+        Store::Postgres => {
+            servers.postgres.is_spoilt = true;
+            servers.postgres.start().await?;
+        }
+        Store::Kafka => {
+            servers.kafka.is_spoilt = true;
+            servers.kafka.start().await?;
+        }
+        Store::Redis => {
+            servers.redis.is_spoilt = true;
+            servers.redis.start().await?;
+        }
+        Store::Search | Store::Files => {}
+    }
+    Ok(disk)
+}
+
 // === impl Trial ===
 
 impl Trial<'_> {
     async fn go_through(&mut self, scenario: &Scenario, verdict: &mut Verdict) -> anyhow::Result<()> {
         self.load.reached(0.2).await?;
-        (scenario.inject)(self).await.context("while the fault was there")?;
+        let lateness = Lateness::start(self.system.commands_url(), self.system.queries_url(), self.journal.clone());
+        let injected = (scenario.inject)(self).await.context("while the fault was there");
         let healed = Instant::now();
-        self.probe().await.context("after the fault")?;
+        let probed = match injected {
+            Ok(()) => self.probe().await.context("after the fault"),
+            Err(error) => Err(error),
+        };
         verdict.figures.recovery_seconds = healed.elapsed().as_secs_f64();
+        verdict.figures.latest_seconds = lateness.finish().await.as_secs_f64();
+        probed?;
         self.load.finish(SETTLE).await?;
         let (table, expected) = settle(&self.system, &self.journal, &self.made, SETTLE).await?;
         verdict.figures.quiet_seconds = healed.elapsed().as_secs_f64();
@@ -151,7 +239,7 @@ impl Trial<'_> {
         let mut found = checks::streams(table, &self.made);
         let entries = self.journal.entries().commands.clone();
         figures.commands = entries.len() as u64;
-        found.extend(checks::commands(table, &entries, &self.made));
+        found.extend(checks::commands(table, &entries, &self.made, self.refusals_lost));
         let mut topics = topics::read(&self.system.deployment).await?;
         for partition in topics.values_mut() {
             partition.foreign_allowed = self.foreign;

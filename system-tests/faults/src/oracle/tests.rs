@@ -156,7 +156,7 @@ impl History {
     fn violations(&self) -> Vec<Violation> {
         let expected = Expected::of(&self.table);
         let mut found = checks::streams(&self.table, &HashSet::new());
-        found.extend(checks::commands(&self.table, &self.journal, &HashSet::new()));
+        found.extend(checks::commands(&self.table, &self.journal, &HashSet::new(), false));
         found.extend(checks::topics(&self.table, &expected, &self.topics).0);
         found.extend(checks::stock(&expected, &self.view));
         found

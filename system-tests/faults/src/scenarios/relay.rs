@@ -7,12 +7,14 @@ use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Event, StorePosition, encode_event};
+use serde_json::json;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
 use crate::commands::{WAREHOUSES, parsed};
+use crate::load::{Load, LoadPlan};
 use crate::process::until;
-use crate::scenario::Scenario;
+use crate::scenario::{On, Scenario};
 use crate::trial::Trial;
 
 /// Sessions of the scenario's database that wait for the cursor's row.
@@ -23,6 +25,12 @@ pub fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario::new(1, "relay killed between publish and saving its cursor", killed_before_saving),
         Scenario::new(2, "a lower position commits later", lower_commits_later),
+        Scenario::new(1, "kill -9 again and again, one process on files", killed_as_a_whole)
+            .variant("files")
+            .on(On::Files),
+        Scenario::new(3, "a stream's versions reach the relay out of order", versions_out_of_order),
+        Scenario::new(4, "a long transaction holds the horizon", long_transaction),
+        Scenario::new(28, "the outbox grows while the relay stands", outbox_grows),
         Scenario::new(23, "two relays at once", two_relays),
     ]
 }
@@ -163,11 +171,134 @@ fn two_relays<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result
             })
             .await?;
             trial.system.program(leader)?.signal("CONT")?;
-            tokio::time::sleep(Duration::from_secs(2)).await;
+            until("the old leader sees that it leads no more", Duration::from_secs(30), async || {
+                trial.system.metric(leader, "millrace_relay_leader").await == 0.0
+            })
+            .await?;
             let leads = trial.system.metric(other, "millrace_relay_leader").await;
             trial.expect(leads >= 1.0, format!("{other} does not lead any more after the old leader woke"));
-            let old = trial.system.metric(leader, "millrace_relay_leader").await;
-            trial.expect(old == 0.0, format!("{leader} woke and still says that it leads"));
+        }
+        Ok(())
+    }
+    .boxed_local()
+}
+
+/// Two processes that take commands for the same few SKUs keep their versions in order. Then rows that do not, as a job
+/// of somebody's own may write them: the relay must halt before it publishes them.
+fn versions_out_of_order<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>> {
+    async move {
+        trial.add("write-2", "write", &[]).await?;
+        let urls = vec![trial.system.url("write"), trial.system.url("write-2")];
+        let events = trial.plan().events / 4;
+        let hot = LoadPlan { seed: trial.plan().seed + 7_000, skus: 3, events, urls, ..trial.plan().clone() };
+        let mut load = Load::start(hot, trial.journal.clone())?;
+        load.finish(Duration::from_secs(60)).await?;
+        trial.system.remove("write-2")?;
+
+        let client = trial.servers.postgres.connect().await?;
+        trial.made.insert(insert(&client, "ORDER-1", 1, 10, 0).await?);
+        let row = client.query_one("SELECT max(xid::text::bigint) FROM events WHERE stream LIKE 'stock-ORDER-1%'", &[]);
+        let xid = row.await?.get::<_, i64>(0) as u64;
+        until("the relay is past it", Duration::from_secs(30), async || {
+            cursor(&client).await.is_ok_and(|reached| reached.xid >= xid)
+        })
+        .await?;
+        client.batch_execute("BEGIN").await?;
+        insert(&client, "ORDER-1", 3, 30, 0).await?;
+        insert(&client, "ORDER-1", 2, 20, 0).await?;
+        client.batch_execute("COMMIT").await?;
+        trial.system.complains("relay", "ORDER-1", Duration::from_secs(30)).await?;
+        let reached = cursor(&client).await?;
+        // What whoever wrote them would do.
+        client.execute("DELETE FROM events WHERE stream LIKE 'stock-ORDER-1%' AND version > 1", &[]).await?;
+        trial.expect(reached > StorePosition::default(), "the relay never got anywhere");
+        trial.system.kill_and_start("relay").await
+    }
+    .boxed_local()
+}
+
+/// A report that somebody left open.
+fn long_transaction<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>> {
+    async move {
+        let client = trial.servers.postgres.connect().await?;
+        client.batch_execute("SET application_name = 'forgotten-report'; BEGIN").await?;
+        let held = transaction_id(&client).await?;
+        let named = trial.system.logged("relay", "forgotten-report", Duration::from_secs(30)).await;
+        let watcher = trial.servers.postgres.connect().await?;
+        let reached = cursor(&watcher).await?;
+        let blocked = trial.system.metric("relay", "millrace_event_store_horizon_blocked_seconds").await;
+        client.batch_execute("ROLLBACK").await?;
+        named.context("nothing names the session that holds the horizon")?;
+        trial.expect(reached.xid < held, format!("the relay stands at {reached}, above the open transaction {held}"));
+        trial.expect(blocked > 1.0, format!("the metric of the blocked horizon says {blocked} s"));
+
+        // A process of ours that freezes inside a transaction is put out by the server.
+        for _ in 0..200 {
+            trial.system.program("write")?.signal("STOP")?;
+            let open = "SELECT pid FROM pg_stat_activity WHERE state = 'idle in transaction'
+                        AND application_name = 'millrace' AND datname = current_database()";
+            if let Some(row) = watcher.query_opt(open, &[]).await? {
+                let pid: i32 = row.get(0);
+                let gone = until("the frozen session is ended", Duration::from_secs(25), async || {
+                    let still = watcher.query_opt("SELECT 1 FROM pg_stat_activity WHERE pid = $1", &[&pid]).await;
+                    still.is_ok_and(|row| row.is_none())
+                })
+                .await;
+                trial.system.program("write")?.signal("CONT")?;
+                return gone;
+            }
+            trial.system.program("write")?.signal("CONT")?;
+            tokio::time::sleep(Duration::from_millis(7)).await;
+        }
+        bail!("the command handler was never caught inside a transaction")
+    }
+    .boxed_local()
+}
+
+/// The relay stands while commands come as fast as they are taken.
+fn outbox_grows<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>> {
+    async move {
+        // A bound that this load reaches.
+        let bound = (trial.plan().events / 5).max(1).to_string();
+        trial.system.remove("write")?;
+        trial.system.add_at_same_address("write", &["--max-relay-lag-events", &bound])?;
+        trial.system.ready("write").await?;
+        trial.system.program("relay")?.kill()?;
+        let client = reqwest::Client::builder().timeout(Duration::from_secs(10)).build()?;
+        let url = format!("{}/v1/commands", trial.system.commands_url());
+        let mut refused = None;
+        let begun = std::time::Instant::now();
+        while refused.is_none() && begun.elapsed() < Duration::from_secs(60) {
+            let given = json!({"id": Uuid::new_v4(), "type": "ReleaseReservation", "data":
+                {"sku": "SKU-00000", "warehouse": WAREHOUSES[0].0, "reservation_id": "none"}});
+            let answer = client.post(&url).json(&given).send().await?;
+            if answer.status().as_u16() == 429 {
+                refused = Some(answer.headers().contains_key("retry-after"));
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        trial.expect(refused.is_some(), "the relay stands and nobody is told 429");
+        trial.expect(refused != Some(false), "429 comes without Retry-After");
+        let waiting = events_behind(&trial.servers.postgres.connect().await?).await?;
+        let most = 2 * bound.parse::<i64>()? + 10_000;
+        trial.expect(waiting < most, format!("{waiting} events wait, the bound is {bound}"));
+        trial.system.start("relay").await
+    }
+    .boxed_local()
+}
+
+async fn events_behind(client: &Client) -> anyhow::Result<i64> {
+    let behind = "SELECT count(*) FROM events, relay
+                  WHERE (events.xid, events.position) > (relay.xid, relay.position)";
+    Ok(client.query_one(behind, &[]).await?.get(0))
+}
+
+/// kill -9 of everything at once, again and again.
+fn killed_as_a_whole<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>> {
+    async move {
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_millis(700)).await;
+            trial.system.kill_and_start("up").await?;
         }
         Ok(())
     }
