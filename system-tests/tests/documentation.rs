@@ -124,6 +124,53 @@ fn every_metric_that_operations_names_is_measured() {
     }
 }
 
+/// What follows a key in the alarms' file, one per line.
+fn alarm_lines<'t>(text: &'t str, key: &str) -> Vec<&'t str> {
+    text.lines().filter_map(|line| line.trim().trim_start_matches("- ").strip_prefix(key)).map(str::trim).collect()
+}
+
+#[test]
+fn every_alarm_measures_something_and_links_to_a_page() {
+    let sources = sources();
+    let alarms = read("deploy/alerts.yml");
+    let names = alarm_lines(&alarms, "alert:");
+    let pages = alarm_lines(&alarms, "runbook_url:");
+    assert!(names.len() >= 8 && names.len() == pages.len(), "{names:?} {pages:?}");
+    for page in pages {
+        assert!(root().join(page).exists(), "{page}");
+    }
+    for expression in alarm_lines(&alarms, "expr:") {
+        let is_part = |letter: char| letter.is_ascii_lowercase() || letter == '_';
+        let metrics: Vec<&str> =
+            expression.split(|letter| !is_part(letter)).filter(|word| word.starts_with("millrace_")).collect();
+        assert!(!metrics.is_empty(), "{expression}");
+        for name in metrics {
+            assert!(sources.iter().any(|(_, text)| text.contains(&format!("\"{name}\""))), "no metric {name}");
+        }
+    }
+}
+
+#[test]
+fn every_fault_has_a_page_that_says_what_to_do_and_what_not() {
+    let alarms = read("deploy/alerts.yml");
+    let known = alarm_lines(&alarms, "alert:");
+    let index = read("docs/runbooks/README.md");
+    for fault in 1..=28 {
+        let start = format!("docs/runbooks/{fault:02}-");
+        let page = files().into_iter().find(|file| file.starts_with(&start)).unwrap_or_else(|| panic!("no {start}"));
+        let text = read(&page);
+        assert!(text.contains(&format!("\nFault {fault}. ")), "{page}");
+        for part in ["What one sees", "What it means", "What to do", "What not to do"] {
+            assert!(text.contains(&format!("\n## {part}\n")), "{page} lacks: {part}");
+        }
+        assert!(index.contains(page.trim_start_matches("docs/runbooks/")), "{page} is not in the index");
+        let first = text.lines().find(|line| line.starts_with("Fault ")).unwrap();
+        for alarm in quoted(first).into_iter().filter(|word| word.chars().all(char::is_alphabetic)) {
+            assert!(known.contains(&alarm), "{page}: no alarm {alarm}");
+        }
+    }
+}
+
 #[test]
 fn links_between_documents_lead_somewhere() {
     for document in files().iter().filter(|file| file.ends_with(".md")) {
