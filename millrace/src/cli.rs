@@ -181,6 +181,9 @@ pub struct ProjectorArgs {
     /// Parked keys of one partition at which the projection halts
     #[arg(long, value_name = "N", env = "MILLRACE_PARKED_KEYS_LIMIT", default_value_t = 1000, value_parser = positive)]
     pub parked_keys_limit: usize,
+    /// Records behind the log's end from which on a projector is not ready
+    #[arg(long, value_name = "N", env = "MILLRACE_NOT_READY_BEHIND", default_value_t = 100_000)]
+    pub not_ready_behind: u64,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -520,6 +523,7 @@ impl ProjectorArgs {
             partitions,
             batch: self.projector_batch,
             parked_keys_limit: self.parked_keys_limit,
+            not_ready_behind: self.not_ready_behind,
             ..ProjectorSettings::default()
         }
     }

@@ -238,7 +238,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         },
         command_topics: CommandTopicsArgs { no_command_topics: false },
         relay: RelayBatchArgs { relay_batch: 2_000 },
-        projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000 },
+        projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000, not_ready_behind: 100_000 },
         query: QueryArgs { position_wait: Duration::from_secs(2) },
         audit: RoundArgs { audit_every: Duration::from_secs(60), audit_share: 0.05 },
         listen: args.listen.clone(),

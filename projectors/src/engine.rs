@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
 use metrics::gauge;
-use read_models::{Generation, Head, PartitionRef, ReadModel, ReadModelError};
+use read_models::{Generation, PartitionRef, ReadModel, ReadModelError};
 use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
@@ -20,9 +20,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::dead_letters::DeadLetterMirror;
 use crate::error::ProjectorError;
-use crate::metrics::{HALTED, LAG_EVENTS, LIVE, PARKED_KEYS};
+use crate::metrics::HALTED;
+use crate::observer::Observer;
 use crate::projection::Projection;
-use crate::worker::{Request, WorkerContext, now, partition_worker};
+use crate::worker::{Request, WorkerContext, partition_worker};
 
 /// How a projector works.
 #[derive(Debug, Clone)]
@@ -43,6 +44,8 @@ pub struct ProjectorSettings {
     pub parked_keys_limit: usize,
     /// How often the log's end is noted in the read model.
     pub observe_every: Duration,
+    /// Records behind the log's end from which on the projector is not ready: what it serves is too old.
+    pub not_ready_behind: u64,
     /// Where parked events are mirrored to; an engine without one has no effect but on its read model.
     pub dead_letter_mirror: Option<DeadLetterMirror>,
 }
@@ -65,9 +68,6 @@ const RECLAIM_AFTER: Duration = Duration::from_secs(15);
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
 /// Looks at the ends of the log after which it is read again, though they are the same.
 const LOOKS_UNCHANGED: u32 = 20;
-
-/// How often lag and liveness are measured: a count over all partitions, of every process of the group.
-const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
 /// What the engine loop keeps.
 struct Engine<M: ?Sized> {
@@ -94,6 +94,7 @@ impl Default for ProjectorSettings {
             gap_patience: Duration::from_secs(30),
             parked_keys_limit: 1_000,
             observe_every: Duration::from_millis(500),
+            not_ready_behind: 100_000,
             dead_letter_mirror: None,
         }
     }
@@ -179,14 +180,15 @@ where
         workers: JoinSet::new(),
         runs: 0,
     };
-    let observer = tokio::spawn(observe(
-        P::NAME,
-        Arc::clone(read_model),
-        Arc::clone(log),
-        P::CONTEXTS,
-        settings.observe_every,
-        shutdown.clone(),
-    ));
+    let observer = Observer {
+        projection: P::NAME,
+        contexts: P::CONTEXTS,
+        read_model: Arc::clone(read_model),
+        log: Arc::clone(log),
+        settings: settings.clone(),
+        lag: health.part("lag"),
+    };
+    let observer = tokio::spawn(observer.run(shutdown.clone()));
     health.ready();
     let result = loop {
         let step = tokio::select! {
@@ -439,55 +441,5 @@ impl<M: ?Sized> Engine<M> {
             assignment.cancelled.cancel();
         }
         self.workers.shutdown().await;
-    }
-}
-
-/// Notes the log's ends in the read model, so that readers know lag and freshness without touching the log; measures
-/// both for alarms.
-async fn observe<M>(
-    projection: &'static str,
-    read_model: Arc<M>,
-    log: Arc<dyn EventLog>,
-    contexts: &'static [Context],
-    every: Duration,
-    shutdown: CancellationToken,
-) where
-    M: ReadModel + ?Sized,
-{
-    let mut ticks = tokio::time::interval(every);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut measured_at = Instant::now();
-    loop {
-        tokio::select! {
-            biased;
-            _ = ticks.tick() => {}
-            () = shutdown.cancelled() => return,
-        }
-        let mut heads = Vec::new();
-        for context in contexts {
-            match log.ends(context.events_topic()).await {
-                Ok(ends) => heads.extend(ends.into_iter().map(|ends| {
-                    let partition = PartitionRef { context: *context, partition: ends.partition };
-                    (partition, Head { next_offset: ends.next, seen_at: now() })
-                })),
-                Err(error) => tracing::debug!(%error, "log ends not seen"),
-            }
-        }
-        if heads.is_empty() {
-            continue;
-        }
-        if let Err(error) = read_model.observe(&heads).await {
-            tracing::debug!(%error, "log ends not noted");
-        }
-        if measured_at.elapsed() < MEASURE_EVERY {
-            continue;
-        }
-        measured_at = Instant::now();
-        if let Ok(status) = read_model.status().await {
-            gauge!(LAG_EVENTS, "projection" => projection).set(status.lag_events().unwrap_or(0) as f64);
-            let parked_keys: u64 = status.partitions.iter().map(|partition| partition.parked_keys).sum();
-            gauge!(PARKED_KEYS, "projection" => projection).set(parked_keys as f64);
-            gauge!(LIVE, "projection" => projection).set(if status.is_live() { 1.0 } else { 0.0 });
-        }
     }
 }

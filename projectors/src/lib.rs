@@ -9,6 +9,7 @@ mod error;
 mod fold;
 mod history;
 mod metrics;
+mod observer;
 mod projection;
 mod search;
 mod stock;

@@ -71,6 +71,11 @@ impl ComponentHealth {
         self.health.set(&self.name, State::Ready);
     }
 
+    /// A component beside this one, named after it, not ready until it says so.
+    pub fn part(&self, name: &str) -> ComponentHealth {
+        self.health.component(format!("{} {name}", self.name))
+    }
+
     /// Says why not, for whoever reads `/readyz`.
     pub fn not_ready(&self, why: impl Into<String>) {
         self.health.set(&self.name, State::NotReady(why.into()));

@@ -1,0 +1,131 @@
+//! Watches how far the read model is behind the log: for readers, who never touch the log, for alarms, and for readiness.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use event_log::EventLog;
+use metrics::gauge;
+use read_models::{Head, PartitionRef, ReadModel, ReadModelStatus};
+use schemas::Context;
+use telemetry::ComponentHealth;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::engine::ProjectorSettings;
+use crate::metrics::{LAG_EVENTS, LIVE, PARKED_KEYS};
+use crate::worker::now;
+
+pub(crate) struct Observer<M: ?Sized> {
+    pub(crate) projection: &'static str,
+    pub(crate) contexts: &'static [Context],
+    pub(crate) read_model: Arc<M>,
+    pub(crate) log: Arc<dyn EventLog>,
+    pub(crate) settings: ProjectorSettings,
+    pub(crate) lag: ComponentHealth,
+}
+
+/// How often the lag is measured: a count over all partitions, of every process of the group.
+const MEASURE_EVERY: Duration = Duration::from_secs(2);
+
+// === impl Observer ===
+
+impl<M: ReadModel + ?Sized> Observer<M> {
+    pub(crate) async fn run(self, shutdown: CancellationToken) {
+        let mut ticks = tokio::time::interval(self.settings.observe_every);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut measured_at = Instant::now();
+        self.lag.ready();
+        loop {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return,
+            }
+            self.note_heads().await;
+            if measured_at.elapsed() < MEASURE_EVERY {
+                continue;
+            }
+            measured_at = Instant::now();
+            // A store that does not answer is told by who works with it.
+            if let Ok(status) = self.read_model.status().await {
+                self.measure(&status);
+            }
+        }
+    }
+
+    async fn note_heads(&self) {
+        let mut heads = Vec::new();
+        for context in self.contexts {
+            match self.log.ends(context.events_topic()).await {
+                Ok(ends) => heads.extend(ends.into_iter().map(|ends| {
+                    let partition = PartitionRef { context: *context, partition: ends.partition };
+                    (partition, Head { next_offset: ends.next, seen_at: now() })
+                })),
+                Err(error) => tracing::debug!(%error, "log ends not seen"),
+            }
+        }
+        if heads.is_empty() {
+            return;
+        }
+        if let Err(error) = self.read_model.observe(&heads).await {
+            tracing::debug!(%error, "log ends not noted");
+        }
+    }
+
+    fn measure(&self, status: &ReadModelStatus) {
+        let lag = status.lag_events().unwrap_or(0);
+        gauge!(LAG_EVENTS, "projection" => self.projection).set(lag as f64);
+        let parked_keys: u64 = status.partitions.iter().map(|partition| partition.parked_keys).sum();
+        gauge!(PARKED_KEYS, "projection" => self.projection).set(parked_keys as f64);
+        gauge!(LIVE, "projection" => self.projection).set(if status.is_live() { 1.0 } else { 0.0 });
+        let bound = self.settings.not_ready_behind;
+        if lag > bound {
+            self.lag.not_ready(format!("{lag} events behind the log, the bound is {bound}"));
+        } else {
+            self.lag.ready();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+    use event_log::SqliteEventLog;
+    use read_models::stock::connect_stock;
+    use read_models::{Checkpoint, PartitionStatus};
+    use telemetry::Health;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_projector_that_is_far_behind_is_not_ready_until_it_has_caught_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let health = Health::default();
+        let observer = Observer {
+            projection: "stock",
+            contexts: &[Context::Inventory],
+            read_model: connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap(),
+            log: Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap()),
+            settings: ProjectorSettings { not_ready_behind: 10, ..ProjectorSettings::default() },
+            lag: health.component("stock projector lag"),
+        };
+        let behind = |lag: u64| ReadModelStatus {
+            name: "stock".to_owned(),
+            generation: 1,
+            fold_version: 1,
+            partitions: vec![PartitionStatus {
+                partition: PartitionRef { context: Context::Inventory, partition: 0 },
+                checkpoint: Checkpoint::default(),
+                live: true,
+                head: Some(Head { next_offset: lag, seen_at: 1 }),
+                parked_keys: 0,
+                parked_events: 0,
+            }],
+        };
+        observer.measure(&behind(11));
+        assert_eq!(health.report().components["stock projector lag"], "11 events behind the log, the bound is 10");
+        observer.measure(&behind(10));
+        assert!(health.report().ready);
+    }
+}
