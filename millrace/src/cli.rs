@@ -328,6 +328,9 @@ pub struct ProjectArgs {
     pub search: SearchArgs,
     #[command(flatten)]
     pub projector: ProjectorArgs,
+    /// After how long without a sign of life the holder of the search directory is left behind
+    #[arg(long, value_name = "TIME", env = "MILLRACE_SEARCH_FROZEN_AFTER", default_value = "30s", value_parser = humantime::parse_duration)]
+    pub search_frozen_after: Duration,
     /// Address of health and metrics; port 0 takes a free one [default: 127.0.0.1:8083 for stock, 127.0.0.1:8084 for search]
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN")]
     pub listen: Option<String>,

@@ -2,11 +2,13 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use read_models::search::{SearchReadModel, SearchReader};
 use read_models::stock::SharedStock;
+use tokio_util::sync::CancellationToken;
 
 use crate::address::StoreUrl;
 use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, RegistryArgs, SearchArgs, StockArgs};
@@ -72,6 +74,17 @@ impl Connector {
     pub async fn search_writer(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReadModel>> {
         let dir = self.search_dir(args)?;
         Ok(Arc::new(SearchReadModel::open(&dir).await?))
+    }
+
+    /// Waits until the directory is free, or its holder frozen. `None` when the process is stopped meanwhile.
+    pub async fn search_writer_when_free(
+        &mut self,
+        args: &SearchArgs,
+        frozen_after: Duration,
+        shutdown: &CancellationToken,
+    ) -> anyhow::Result<Option<Arc<SearchReadModel>>> {
+        let dir = self.search_dir(args)?;
+        Ok(SearchReadModel::open_when_free(&dir, frozen_after, shutdown.clone()).await?.map(Arc::new))
     }
 
     pub async fn search_reader(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReader>> {

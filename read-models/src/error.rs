@@ -24,6 +24,9 @@ pub enum ReadModelError {
     TooManyRequests { name: String, partition: PartitionRef, waiting: usize },
     #[error("{path} is in use by another process; stop it, or choose another directory")]
     Locked { path: String },
+    /// Another process went on with a newer build while this one was frozen: this one must stop.
+    #[error("{path} was replaced by a newer build, which another process writes")]
+    Replaced { path: String },
     #[error("search query: {problem}")]
     Query { problem: String },
     #[error("setting {key}: {problem}")]

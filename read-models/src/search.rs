@@ -3,6 +3,7 @@
 //! A document has three independent parts (product, prices, availability), each a set of rows of its own, so that
 //! workers of different topics never write the same row. It is shown once its product part is there.
 
+mod builds;
 mod documents;
 mod index;
 mod indexer;

@@ -129,6 +129,7 @@ fn mirror(log: &Arc<dyn EventLog>) -> Option<DeadLetterMirror> {
     Some(DeadLetterMirror::new(Arc::clone(log)))
 }
 
+/// Every search directory is a full copy: in a group of its own it reads every partition, whoever else does.
 pub fn search_projector(
     process: &mut Process,
     search: &Arc<SearchReadModel>,
@@ -144,7 +145,11 @@ pub fn search_projector(
         Arc::clone(search),
         Arc::clone(log),
         Arc::clone(registry),
-        ProjectorSettings { group: "millrace-search".to_owned(), dead_letter_mirror: mirror(log), ..settings },
+        ProjectorSettings {
+            group: format!("millrace-search-{}", search.id()),
+            dead_letter_mirror: mirror(log),
+            ..settings
+        },
         health,
         process.shutdown.clone(),
     );

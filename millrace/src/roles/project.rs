@@ -28,7 +28,8 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
             parts::stock_projector(&mut process, &stock, &log, &registry, settings, OnFailure::EndProcess);
         }
         ProjectionName::Search => {
-            let search = connector.search_writer(&args.search).await?;
+            let opened = connector.search_writer_when_free(&args.search, args.search_frozen_after, &process.shutdown);
+            let Some(search) = opened.await? else { return Ok(Exit::Done) };
             parts::search_projector(&mut process, &search, &log, &registry, settings, OnFailure::EndProcess);
         }
     }

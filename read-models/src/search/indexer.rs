@@ -4,7 +4,6 @@
 //! rows' state at the checkpoints that its payload names. A pass that was cut off is done again by the next: what is
 //! newer than the commit's row version is indexed, and indexing it twice gives the same.
 
-use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use uuid::Uuid;
 use crate::error::ReadModelError;
 use crate::metrics;
 use crate::search::NAME;
+use crate::search::builds::HeldBuild;
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::rows::{self, RowsState};
 use crate::sqlite::SqliteFile;
@@ -41,7 +41,7 @@ pub(super) struct IndexerHome {
     pub(super) index_dir: PathBuf,
     pub(super) file: SqliteFile,
     /// Held for as long as a pass may run, though its owner is gone.
-    pub(super) _lock: Arc<File>,
+    pub(super) build: Arc<HeldBuild>,
 }
 
 /// An open index writer, and where its index stands.
@@ -79,6 +79,7 @@ pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Resul
     // When the index was last known to have everything.
     let mut level_at = Instant::now();
     while !shutdown.is_cancelled() {
+        home.build.check()?;
         let begun = Instant::now();
         written.mark_unchanged();
         let pass_home = home.clone();
@@ -141,6 +142,10 @@ fn pass(home: IndexerHome, indexer: Option<Indexer>) -> Result<(Indexer, Option<
         }
     };
     let documents = indexer.index_newer()?;
+    // Whole from here on: readers come over from the build before.
+    if indexer.indexed.as_ref().is_some_and(|commit| commit.live) {
+        indexer.home.build.point_to_it()?;
+    }
     Ok((indexer, documents))
 }
 
@@ -233,6 +238,7 @@ impl Indexer {
         let found = reader.searcher().num_docs();
         if found == wanted {
             self.counted_at = Some(Instant::now());
+            self.home.build.remove_older();
             return Ok(());
         }
         std::fs::remove_dir_all(&self.home.index_dir).map_err(TantivyError::from)?;

@@ -1,14 +1,12 @@
 //! The writer's side of a search directory: rows, checkpoints and parked events in one SQLite file, held by one
 //! process.
 
-use std::fs::{File, TryLockError};
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
-use resilience::{Guard, guard};
 use schemas::Context;
 use tokio_util::sync::CancellationToken;
 
@@ -17,6 +15,7 @@ use crate::error::ReadModelError;
 use crate::metrics;
 use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
 use crate::row_scan;
+use crate::search::builds::{Builds, HeldBuild, Watch};
 use crate::search::indexer::{self, IndexerHome};
 use crate::search::{NAME, SearchKey, SearchRow, rows, scan};
 use crate::sqlite::dead_letters::InSqlite;
@@ -25,10 +24,12 @@ use crate::status::ReadModelStatus;
 
 pub(super) const ROWS_FILE: &str = "rows.db";
 pub(super) const INDEX_DIR: &str = "index";
-const LOCK_FILE: &str = "LOCK";
+/// How often a process that waits for a directory looks whether it is free.
+const WATCH_EVERY: Duration = Duration::from_secs(1);
 
 /// A search directory that this process holds and writes.
 pub struct SearchReadModel {
+    id: String,
     home: IndexerHome,
     /// What this process writes.
     prepared: ArcSwapOption<Generation>,
@@ -39,17 +40,67 @@ pub struct SearchReadModel {
 impl SearchReadModel {
     /// Takes the directory, and makes it when it is missing. [`ReadModelError::Locked`] while another one holds it.
     pub async fn open(dir: impl AsRef<Path>) -> Result<Self, ReadModelError> {
-        let dir = dir.as_ref().to_owned();
-        let opened = tokio::task::spawn_blocking(move || {
-            let lock = Arc::new(hold(&dir)?);
-            let file = SqliteFile::open(NAME, &dir.join(ROWS_FILE), &rows::LAYOUT, rows::REMEDY)?;
-            let home = IndexerHome { index_dir: dir.join(INDEX_DIR), file, _lock: lock };
-            indexer::remove_foreign(&home)?;
-            Ok(Self { home, prepared: ArcSwapOption::empty() })
-        });
-        opened.await.unwrap_or_else(|error| {
-            Err(ReadModelError::Permanent { name: NAME.to_owned(), problem: error.to_string() })
-        })
+        let builds = Builds::in_dir(dir.as_ref());
+        blocking(move || Self::of_build(builds.hold()?)).await
+    }
+
+    /// Takes the directory as soon as nobody else holds it. A holder that gave no sign of life through `frozen_after`,
+    /// whole seconds, is left behind: a new build is begun beside its own. `None` when `shutdown` came first.
+    pub async fn open_when_free(
+        dir: impl AsRef<Path>,
+        frozen_after: Duration,
+        shutdown: CancellationToken,
+    ) -> Result<Option<Self>, ReadModelError> {
+        let builds = Builds::in_dir(dir.as_ref());
+        let frozen_looks = u32::try_from(frozen_after.as_secs()).unwrap_or(u32::MAX).max(2);
+        let mut watch = Watch::default();
+        loop {
+            let held = blocking({
+                let builds = builds.clone();
+                move || builds.hold()
+            });
+            match held.await {
+                Err(ReadModelError::Locked { .. }) => {}
+                held => {
+                    let held = held?;
+                    return blocking(move || Self::of_build(held)).await.map(Some);
+                }
+            }
+            let (newest, still) = watch.look(&builds)?;
+            if watch.is_new() {
+                tracing::warn!(build = newest, "the search directory is in use by another process: waiting for it");
+            }
+            if still >= frozen_looks {
+                tracing::warn!(build = newest, "its holder gives no sign of life: a new build is begun beside it");
+                let builds = builds.clone();
+                match blocking(move || builds.begin_after(newest)).await {
+                    // Another one that waited was faster.
+                    Err(ReadModelError::Locked { .. }) => {}
+                    held => {
+                        let held = held?;
+                        return blocking(move || Self::of_build(held)).await.map(Some);
+                    }
+                }
+            }
+            tokio::select! {
+                () = tokio::time::sleep(WATCH_EVERY) => {}
+                () = shutdown.cancelled() => return Ok(None),
+            }
+        }
+    }
+
+    /// Names this build's rows. Each full copy of the read model reads the whole log, so each needs a consumer group of
+    /// its own.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    fn of_build(build: Arc<HeldBuild>) -> Result<Self, ReadModelError> {
+        let file = SqliteFile::open(NAME, &build.path().join(ROWS_FILE), &rows::LAYOUT, rows::REMEDY)?;
+        let id = file.read(|transaction| Ok(rows::store(transaction)?))?;
+        let home = IndexerHome { index_dir: build.path().join(INDEX_DIR), file, build };
+        indexer::remove_foreign(&home)?;
+        Ok(Self { id, home, prepared: ArcSwapOption::empty() })
     }
 
     /// Keeps the index up to date with the rows until `shutdown`. What is wrong with the index is mended from the
@@ -123,6 +174,7 @@ impl ReadModel for SearchReadModel {
     }
 
     async fn apply(&self, batch: &Batch<SearchKey, SearchRow>) -> Result<(), ReadModelError> {
+        self.home.build.check()?;
         let generation = self.prepared()?;
         generation.check_partition(batch.partition, &Context::ALL)?;
         let batch = batch.clone();
@@ -187,18 +239,10 @@ impl InSqlite for SearchReadModel {
     }
 }
 
-fn hold(dir: &Path) -> Result<File, ReadModelError> {
-    let path = dir.join(LOCK_FILE);
-    let fails = |error: std::io::Error| ReadModelError::Permanent {
-        name: NAME.to_owned(),
-        problem: format!("{}: {error}", path.display()),
-    };
-    std::fs::create_dir_all(dir).map_err(fails)?;
-    let lock = File::options().create(true).truncate(false).write(true).open(&path).map_err(fails)?;
-    match lock.try_lock() {
-        Ok(()) => Ok(lock),
-        Err(TryLockError::WouldBlock) if !guard::holds(Guard::SearchLock) => Ok(lock),
-        Err(TryLockError::WouldBlock) => Err(ReadModelError::Locked { path: dir.display().to_string() }),
-        Err(TryLockError::Error(error)) => Err(fails(error)),
-    }
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, ReadModelError> + Send + 'static,
+) -> Result<T, ReadModelError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(ReadModelError::Permanent { name: NAME.to_owned(), problem: error.to_string() }))
 }

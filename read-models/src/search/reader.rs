@@ -17,6 +17,7 @@ use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::read_model::{Generation, RowPage};
 use crate::row_scan;
+use crate::search::builds::Builds;
 use crate::search::documents::{self, DocumentCheck};
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::query::Plan;
@@ -43,6 +44,7 @@ pub struct SearchReader {
 
 struct Inner {
     dir: PathBuf,
+    builds: Builds,
     loading: Mutex<Loading>,
     loaded: ArcSwapOption<Loaded>,
 }
@@ -50,6 +52,7 @@ struct Inner {
 /// What is kept between loads.
 #[derive(Default)]
 struct Loading {
+    build: Option<u64>,
     file: Option<SqliteFile>,
     index: Option<OpenIndex>,
 }
@@ -74,7 +77,9 @@ struct Loaded {
 impl SearchReader {
     /// Reads from `dir`, which need not be there yet: until it is, answers are [`ReadModelError::Rebuilding`].
     pub async fn open(dir: impl AsRef<Path>) -> Result<Self, ReadModelError> {
-        let inner = Inner { dir: dir.as_ref().to_owned(), loading: Mutex::default(), loaded: ArcSwapOption::empty() };
+        let dir = dir.as_ref().to_owned();
+        let builds = Builds::in_dir(&dir);
+        let inner = Inner { dir, builds, loading: Mutex::default(), loaded: ArcSwapOption::empty() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -280,8 +285,18 @@ impl Inner {
             return loaded;
         }
         let looked_at = Instant::now();
-        let index = self.load_index(&mut loading.index);
-        let rows = self.load_rows(&mut loading, index.as_ref().ok().map(|view| &view.commit));
+        let build = self.builds.current();
+        if loading.build != build {
+            *loading = Loading { build, ..Loading::default() };
+        }
+        let (index, rows) = match build.map(|number| self.builds.path(number)) {
+            Some(path) => {
+                let index = self.load_index(&path, &mut loading.index);
+                let rows = self.load_rows(&path, &mut loading, index.as_ref().ok().map(|view| &view.commit));
+                (index, rows)
+            }
+            None => (Err(rebuilding()), Err(rebuilding())),
+        };
         let (rows, index) = match (rows, index) {
             (Ok((file, state)), Ok(view)) => (Ok(file), self.at(view, state.as_ref(), before.as_deref())),
             (Ok((file, _)), Err(error)) => (Ok(file), Err(error)),
@@ -294,8 +309,8 @@ impl Inner {
     }
 
     /// The newest commit, with a position that it is true at or beyond.
-    fn load_index(&self, open: &mut Option<OpenIndex>) -> Result<View, ReadModelError> {
-        let dir = self.dir.join(INDEX_DIR);
+    fn load_index(&self, build: &Path, open: &mut Option<OpenIndex>) -> Result<View, ReadModelError> {
+        let dir = build.join(INDEX_DIR);
         for _ in 0..LOADS {
             let meta = match std::fs::read(dir.join(META_FILE)) {
                 Ok(meta) => meta,
@@ -342,10 +357,11 @@ impl Inner {
     /// The row file and its state, which is `None` before the first generation.
     fn load_rows(
         &self,
+        build: &Path,
         loading: &mut Loading,
         commit: Option<&Commit>,
     ) -> Result<(SqliteFile, Option<RowsState>), ReadModelError> {
-        let path = self.dir.join(ROWS_FILE);
+        let path = build.join(ROWS_FILE);
         // An open file outlives its name: a store that was made again is known by its id.
         for _ in 0..2 {
             let file = match loading.file.take() {

@@ -1,8 +1,10 @@
 //! A search directory with its writer, its indexer and a reader.
 
 mod answers;
+mod builds;
 mod contract;
 mod dead_letters;
+mod killed;
 mod recovery;
 mod scanning;
 
@@ -62,6 +64,11 @@ impl Fixture {
     pub async fn start(&mut self) {
         let model = Arc::new(SearchReadModel::open(&self.dir).await.unwrap());
         model.prepare(&generation()).await.unwrap();
+        self.writer = Some(Writer { model, indexer: None });
+    }
+
+    /// Goes on with a writer that was opened otherwise.
+    pub fn adopt(&mut self, model: Arc<SearchReadModel>) {
         self.writer = Some(Writer { model, indexer: None });
     }
 
@@ -139,6 +146,20 @@ impl Fixture {
         position
     }
 
+    /// Waits until the newest build has an index that is committed, read or not.
+    pub async fn indexed(&self) {
+        let newest = std::fs::read_dir(self.dir.join("builds")).unwrap();
+        let newest = newest.map(|entry| entry.unwrap().path()).max().unwrap();
+        let committed = async {
+            while !std::fs::read_to_string(newest.join("index/meta.json"))
+                .is_ok_and(|meta| meta.contains("row_version"))
+            {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(DEADLINE, committed).await.unwrap();
+    }
+
     pub async fn shown(&self, position: &PositionToken) {
         assert!(self.reader.wait_for(position, DEADLINE).await.unwrap(), "{position} is not shown");
     }
@@ -167,13 +188,23 @@ impl Fixture {
         tokio::time::timeout(DEADLINE, searched).await.unwrap_or_else(|_| panic!("{expected:?} are not found"));
     }
 
+    /// The build that is read.
+    pub fn build_dir(&self) -> PathBuf {
+        build_dir(&self.dir)
+    }
+
     pub fn index_dir(&self) -> PathBuf {
-        self.dir.join("index")
+        self.build_dir().join("index")
     }
 
     pub fn meta(&self) -> Vec<u8> {
         std::fs::read(self.index_dir().join("meta.json")).unwrap()
     }
+}
+
+pub fn build_dir(dir: &Path) -> PathBuf {
+    let current = std::fs::read_to_string(dir.join("CURRENT")).unwrap();
+    dir.join("builds").join(current.trim_end())
 }
 
 pub fn generation() -> Generation {

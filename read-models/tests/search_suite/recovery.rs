@@ -89,8 +89,8 @@ async fn an_index_that_is_ahead_of_its_rows_is_made_again() {
     let first = store.show(vec![named("A", "Leek")]).await;
     store.stop().await;
     let earlier = store.dir.with_extension("earlier");
-    let (rows, log) = (store.dir.join("rows.db"), store.dir.join("rows.db-wal"));
-    copy(&store.dir, &earlier);
+    let (rows, log) = (store.build_dir().join("rows.db"), store.build_dir().join("rows.db-wal"));
+    copy(&store.build_dir(), &earlier);
     store.start().await;
     store.start_indexer();
     store.show(vec![named("B", "Leek")]).await;
@@ -299,7 +299,7 @@ async fn an_index_that_shows_a_document_twice_is_made_again() {
     store.show(vec![named("A", "Leek"), named("B", "Chard")]).await;
     store.until_found(all(), &["A", "B"]).await;
     store.stop_indexer().await;
-    double_a_document(&store.dir.join("index"));
+    double_a_document(&store.index_dir());
     assert_eq!(store.reader.search(all()).await.unwrap().total, 3);
     store.restart().await;
     for _ in 0..1_000 {

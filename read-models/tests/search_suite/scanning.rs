@@ -54,7 +54,7 @@ async fn a_scan_meets_every_row_of_its_partition_and_no_other() {
 
 /// Beside the store, as a hand would.
 fn damage(store: &Fixture, sql: &str) {
-    let rows = Connection::open(store.dir.join("rows.db")).unwrap();
+    let rows = Connection::open(store.build_dir().join("rows.db")).unwrap();
     assert_eq!(rows.execute(sql, []).unwrap(), 1);
 }
 

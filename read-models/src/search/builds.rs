@@ -1,0 +1,249 @@
+//! The builds of a search directory: which one is read, and who writes which.
+//!
+//! ```text
+//! CURRENT             number of the build that is read, replaced in one step
+//! builds/<n>/         a whole read model: rows.db, index/
+//! builds/<n>/LOCK     held by the process that writes it, for as long as that process lives
+//! builds/<n>/BEAT     a counter that its holder raises every second
+//! ```
+//!
+//! A process that was frozen keeps its lock, and may wake at any instruction: it can never be made to write nothing.
+//! So nobody takes a build over whose lock is held; a new one is begun beside it, and read once it is whole. What the
+//! frozen process still writes goes into a build that nobody reads, and it ends as soon as it sees that. Old builds are
+//! removed once their locks are free.
+//!
+//! Two healthy writers on one directory do not take turns. Only the newest build is contended for, and a new one is
+//! begun only when its holder's counter stood still through a whole row of looks: looks and not seconds, so that a watcher
+//! that was itself frozen, or a clock that jumps, proves nothing. A holder that writes but slowly still beats: the
+//! counter is raised by a thread of its own. The second writer waits for as long as the first one beats.
+
+use std::fs::{File, TryLockError};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use resilience::{Guard, guard};
+
+use crate::error::ReadModelError;
+use crate::search::NAME;
+
+const POINTER: &str = "CURRENT";
+const POINTER_DRAFT: &str = "CURRENT.new";
+const BUILDS: &str = "builds";
+const LOCK: &str = "LOCK";
+const BEAT: &str = "BEAT";
+const BEAT_EVERY: Duration = Duration::from_secs(1);
+
+/// A search directory.
+#[derive(Debug, Clone)]
+pub(super) struct Builds {
+    dir: PathBuf,
+}
+
+/// A build that this process writes, until it is dropped.
+#[derive(Debug)]
+pub(super) struct HeldBuild {
+    builds: Builds,
+    pub(super) number: u64,
+    /// Set once another build is read instead; this one is of no use any more.
+    is_replaced: Arc<AtomicBool>,
+    _lock: File,
+    /// Ends the beat.
+    _alive: Sender<()>,
+}
+
+/// Looks at the holder of the newest build.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    seen: Option<(u64, Vec<u8>)>,
+    looks: u32,
+    is_new: bool,
+}
+
+// === impl Builds ===
+
+impl Builds {
+    pub(super) fn in_dir(dir: &Path) -> Self {
+        Self { dir: dir.to_owned() }
+    }
+
+    pub(super) fn path(&self, number: u64) -> PathBuf {
+        self.dir.join(BUILDS).join(number.to_string())
+    }
+
+    /// The build that is read. `None` when there is none: no pointer, one that says nothing, or one to a build that is
+    /// not there.
+    pub(super) fn current(&self) -> Option<u64> {
+        let pointer = std::fs::read_to_string(self.dir.join(POINTER)).ok()?;
+        let number = pointer.trim_end().parse().ok()?;
+        self.path(number).is_dir().then_some(number)
+    }
+
+    /// Holds the newest build, or the first one. [`ReadModelError::Locked`] while another process does.
+    pub(super) fn hold(&self) -> Result<Arc<HeldBuild>, ReadModelError> {
+        let newest = self.numbers()?.into_iter().max();
+        self.hold_build(newest.unwrap_or(1))
+    }
+
+    /// Begins a build that is newer than `number`.
+    pub(super) fn begin_after(&self, number: u64) -> Result<Arc<HeldBuild>, ReadModelError> {
+        let next = number + 1;
+        std::fs::create_dir_all(self.dir.join(BUILDS)).map_err(|error| self.failed(&error))?;
+        match std::fs::create_dir(self.path(next)) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(self.failed(&error)),
+            // Somebody who began it in the same moment has its lock, or leaves it to us.
+            _ => self.hold_build(next),
+        }
+    }
+
+    fn hold_build(&self, number: u64) -> Result<Arc<HeldBuild>, ReadModelError> {
+        let path = self.path(number);
+        std::fs::create_dir_all(&path).map_err(|error| self.failed(&error))?;
+        let open = |name: &str| File::options().create(true).truncate(false).write(true).open(path.join(name));
+        let lock = open(LOCK).map_err(|error| self.failed(&error))?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) if !guard::holds(Guard::SearchLock) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(ReadModelError::Locked { path: self.dir.display().to_string() });
+            }
+            Err(TryLockError::Error(error)) => return Err(self.failed(&error)),
+        }
+        let beat = open(BEAT).map_err(|error| self.failed(&error))?;
+        let (alive, ended) = channel();
+        let is_replaced = Arc::new(AtomicBool::new(false));
+        let held = HeldBuild {
+            builds: self.clone(),
+            number,
+            is_replaced: Arc::clone(&is_replaced),
+            _lock: lock,
+            _alive: alive,
+        };
+        // The first to hold anything is read from the beginning: its readers then see how far it has come.
+        if self.current().is_none() {
+            held.point_to_it()?;
+        }
+        let builds = self.clone();
+        let thread = std::thread::Builder::new().name("search-beat".to_owned());
+        thread
+            .spawn(move || {
+                let mut count: u64 = 0;
+                loop {
+                    // A write that fails is a beat that is missed; the disk may be full for a while.
+                    let _ = beat.write_all_at(format!("{count:020}").as_bytes(), 0);
+                    if builds.current().is_some_and(|current| current > number) {
+                        is_replaced.store(true, Ordering::Relaxed);
+                    }
+                    count += 1;
+                    if ended.recv_timeout(BEAT_EVERY) != Err(RecvTimeoutError::Timeout) {
+                        return;
+                    }
+                }
+            })
+            .map_err(|error| self.failed(&error))?;
+        Ok(Arc::new(held))
+    }
+
+    fn numbers(&self) -> Result<Vec<u64>, ReadModelError> {
+        let entries = match std::fs::read_dir(self.dir.join(BUILDS)) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let mut numbers = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(|error| self.failed(&error))?;
+            numbers.extend(entry.file_name().to_str().and_then(|name| name.parse::<u64>().ok()));
+        }
+        Ok(numbers)
+    }
+
+    /// Replaces the pointer in one step: a reader sees the old build or the new one.
+    fn point_to(&self, number: u64) -> std::io::Result<()> {
+        let draft = self.dir.join(POINTER_DRAFT);
+        let mut file = File::create(&draft)?;
+        writeln!(file, "{number}")?;
+        file.sync_all()?;
+        std::fs::rename(&draft, self.dir.join(POINTER))?;
+        File::open(&self.dir)?.sync_all()
+    }
+
+    fn failed(&self, error: &std::io::Error) -> ReadModelError {
+        let (name, problem) = (NAME.to_owned(), error.to_string());
+        match error.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted => {
+                ReadModelError::Unavailable { name, address: self.dir.display().to_string(), problem }
+            }
+            _ => ReadModelError::Permanent { name, problem: format!("{}: {problem}", self.dir.display()) },
+        }
+    }
+}
+
+// === impl HeldBuild ===
+
+impl HeldBuild {
+    pub(super) fn path(&self) -> PathBuf {
+        self.builds.path(self.number)
+    }
+
+    /// Lets readers come here, unless they are here or at a newer build already.
+    pub(super) fn point_to_it(&self) -> Result<(), ReadModelError> {
+        match self.builds.current() {
+            Some(current) if current >= self.number => return Ok(()),
+            _ => self.builds.point_to(self.number).map_err(|error| self.builds.failed(&error))?,
+        }
+        tracing::info!(build = self.number, "search build is read from now on");
+        Ok(())
+    }
+
+    /// An error once another build is read instead of this one.
+    pub(super) fn check(&self) -> Result<(), ReadModelError> {
+        if self.is_replaced.load(Ordering::Relaxed) {
+            return Err(ReadModelError::Replaced { path: self.path().display().to_string() });
+        }
+        Ok(())
+    }
+
+    /// Removes the builds before this one that nobody reads or writes.
+    pub(super) fn remove_older(&self) {
+        let current = self.builds.current();
+        let Ok(numbers) = self.builds.numbers() else { return };
+        for number in numbers.into_iter().filter(|number| *number < self.number && Some(*number) != current) {
+            let path = self.builds.path(number);
+            // Whoever holds the lock still writes there, or will when it wakes.
+            let is_free = match File::options().write(true).open(path.join(LOCK)) {
+                Ok(lock) => lock.try_lock().is_ok(),
+                Err(error) => error.kind() == ErrorKind::NotFound,
+            };
+            if is_free {
+                match std::fs::remove_dir_all(&path) {
+                    Ok(()) => tracing::info!(build = number, "old search build is removed"),
+                    Err(error) => tracing::warn!(build = number, %error, "old search build stays for now"),
+                }
+            }
+        }
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Whether the last look was the first one at this build.
+    pub(super) fn is_new(&self) -> bool {
+        self.is_new
+    }
+
+    /// How many looks in a row have found the newest build held and its holder's counter as it was before.
+    pub(super) fn look(&mut self, builds: &Builds) -> Result<(u64, u32), ReadModelError> {
+        let newest = builds.numbers()?.into_iter().max().unwrap_or(0);
+        let seen = (newest, std::fs::read(builds.path(newest).join(BEAT)).unwrap_or_default());
+        self.is_new = self.seen.as_ref().is_none_or(|(number, _)| *number != newest);
+        self.looks = if self.seen.as_ref() == Some(&seen) { self.looks + 1 } else { 0 };
+        self.seen = Some(seen);
+        Ok((newest, self.looks))
+    }
+}
