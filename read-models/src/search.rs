@@ -12,6 +12,7 @@ mod read_model;
 mod reader;
 mod rows;
 mod scan;
+mod sums;
 mod view;
 
 use schemas::event::Product;

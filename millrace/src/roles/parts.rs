@@ -17,6 +17,7 @@ use query_api::{QueryApi, QuerySettings};
 use read_models::DeadLetters;
 use read_models::search::{SearchReadModel, SearchReader};
 use read_models::stock::{SharedStock, StockReadModel};
+use read_models::{ReadModel, ReadModelError, ReadModelStatus};
 use utoipa::OpenApi;
 
 use super::process::{OnFailure, Process, now};
@@ -154,6 +155,12 @@ pub fn search_projector(
         process.shutdown.clone(),
     );
     process.spawn_component("search projector", of_part, on_failure, async move { Ok(projector.await?) });
+    let ready = process.health.component("search read model");
+    let (read_model, shutdown) = (Arc::clone(search), process.shutdown.clone());
+    process.spawn("search read model watch", async move {
+        watch(shutdown, || async { live(read_model.status().await) }, ready).await;
+        Ok(())
+    });
     let indexer = Arc::clone(search);
     let shutdown = process.shutdown.clone();
     let indexing = process.health.component("search indexer");
@@ -176,10 +183,22 @@ pub fn query_routes(
     query_api::describe_metrics();
     resilience::describe_metrics();
     let ready = process.health.component("stock store");
-    let stock_store = Arc::clone(stock);
-    let shutdown = process.shutdown.clone();
+    let (stock_store, shutdown) = (Arc::clone(stock), process.shutdown.clone());
     process.spawn("stock store watch", async move {
         watch(shutdown, || async { stock_store.ping().await.map_err(|error| error.to_string()) }, ready).await;
+        Ok(())
+    });
+    // Both, so that each says which one is not whole: the other's routes answer all the same.
+    let ready = process.health.component("stock answers");
+    let (stock_store, shutdown) = (Arc::clone(stock), process.shutdown.clone());
+    process.spawn("stock answers watch", async move {
+        watch(shutdown, || async { live(stock_store.status().await) }, ready).await;
+        Ok(())
+    });
+    let ready = process.health.component("search answers");
+    let (reader, shutdown) = (Arc::clone(search), process.shutdown.clone());
+    process.spawn("search answers watch", async move {
+        watch(shutdown, || async { live(reader.status().await) }, ready).await;
         Ok(())
     });
     query_api::router(QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now })
@@ -239,6 +258,16 @@ fn watch_store(process: &mut Process, store: &Arc<dyn EventStore>) {
         watch(shutdown, || async { store.ping().await.map_err(|error| error.to_string()) }, ready).await;
         Ok(())
     });
+}
+
+/// A read model that is rebuilt is answered from once all of it is live.
+fn live(status: Result<ReadModelStatus, ReadModelError>) -> Result<(), String> {
+    let status = status.map_err(|error| error.to_string())?;
+    if status.is_live() {
+        return Ok(());
+    }
+    let live = status.partitions.iter().filter(|partition| partition.live).count();
+    Err(format!("rebuilding: {live} of {} partitions are live", status.partitions.len()))
 }
 
 /// Asks a store every two seconds whether it answers, for `/readyz`.

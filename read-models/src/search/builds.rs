@@ -123,10 +123,6 @@ impl Builds {
             _lock: lock,
             _alive: alive,
         };
-        // The first to hold anything is read from the beginning: its readers then see how far it has come.
-        if self.current().is_none() {
-            held.point_to_it()?;
-        }
         let builds = self.clone();
         let thread = std::thread::Builder::new().name("search-beat".to_owned());
         thread
@@ -198,6 +194,26 @@ impl HeldBuild {
         }
         tracing::info!(build = self.number, "search build is read from now on");
         Ok(())
+    }
+
+    /// Where nothing is read, this one is, whole or not: readers see then how far it has come.
+    pub(super) fn read_if_none_is(&self) -> Result<(), ReadModelError> {
+        if self.builds.current().is_none() { self.point_to_it() } else { Ok(()) }
+    }
+
+    /// Begins a newer build where this one turned out to be damaged: nobody is answered from this one any more.
+    pub(super) fn begin_anew(&self) -> Result<Arc<HeldBuild>, ReadModelError> {
+        let next = self.builds.begin_after(self.number)?;
+        self.condemn()?;
+        Ok(next)
+    }
+
+    /// Takes readers away, to no build at all.
+    pub(super) fn condemn(&self) -> Result<(), ReadModelError> {
+        if self.builds.current() != Some(self.number) {
+            return Ok(());
+        }
+        std::fs::remove_file(self.builds.dir.join(POINTER)).map_err(|error| self.builds.failed(&error))
     }
 
     /// An error once another build is read instead of this one.

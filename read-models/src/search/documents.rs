@@ -5,14 +5,15 @@
 //! to the next check.
 
 use std::collections::HashMap;
+use std::path::{Path, PathBuf};
 
 use schemas::Sku;
 use serde::Serialize;
 use tantivy::schema::Value;
-use tantivy::{TantivyDocument, TantivyError};
+use tantivy::{Index, TantivyDocument, TantivyError};
 
 use crate::error::ReadModelError;
-use crate::search::index::Shown;
+use crate::search::index::{self, Shown};
 use crate::search::view::View;
 use crate::search::{NAME, rows};
 use crate::sqlite::{Abort, SqliteFile};
@@ -59,11 +60,7 @@ struct Found {
 }
 
 pub(super) fn check(file: &SqliteFile, view: &View) -> Result<DocumentCheck, ReadModelError> {
-    let damaged = view.searcher.index().validate_checksum().map_err(failed)?;
-    let mut faults: Vec<DocumentFault> = damaged
-        .iter()
-        .map(|path| DocumentFault { what: path.display().to_string(), problem: DocumentProblem::DamagedFile })
-        .collect();
+    let mut faults = damaged_files(view.searcher.index())?;
     if !faults.is_empty() {
         let (documents, shown) = (view.searcher.num_docs(), 0);
         return Ok(DocumentCheck { documents, shown, newer: 0, faults });
@@ -101,6 +98,22 @@ pub(super) fn check(file: &SqliteFile, view: &View) -> Result<DocumentCheck, Rea
     })?;
     faults.sort_by(|left, right| left.what.cmp(&right.what));
     Ok(DocumentCheck { documents, shown, newer, faults })
+}
+
+/// What can be said of an index that nobody is answered from: its damaged files. `None` when it has none.
+pub(super) fn check_files(dir: &Path) -> Result<Option<DocumentCheck>, ReadModelError> {
+    let Ok((index, _)) = index::open(dir) else { return Ok(None) };
+    let faults = damaged_files(&index)?;
+    Ok((!faults.is_empty()).then_some(DocumentCheck { documents: 0, shown: 0, newer: 0, faults }))
+}
+
+fn damaged_files(index: &Index) -> Result<Vec<DocumentFault>, ReadModelError> {
+    let damaged = index.validate_checksum().map_err(failed)?;
+    let fault = |path: &PathBuf| DocumentFault {
+        what: path.display().to_string(),
+        problem: DocumentProblem::DamagedFile,
+    };
+    Ok(damaged.iter().map(fault).collect())
 }
 
 fn documents(view: &View) -> Result<HashMap<String, Found>, TantivyError> {

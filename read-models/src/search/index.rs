@@ -9,13 +9,14 @@ use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
 use tantivy::schema::{FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{AsciiFoldingFilter, LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
-use tantivy::{Index, TantivyDocument, TantivyError, Term};
+use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, TantivyError, Term};
 
 use crate::search::RegionPrice;
 use crate::search::rows::{Parts, RowsState};
+use crate::search::sums::sum_of;
 
 /// Raised whenever fields, analysis or what is stored change: an index of another layout is made again.
-const LAYOUT: u32 = 1;
+const LAYOUT: u32 = 2;
 const WORDS: &str = "words";
 /// Longer words are left out, in documents and queries alike.
 const MAX_WORD_BYTES: usize = 64;
@@ -70,6 +71,8 @@ pub(super) struct Commit {
     pub(super) live: bool,
     /// The checkpoints that it is true at.
     pub(super) position: PositionToken,
+    /// Over everything else here; 0 but in the payload.
+    sum: u64,
 }
 
 // === impl Fields ===
@@ -161,13 +164,15 @@ impl Commit {
             row_version: rows.row_version,
             live: rows.live,
             position: rows.position,
+            sum: 0,
         }
     }
 
-    /// `None` before the first commit, and for one that this program does not read.
+    /// `None` before the first commit, for one that this program does not read, and for one whose bytes went bad.
     pub(super) fn of_payload(payload: Option<&str>) -> Option<Self> {
-        let commit: Self = serde_json::from_str(payload?).ok()?;
-        (commit.layout == LAYOUT).then_some(commit)
+        let mut commit: Self = serde_json::from_str(payload?).ok()?;
+        let sum = std::mem::take(&mut commit.sum);
+        (commit.layout == LAYOUT && commit.sum().ok()? == sum).then_some(commit)
     }
 
     /// From the bytes of the index's meta file.
@@ -180,7 +185,11 @@ impl Commit {
     }
 
     pub(super) fn payload(&self) -> Result<String, serde_json::Error> {
-        serde_json::to_string(self)
+        serde_json::to_string(&Self { sum: self.sum()?, ..self.clone() })
+    }
+
+    fn sum(&self) -> Result<u64, serde_json::Error> {
+        Ok(sum_of(&serde_json::to_vec(self)?))
     }
 }
 
@@ -192,6 +201,30 @@ pub(super) fn open(dir: &Path) -> Result<(Index, Fields), TantivyError> {
         return Err(TantivyError::SchemaError("the index has other fields".to_owned()));
     }
     index.tokenizers().register(WORDS, words());
+    Ok((index, fields))
+}
+
+/// An index that opens and whose files are what their checksums say.
+pub(super) fn open_whole(dir: &Path) -> Result<(Index, Fields), TantivyError> {
+    let (index, fields) = open(dir)?;
+    let damaged = index.validate_checksum()?;
+    if let Some(path) = damaged.iter().next() {
+        return Err(TantivyError::SystemError(format!("{} is damaged", path.display())));
+    }
+    // What the list of files does not name is not looked at above.
+    let listed = index.directory().list_managed_files();
+    let segments = index.searchable_segment_metas()?;
+    for entry in std::fs::read_dir(dir)? {
+        let name = entry?.file_name();
+        let is_of_segment =
+            |name: &str| segments.iter().any(|segment| name.starts_with(segment.id().uuid_string().as_str()));
+        // A segment's deletes of before may be there still; only those that it uses matter, and they are listed.
+        if name.to_str().is_some_and(is_of_segment) && !listed.contains(Path::new(&name)) {
+            return Err(TantivyError::SystemError(format!("{} is not in the list of files", name.display())));
+        }
+    }
+    // Opens every segment: a missing file shows here.
+    let _: IndexReader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
     Ok((index, fields))
 }
 

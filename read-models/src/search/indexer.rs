@@ -21,6 +21,7 @@ use crate::search::NAME;
 use crate::search::builds::HeldBuild;
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::rows::{self, RowsState};
+use crate::search::sums;
 use crate::sqlite::SqliteFile;
 
 /// Shortest time between the beginnings of two passes: each commit costs a few file syncs whatever it holds.
@@ -72,19 +73,29 @@ enum PassError {
 }
 
 /// Runs until `shutdown`, or until the rows cannot be read.
-pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Result<(), ReadModelError> {
+pub(super) async fn run(
+    home: IndexerHome,
+    check_every: Duration,
+    shutdown: CancellationToken,
+) -> Result<(), ReadModelError> {
     let mut written = home.file.written();
     let mut indexer: Option<Indexer> = None;
     let mut delays = Policy::RESTART.backoff();
     // When the index was last known to have everything.
     let mut level_at = Instant::now();
+    // Opening has just checked everything.
+    let mut checked_at = Instant::now();
     while !shutdown.is_cancelled() {
         home.build.check()?;
         let begun = Instant::now();
         written.mark_unchanged();
         let pass_home = home.clone();
         let opened = indexer.take();
-        let pass = tokio::task::spawn_blocking(move || pass(pass_home, opened));
+        let is_check_due = checked_at.elapsed() >= check_every;
+        if is_check_due {
+            checked_at = Instant::now();
+        }
+        let pass = tokio::task::spawn_blocking(move || pass(pass_home, opened, is_check_due));
         match pass.await.unwrap_or_else(|error| Err(error.into())) {
             Ok((still_open, documents)) => {
                 if let Some(documents) = documents {
@@ -114,7 +125,12 @@ pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Resul
                     () = shutdown.cancelled() => break,
                 }
             }
-            Err(PassError::Rows(error)) if !error.is_transient() => return Err(error),
+            Err(PassError::Rows(error)) if !error.is_transient() => {
+                if matches!(error, ReadModelError::Damaged { .. }) {
+                    home.build.condemn()?;
+                }
+                return Err(error);
+            }
             // The next pass opens the index anew, and makes it again if that is what it takes.
             Err(error) => {
                 metrics::index_age(level_at.elapsed());
@@ -132,9 +148,18 @@ pub(super) async fn run(home: IndexerHome, shutdown: CancellationToken) -> Resul
 }
 
 /// The writer to go on with, and how many documents were committed; `None` when there was nothing to commit.
-fn pass(home: IndexerHome, indexer: Option<Indexer>) -> Result<(Indexer, Option<usize>), PassError> {
+fn pass(
+    home: IndexerHome,
+    indexer: Option<Indexer>,
+    is_check_due: bool,
+) -> Result<(Indexer, Option<usize>), PassError> {
+    if is_check_due {
+        home.file.read(|transaction| sums::check(transaction))?;
+    }
+    let meta = std::fs::read(home.index_dir.join(META_FILE)).unwrap_or_default();
     let mut indexer = match indexer {
-        Some(indexer) if home.index_dir.join(META_FILE).exists() => indexer,
+        // Its last commit is still what readers find.
+        Some(indexer) if Commit::of_meta(&meta) == indexer.indexed && (!is_check_due || indexer.is_whole()) => indexer,
         lost => {
             // Its lock on the index goes first.
             drop(lost);
@@ -155,15 +180,16 @@ impl Indexer {
     /// Opens the index where it is whole and of these rows; makes it again where it is not.
     fn open(home: IndexerHome) -> Result<Self, PassError> {
         let rows = home.file.read(|transaction| rows::state(transaction))?;
-        let found = open_whole(&home).and_then(|(index, fields)| {
+        let found = index::open_whole(&home.index_dir).and_then(|(index, fields)| {
             let commit = Commit::of_payload(index.load_metas()?.payload.as_deref());
             Ok((index, fields, commit))
         });
         let (index, fields, indexed) = match found {
             Ok((index, fields, Some(commit))) if is_of(&commit, &rows) => (index, fields, Some(commit)),
             other => {
-                if let Err(error) = &other {
-                    tracing::info!(%error, "index is made from the rows");
+                match &other {
+                    Err(error) => tracing::warn!(%error, "index is made from the rows"),
+                    Ok(_) => tracing::info!("index is made from the rows"),
                 }
                 drop(other);
                 let (index, fields) = index::make(&home.index_dir)?;
@@ -182,6 +208,12 @@ impl Indexer {
         writer.set_merge_policy(Box::new(merge_policy));
         let id = indexed.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |commit| commit.index.clone());
         Ok(Self { home, writer, fields, id, indexed, counted_at: None })
+    }
+
+    /// Whether the files of its last commit are what their checksums say. A file that cannot be read may be one that a
+    /// merge has just removed: opening the index tells.
+    fn is_whole(&self) -> bool {
+        self.writer.index().validate_checksum().is_ok_and(|damaged| damaged.is_empty())
     }
 
     /// One pass.
@@ -274,18 +306,6 @@ pub(super) fn remove_foreign(home: &IndexerHome) -> Result<(), ReadModelError> {
         }),
         _ => Ok(()),
     }
-}
-
-/// An index that opens and whose files are what their checksums say.
-fn open_whole(home: &IndexerHome) -> Result<(tantivy::Index, Fields), TantivyError> {
-    let (index, fields) = index::open(&home.index_dir)?;
-    let damaged = index.validate_checksum()?;
-    if let Some(path) = damaged.iter().next() {
-        return Err(TantivyError::SystemError(format!("{} is damaged", path.display())));
-    }
-    // Opens every segment: a missing file shows here.
-    let _: IndexReader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    Ok((index, fields))
 }
 
 /// Whether the index was made from these rows, and is not ahead of them: a power cut may take back the last rows, not

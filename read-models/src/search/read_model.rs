@@ -17,6 +17,7 @@ use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
 use crate::row_scan;
 use crate::search::builds::{Builds, HeldBuild, Watch};
 use crate::search::indexer::{self, IndexerHome};
+use crate::search::sums::{self, Sum};
 use crate::search::{NAME, SearchKey, SearchRow, rows, scan};
 use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
@@ -24,6 +25,8 @@ use crate::status::ReadModelStatus;
 
 pub(super) const ROWS_FILE: &str = "rows.db";
 pub(super) const INDEX_DIR: &str = "index";
+/// A check reads everything: about a second for each million products and as much for the index.
+const CHECK_EVERY: Duration = Duration::from_secs(300);
 /// How often a process that waits for a directory looks whether it is free.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -31,6 +34,7 @@ const WATCH_EVERY: Duration = Duration::from_secs(1);
 pub struct SearchReadModel {
     id: String,
     home: IndexerHome,
+    check_every: Duration,
     /// What this process writes.
     prepared: ArcSwapOption<Generation>,
 }
@@ -95,18 +99,39 @@ impl SearchReadModel {
         &self.id
     }
 
+    /// Opens a build that is whole. What is wrong with one is not mended: a new one is begun, and folded from the log.
     fn of_build(build: Arc<HeldBuild>) -> Result<Self, ReadModelError> {
+        match Self::of_whole_build(Arc::clone(&build)) {
+            Err(error) if !error.is_transient() => {
+                tracing::error!(%error, build = build.number, "search rows are built anew from the log");
+                Self::of_whole_build(build.begin_anew()?)
+            }
+            opened => opened,
+        }
+    }
+
+    fn of_whole_build(build: Arc<HeldBuild>) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open(NAME, &build.path().join(ROWS_FILE), &rows::LAYOUT, rows::REMEDY)?;
-        let id = file.read(|transaction| Ok(rows::store(transaction)?))?;
+        let id = file.read(|transaction| {
+            sums::check(transaction)?;
+            Ok(rows::store(transaction)?)
+        })?;
         let home = IndexerHome { index_dir: build.path().join(INDEX_DIR), file, build };
         indexer::remove_foreign(&home)?;
-        Ok(Self { id, home, prepared: ArcSwapOption::empty() })
+        home.build.read_if_none_is()?;
+        Ok(Self { id, home, check_every: CHECK_EVERY, prepared: ArcSwapOption::empty() })
+    }
+
+    /// How often a running indexer looks for bytes that went bad.
+    pub fn with_check_every(mut self, check_every: Duration) -> Self {
+        self.check_every = check_every;
+        self
     }
 
     /// Keeps the index up to date with the rows until `shutdown`. What is wrong with the index is mended from the
-    /// rows; only rows that cannot be read end it.
+    /// rows; rows that are damaged end it, and nobody is answered from them any more.
     pub async fn run_indexer(&self, shutdown: CancellationToken) -> Result<(), ReadModelError> {
-        indexer::run(self.home.clone(), shutdown).await
+        indexer::run(self.home.clone(), self.check_every, shutdown).await
     }
 
     fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {
@@ -141,7 +166,15 @@ impl ReadModel for SearchReadModel {
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
         let wanted = Arc::new(generation.clone());
         let stored = Arc::clone(&wanted);
-        self.home.file.blocking(move |file| file.write(|transaction| ledger::prepare(transaction, &stored))).await?;
+        self.home
+            .file
+            .blocking(move |file| {
+                file.write(|transaction| {
+                    ledger::prepare(transaction, &stored)?;
+                    sums::seal(transaction, stored.number, Sum::default())
+                })
+            })
+            .await?;
         self.prepared.store(Some(wanted));
         Ok(())
     }
@@ -152,7 +185,13 @@ impl ReadModel for SearchReadModel {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.home
             .file
-            .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))
+            .blocking(move |file| {
+                file.write(|transaction| {
+                    let claimed = ledger::claim(transaction, &generation, partition, now)?;
+                    sums::seal(transaction, generation.number, Sum::default())?;
+                    Ok(claimed)
+                })
+            })
             .await
     }
 

@@ -159,8 +159,14 @@ impl SearchReader {
         self.blocking(move || {
             let loaded = inner.look();
             let file = loaded.rows.as_ref().map_err(told_again)?;
-            let view = loaded.index.as_ref().map_err(told_again)?;
-            documents::check(file, view)
+            match &loaded.index {
+                Ok(view) => documents::check(file, view),
+                Err(error) => {
+                    let build = inner.builds.current().map(|number| inner.builds.path(number));
+                    let checked = build.map(|build| documents::check_files(&build.join(INDEX_DIR))).transpose()?;
+                    checked.flatten().ok_or_else(|| told_again(error))
+                }
+            }
         })
         .await
     }
@@ -337,7 +343,8 @@ impl Inner {
                     Some(open)
                 }
                 None => {
-                    let (index, fields) = index::open(&dir).map_err(|error| self.failed(error))?;
+                    // It may have gone bad while nobody wrote here.
+                    let (index, fields) = index::open_whole(&dir).map_err(|error| self.failed(error))?;
                     let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
                     Some(OpenIndex { meta, commit, fields, reader: reader.map_err(|error| self.failed(error))? })
                 }

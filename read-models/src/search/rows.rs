@@ -7,19 +7,20 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use rusqlite::{Connection, OptionalExtension, Transaction, params};
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, params};
 use schemas::event::Product;
-use schemas::{Context, IdError, PositionToken, RegionId, Sku};
+use schemas::{Context, IdError, PositionToken, RegionId, Sku, WarehouseId};
 
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::read_model::Generation;
+use crate::search::sums::{self, Sum};
 use crate::search::{NAME, RegionPrice, SearchKey, SearchRow};
 use crate::sqlite::{Abort, Layout, dead_letters, ledger};
 
 pub(super) const LAYOUT: Layout =
     Layout { tables: &[ledger::TABLES, include_str!("rows.sql")], additions: &[dead_letters::TABLES] };
-pub(super) const REMEDY: &str = "stop Millrace and delete the search directory: it is rebuilt from the event log";
+pub(super) const REMEDY: &str = "it is rebuilt from the event log when the search projector starts again";
 
 /// What the rows are at one moment.
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +66,7 @@ pub(super) fn store(connection: &Connection) -> rusqlite::Result<String> {
     connection.prepare_cached("SELECT id FROM store")?.query_row([], |row| row.get(0))
 }
 
-/// Writes the rows of a batch and gives the documents that they change a new row version.
+/// Writes the rows of a batch, gives the documents that they change a new row version, and seals the transaction.
 pub(super) fn write(
     transaction: &Transaction<'_>,
     generation: u32,
@@ -80,8 +81,13 @@ pub(super) fn write(
         }
     }
     let mut changed = BTreeSet::new();
+    let mut change = Sum::default();
     for (key, row) in changes {
+        if let Some(before) = load(transaction, generation, key)? {
+            change.take_row(key, &before)?;
+        }
         write_row(transaction, generation, key, row)?;
+        change.add_row(key, row)?;
         if !matches!(key, SearchKey::Stock(..)) {
             changed.insert(key.sku());
         }
@@ -92,7 +98,7 @@ pub(super) fn write(
         }
     }
     if changed.is_empty() {
-        return Ok(());
+        return sums::seal(transaction, generation, change);
     }
     let row_version: i64 = transaction
         .prepare_cached(
@@ -100,14 +106,21 @@ pub(super) fn write(
              ON CONFLICT DO UPDATE SET row_version = row_version + 1 RETURNING row_version",
         )?
         .query_row([generation], |row| row.get(0))?;
+    let mut select =
+        transaction.prepare_cached("SELECT row_version FROM documents WHERE generation = ?1 AND sku = ?2")?;
     let mut upsert = transaction.prepare_cached(
         "INSERT INTO documents (generation, sku, row_version) VALUES (?1, ?2, ?3)
          ON CONFLICT DO UPDATE SET row_version = excluded.row_version",
     )?;
     for sku in changed {
+        let before = select.query_row(params![generation, sku.as_str()], |row| row.get(0)).optional()?;
+        if let Some(before) = before {
+            change.take_document(sku, before);
+        }
         upsert.execute(params![generation, sku.as_str(), row_version])?;
+        change.add_document(sku, row_version);
     }
-    Ok(())
+    sums::seal(transaction, generation, change)
 }
 
 fn write_row(transaction: &Transaction<'_>, generation: u32, key: &SearchKey, row: &SearchRow) -> Result<(), Abort> {
@@ -264,6 +277,52 @@ pub(super) fn for_each_newer<E>(
         }
     }
     Ok(Ok(()))
+}
+
+/// Every row of a generation.
+pub(super) fn for_each_row(
+    connection: &Connection,
+    generation: u32,
+    mut each: impl FnMut(SearchKey, SearchRow) -> Result<(), Abort>,
+) -> Result<(), Abort> {
+    let sku_of = |row: &Row<'_>| Sku::new(row.get::<_, String>(0)?).map_err(not_an_id);
+    let mut products = connection.prepare("SELECT sku, product, version FROM products WHERE generation = ?1")?;
+    let mut found = products.query([generation])?;
+    while let Some(row) = found.next()? {
+        let of_row = SearchRow::Product { product: product_of(row.get(1)?)?, version: row.get::<_, i64>(2)? as u64 };
+        each(SearchKey::Product(sku_of(row)?), of_row)?;
+    }
+    let mut prices =
+        connection.prepare("SELECT sku, region, currency, amount_minor, version FROM prices WHERE generation = ?1")?;
+    let mut found = prices.query([generation])?;
+    while let Some(row) = found.next()? {
+        let key = SearchKey::Price(sku_of(row)?, region_of(row.get(1)?)?);
+        let (currency, amount_minor) = (row.get(2)?, row.get(3)?);
+        each(key, SearchRow::Price { currency, amount_minor, version: row.get::<_, i64>(4)? as u64 })?;
+    }
+    let mut stock =
+        connection.prepare("SELECT sku, warehouse, region, available, version FROM stock WHERE generation = ?1")?;
+    let mut found = stock.query([generation])?;
+    while let Some(row) = found.next()? {
+        let key = SearchKey::Stock(sku_of(row)?, WarehouseId::new(row.get::<_, String>(1)?).map_err(not_an_id)?);
+        let (region, available) = (region_of(row.get(2)?)?, row.get(3)?);
+        each(key, SearchRow::Stock { region, available, version: row.get::<_, i64>(4)? as u64 })?;
+    }
+    Ok(())
+}
+
+/// The row version of every document of a generation.
+pub(super) fn for_each_document(
+    connection: &Connection,
+    generation: u32,
+    mut each: impl FnMut(Sku, i64) -> Result<(), Abort>,
+) -> Result<(), Abort> {
+    let mut select = connection.prepare("SELECT sku, row_version FROM documents WHERE generation = ?1")?;
+    let mut found = select.query([generation])?;
+    while let Some(row) = found.next()? {
+        each(Sku::new(row.get::<_, String>(0)?).map_err(not_an_id)?, row.get(1)?)?;
+    }
+    Ok(())
 }
 
 /// Position of a SKU's part of one context; `Rebuilding` while its partition is not live.

@@ -44,3 +44,10 @@ CREATE TABLE documents (
     PRIMARY KEY (generation, sku)
 ) WITHOUT ROWID;
 CREATE INDEX documents_by_row_version ON documents (generation, row_version);
+
+-- What the rows and the checkpoints add up to.
+CREATE TABLE sums (
+    generation INTEGER PRIMARY KEY,
+    rows INTEGER NOT NULL,
+    ledger INTEGER NOT NULL
+);

@@ -129,11 +129,15 @@ fn shown_once(index_dir: &Path) -> Option<String> {
 }
 
 /// Xorshift: the same seed writes the same.
-struct Random(u64);
+pub struct Random(pub u64);
 
 // === impl Random ===
 
 impl Random {
+    pub fn seed(&self) -> u64 {
+        self.0
+    }
+
     fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -141,7 +145,7 @@ impl Random {
         self.0
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 

@@ -3,7 +3,9 @@
 mod answers;
 mod builds;
 mod contract;
+mod damage;
 mod dead_letters;
+mod full_disk;
 mod killed;
 mod recovery;
 mod scanning;
@@ -23,12 +25,14 @@ use tokio_util::sync::CancellationToken;
 /// Longest time that anything in these tests may take.
 pub const DEADLINE: Duration = Duration::from_secs(30);
 pub const PARTITIONS: u32 = 2;
+/// How often the indexers of these tests look for damage.
+const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Fixture {
     pub dir: PathBuf,
     pub reader: SearchReader,
     writer: Option<Writer>,
-    _folder: tempfile::TempDir,
+    _folder: Option<tempfile::TempDir>,
 }
 
 /// The process that writes.
@@ -44,8 +48,13 @@ impl Fixture {
     pub async fn empty() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let dir = folder.path().join("search");
+        Self { _folder: Some(folder), ..Self::in_dir(dir).await }
+    }
+
+    /// In a folder that the test keeps.
+    pub async fn in_dir(dir: PathBuf) -> Self {
         let reader = SearchReader::open(&dir).await.unwrap();
-        Self { dir, reader, writer: None, _folder: folder }
+        Self { dir, reader, writer: None, _folder: None }
     }
 
     /// Every partition is live, and the indexer runs.
@@ -62,7 +71,8 @@ impl Fixture {
     }
 
     pub async fn start(&mut self) {
-        let model = Arc::new(SearchReadModel::open(&self.dir).await.unwrap());
+        let model = SearchReadModel::open(&self.dir).await.unwrap();
+        let model = Arc::new(model.with_check_every(CHECK_EVERY));
         model.prepare(&generation()).await.unwrap();
         self.writer = Some(Writer { model, indexer: None });
     }
@@ -84,6 +94,12 @@ impl Fixture {
             shutdown.cancel();
             indexer.await.unwrap().unwrap();
         }
+    }
+
+    /// How the indexer ends by itself.
+    pub async fn indexer_ended(&mut self) -> Result<(), ReadModelError> {
+        let (indexer, _) = self.writer.as_mut().unwrap().indexer.take().unwrap();
+        indexer.await.unwrap()
     }
 
     /// Ends the writing process, and gives the reader's connections up.
@@ -122,7 +138,21 @@ impl Fixture {
     }
 
     async fn apply(&self, partition: PartitionRef, changes: Vec<(SearchKey, SearchRow)>, live: bool) -> Checkpoint {
-        let claimed = self.model().claim(partition).await.unwrap();
+        self.try_apply(partition, changes, live).await.unwrap()
+    }
+
+    /// Writes one row, or fails.
+    pub async fn try_write(&self, changes: Vec<(SearchKey, SearchRow)>) -> Result<(), ReadModelError> {
+        self.try_apply(home(&changes[0].0), changes, false).await.map(drop)
+    }
+
+    async fn try_apply(
+        &self,
+        partition: PartitionRef,
+        changes: Vec<(SearchKey, SearchRow)>,
+        live: bool,
+    ) -> Result<Checkpoint, ReadModelError> {
+        let claimed = self.model().claim(partition).await?;
         let to = checkpoint(claimed.checkpoint.sequence + changes.len() as u64);
         let to = if changes.is_empty() { claimed.checkpoint } else { to };
         let batch = Batch {
@@ -135,8 +165,8 @@ impl Fixture {
             dead_letters: Resolution::default(),
             live,
         };
-        self.model().apply(&batch).await.unwrap();
-        to
+        self.model().apply(&batch).await?;
+        Ok(to)
     }
 
     /// Writes rows and waits until they are searchable.
