@@ -174,7 +174,7 @@ fn read_models_differ(data: &Data) {
     assert_eq!((code, &report["counts"]), (3, &json!([count])), "{report:#}");
 
     let search = data.copy("search-altered");
-    search.damage("search/rows.db", "UPDATE prices SET amount_minor = 1 WHERE sku = 'SKU-7'");
+    search.damage("search/builds/1/rows.db", "UPDATE prices SET amount_minor = 1 WHERE sku = 'SKU-7'");
     search.says(&[difference("altered", "search", "price SKU-7@eu"), difference("altered", "index", "SKU-7")]);
 }
 

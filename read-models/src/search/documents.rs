@@ -109,10 +109,8 @@ pub(super) fn check_files(dir: &Path) -> Result<Option<DocumentCheck>, ReadModel
 
 fn damaged_files(index: &Index) -> Result<Vec<DocumentFault>, ReadModelError> {
     let damaged = index.validate_checksum().map_err(failed)?;
-    let fault = |path: &PathBuf| DocumentFault {
-        what: path.display().to_string(),
-        problem: DocumentProblem::DamagedFile,
-    };
+    let fault =
+        |path: &PathBuf| DocumentFault { what: path.display().to_string(), problem: DocumentProblem::DamagedFile };
     Ok(damaged.iter().map(fault).collect())
 }
 

@@ -176,6 +176,13 @@ fn flip_written(file: &Path, random: &mut Random) -> String {
     format!("flip at {at} of {}", file.display())
 }
 
+/// Goes on in a directory that is like `whole`, and that nobody else has: a merge of segments may outlive its indexer.
+async fn go_to_copy(store: &mut Fixture, whole: &Path) {
+    store.dir = tempfile::tempdir_in(whole.parent().unwrap()).unwrap().keep();
+    copy_all(whole, &store.dir);
+    store.reader = SearchReader::open(&store.dir).await.unwrap();
+}
+
 fn copy_all(from: &Path, to: &Path) {
     for file in files(from) {
         let copied = to.join(file.strip_prefix(from).unwrap());
@@ -200,8 +207,7 @@ async fn whatever_was_damaged_at_rest_is_made_again_at_the_start() {
     for name in &names {
         for damage in DAMAGES {
             let begun = std::time::Instant::now();
-            fs::remove_dir_all(&store.dir).unwrap();
-            copy_all(&whole, &store.dir);
+            go_to_copy(&mut store, &whole).await;
             let Some(what) = damage.strike(&store.dir.join(name), &mut random) else { continue };
             // Readers there before the writer, as in a process that only serves, refuse or give what was.
             store.start().await;
@@ -228,9 +234,8 @@ async fn rows_that_went_bad_are_noticed_wherever_it_is() {
     println!("seed {}", random.seed());
     let mut rebuilt = 0;
     for _ in 0..FLIPS {
-        fs::remove_dir_all(&store.dir).unwrap();
-        copy_all(&whole, &store.dir);
-        let what = flip_written(&rows, &mut random);
+        go_to_copy(&mut store, &whole).await;
+        let what = flip_written(&store.build_dir().join("rows.db"), &mut random);
         store.start().await;
         rebuilt += usize::from(store.dir.join("builds/2").exists());
         store.start_indexer();

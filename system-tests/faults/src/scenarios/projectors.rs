@@ -1,6 +1,6 @@
 //! Faults 7, 8, 11, 16, 17 and 18: who folds, and what into.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
@@ -211,7 +211,7 @@ fn index_damaged<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Res
             Deployment::Embedded { data } => ("up", data.join("search")),
             Deployment::Roles { .. } => ("search", trial.system.folder.join("search")),
         };
-        let index = folder.join("index");
+        let index = index_in(&folder);
         for _ in 0..6 {
             let before = newest(&index);
             until("a commit is under way", Duration::from_secs(20), async || newest(&index) != before).await?;
@@ -231,6 +231,12 @@ fn index_damaged<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Res
         Ok(())
     }
     .boxed_local()
+}
+
+/// Of the build that is read.
+fn index_in(folder: &Path) -> PathBuf {
+    let build = std::fs::read_to_string(folder.join("CURRENT")).unwrap_or_default();
+    folder.join("builds").join(build.trim_end()).join("index")
 }
 
 fn newest(folder: &Path) -> Option<std::time::SystemTime> {
