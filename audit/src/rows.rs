@@ -221,7 +221,8 @@ impl<P: Audited> Comparison<'_, P> {
         loop {
             let begun = Instant::now();
             let page = self.model.rows(self.at, from.as_deref(), PAGE).await?;
-            Progress::add(&self.progress.rows, page.rows.len());
+            let items = page.rows.len();
+            Progress::add(&self.progress.rows, items);
             for what in page.foreign {
                 scan.report.rows += 1;
                 scan.note(Kind::Unexplained, what, None, None, "it has no key that a row could have".to_owned());
@@ -253,7 +254,7 @@ impl<P: Audited> Comparison<'_, P> {
                     scan.note(Kind::Altered, P::shown(&key), Some(key), Some(row), detail);
                 }
             }
-            self.pace.rest(begun).await;
+            self.pace.rest(begun, items).await;
             from = page.next;
             if from.is_none() {
                 break;

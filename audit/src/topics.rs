@@ -169,7 +169,7 @@ impl TopicSide {
                 }
                 self.next = record.offset + 1;
             }
-            pace.rest(begun).await;
+            pace.rest(begun, page.len()).await;
         }
         Ok(())
     }

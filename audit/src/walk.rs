@@ -85,7 +85,7 @@ impl TableWalk {
             if page.is_empty() {
                 break;
             }
-            pace.rest(begun).await;
+            pace.rest(begun, page.len()).await;
         }
         let mut walk = Self { is_partial: true, ..Self::from_beginning(topology) };
         walk.cursor.position = since;
@@ -153,7 +153,7 @@ impl TableWalk {
             for event in &page {
                 self.take(event);
             }
-            pace.rest(begun).await;
+            pace.rest(begun, page.len()).await;
         }
         Ok(true)
     }
