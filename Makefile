@@ -1,6 +1,6 @@
 # Bare `make` lists the targets. Each is one line: what it does lies in the scripts that it calls.
 .DEFAULT_GOAL := help
-.PHONY: help demo test guards simulate lint fmt servers servers-stop bench faults
+.PHONY: help demo test guards simulate lint fmt servers servers-stop bench faults fuzz
 
 SERVERS_ENV := .cache/servers.env
 
@@ -41,3 +41,6 @@ bench: ## Measure from acknowledged command to visible stock and search, in one 
 
 faults: ## Inject every fault under load on real servers and check against an oracle (ONLY=7, EVENTS=100000, FAULTS="…" for its flags)
 	@system-tests/faults/run $(if $(ONLY),--only $(ONLY)) $(if $(EVENTS),--events $(EVENTS)) $(FAULTS)
+
+fuzz: ## Feed hostile input to every parser and decoder at an edge (INPUTS=1000000, TARGET=event-schema, FUZZ="…" for its flags)
+	cargo run --release --locked -p fuzz -- $(if $(INPUTS),--inputs $(INPUTS)) $(if $(TARGET),--target $(TARGET)) $(FUZZ)

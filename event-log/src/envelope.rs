@@ -72,7 +72,7 @@ impl Headers {
 
     /// One piece of bytes, for logs that store headers themselves: for each header the length of its name (2 bytes,
     /// big endian), the name, the length of its value (4 bytes) and the value.
-    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+    pub fn to_bytes(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.0.iter().map(|(name, value)| 6 + name.len() + value.len()).sum());
         for (name, value) in &self.0 {
             // A longer name is cut at a length that no header comes near to: Kafka's own bound is 32,767 bytes.
@@ -86,7 +86,7 @@ impl Headers {
     }
 
     /// Reads what [`Headers::to_bytes`] wrote. `None` when the bytes are damaged.
-    pub(crate) fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
+    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
         fn text(bytes: &mut &[u8], length: usize) -> Option<String> {
             let (text, rest) = bytes.split_at_checked(length)?;
             *bytes = rest;

@@ -56,7 +56,8 @@ pub fn parse() -> Result<Cli, Refused> {
     parse_with(&arguments, file.as_deref())
 }
 
-fn parse_with(arguments: &[OsString], file: Option<&Path>) -> Result<Cli, Refused> {
+/// Reads a command line, and the settings file that stands behind it.
+pub fn parse_with(arguments: &[OsString], file: Option<&Path>) -> Result<Cli, Refused> {
     let mut command = Cli::command();
     let mut from_file = BTreeMap::new();
     if let Some(file) = file {

@@ -145,6 +145,12 @@ pub struct ProductAnswer {
     pub position: PositionToken,
 }
 
+/// Whether the meta file of an index names a commit that this program reads. For hostile input.
+#[doc(hidden)]
+pub fn reads_commit(meta: &[u8]) -> bool {
+    index::Commit::of_meta(meta).is_some()
+}
+
 // === impl SearchKey ===
 
 impl SearchKey {

@@ -13,6 +13,8 @@ use crate::error::ReadModelError;
 use crate::read_model::ReadModel;
 
 pub use redis::RedisStock;
+#[doc(hidden)] // for hostile input
+pub use redis::codec as redis_codec;
 pub use sqlite::SqliteStock;
 
 /// Version of the fold whose rows this program writes.

@@ -172,8 +172,9 @@ impl WriterSchema {
             .name()
             .map(|name| name.fullname(None))
             .ok_or_else(|| problem("it is not a record with a name".to_owned()))?;
-        let canonical = avro.canonical_form();
-        let known = KNOWN.values().find(|known| known.avro.canonical_form() == canonical).and_then(|known| known.known);
+        let canonical = hostile_schema::has_canonical_form(&avro).then(|| avro.canonical_form());
+        let is_known = |known: &&WriterSchema| canonical.as_ref() == Some(&known.avro.canonical_form());
+        let known = KNOWN.values().find(is_known).and_then(|known| known.known);
         Ok(Self { name, known, avsc: avsc.to_owned(), avro })
     }
 

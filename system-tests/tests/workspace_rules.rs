@@ -41,7 +41,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
 ];
 const SHARED: &[&str] = &["schemas", "telemetry", "resilience"];
-const FREE: &[&str] = &["benches", "faults", "guards", "simulator", "system-tests"];
+const FREE: &[&str] = &["benches", "faults", "fuzz", "guards", "simulator", "system-tests"];
 
 /// A third-party crate and the only ones of ours that may name it (beside [`FREE`]).
 const KNOWN_ONLY_TO: &[(&str, &[&str])] = &[

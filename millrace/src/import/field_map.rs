@@ -2,6 +2,11 @@
 
 use super::record::Column;
 
+/// Columns that a message lists: a hostile file may have as many as it has bytes.
+const MOST_LISTED: usize = 50;
+/// Characters of a column's name in a message.
+const LONGEST_LISTED: usize = 60;
+
 /// A field of a product that a column can fill.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Field {
@@ -169,9 +174,17 @@ fn find_column(field: Field, given: &str, columns: &[String]) -> Result<Column, 
     }
 }
 
-/// The columns in the words of the file; one column with other separators in it tells of a wrong delimiter.
+/// The columns in the words of the file, as many as anyone reads; one column with other separators in it tells of a wrong
+/// delimiter.
 fn listed(columns: &[String]) -> String {
-    let list = columns.iter().map(|column| format!("{column:?}")).collect::<Vec<_>>().join(", ");
+    let named = columns.iter().take(MOST_LISTED).map(|column| match column.char_indices().nth(LONGEST_LISTED) {
+        Some((end, _)) => format!("{:?}…", &column[..end]),
+        None => format!("{column:?}"),
+    });
+    let mut list = named.collect::<Vec<_>>().join(", ");
+    if let Some(more @ 1..) = columns.len().checked_sub(MOST_LISTED) {
+        list.push_str(&format!(" and {more} more"));
+    }
     let separator = match columns {
         [only] => [';', '\t', '|', ','].into_iter().find(|separator| only.contains(*separator)),
         _ => None,
@@ -243,5 +256,16 @@ mod tests {
         assert!(matches!(find("name=a", &[], &["a"]), Err(MapError::Needed { field: "sku", .. })));
         let error = find("name=a", &["name"], &["a;b;c"]).unwrap_err().to_string();
         assert!(error.contains("--delimiter ';'"), "{error}");
+    }
+
+    #[test]
+    fn a_message_does_not_repeat_a_wide_header() {
+        let mut names = vec!["é".repeat(100)];
+        names.extend((1..MOST_LISTED + 7).map(|at| format!("c{at}")));
+        let error = FieldMap::find(&[], &[], &names).unwrap_err().to_string();
+        assert!(error.contains(&format!("{:?}…, \"c1\"", "é".repeat(LONGEST_LISTED))), "{error}");
+        assert!(error.ends_with("\"c49\" and 7 more"), "{error}");
+        let error = FieldMap::find(&[], &[], &names[..MOST_LISTED]).unwrap_err().to_string();
+        assert!(error.ends_with("\"c49\""), "{error}");
     }
 }

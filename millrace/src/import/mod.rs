@@ -5,19 +5,19 @@
 //! reason, and costs nothing but itself. Command ids come from the file's digest and the rows: the same file again changes
 //! nothing, and another file takes effect even where an earlier one said the same (a price that goes up and down again).
 
-mod args;
+pub mod args;
 mod batch;
 mod csv_rows;
-mod decimal;
+pub mod decimal;
 mod delivery;
 mod duplicates;
-mod field_map;
+pub mod field_map;
 mod lines;
 mod ndjson_rows;
-mod product_row;
-mod record;
+pub mod product_row;
+pub mod record;
 mod report;
-mod rows;
+pub mod rows;
 mod target;
 
 use std::sync::Arc;

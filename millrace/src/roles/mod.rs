@@ -1,6 +1,7 @@
 //! The roles, alone or together: each is wired here from the same parts, so that `up` and the separate processes
 //! run the same code.
 
+mod connections;
 pub mod parts;
 pub mod process;
 pub mod project;

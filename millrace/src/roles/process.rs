@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::connections;
 use crate::exit::{Exit, one_line};
 
 /// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 5 s
@@ -94,7 +95,7 @@ impl Process {
         let shutdown = self.shutdown.clone();
         let listener = self.listener;
         self.parts.spawn(async move {
-            let served = axum::serve(listener, router).with_graceful_shutdown(shutdown.cancelled_owned()).await;
+            let served = connections::serve(listener, router, shutdown).await;
             ("http", served.context("HTTP server ended"))
         });
         let mut exit = Exit::Done;

@@ -9,7 +9,7 @@
 //! answers [`ReadModelError::Rebuilding`], never zero stock; servers that evict keys are refused.
 
 mod address;
-mod codec;
+pub mod codec;
 mod connection;
 mod dead_letters;
 mod keys;
@@ -52,6 +52,11 @@ pub struct RedisStock {
 // === impl RedisStock ===
 
 impl RedisStock {
+    /// Whether an address is one that [`RedisStock::connect`] reads. Touches nothing.
+    pub fn check_address(url: &str) -> Result<(), ReadModelError> {
+        RedisAddress::parse(url).map(drop)
+    }
+
     /// Connects to `redis://`, `rediss://`, `redis+cluster://host:port,…` or `rediss+cluster://…`. `?prefix=` sets what
     /// keys begin with (default `millrace`). Fails at once where nothing answers.
     pub async fn connect(url: &str) -> Result<Self, ReadModelError> {

@@ -2,12 +2,14 @@
 //! to hold a projector for ever.
 //!
 //! Refused: lists whose items take no bytes (a body of a few bytes claims any number of them), schemas that contain
-//! themselves (a body nests to any depth, and the stack ends), and those that unfold to very many fields.
+//! themselves (a body nests to any depth, and the stack ends), and those that unfold to very many fields. Those whose
+//! attributes the library cannot put into a canonical form are told from ours without it.
 
 use std::collections::HashMap;
 
 use apache_avro::Schema;
 use apache_avro::schema::{InnerDecimalSchema, Name};
+use serde_json::Value;
 
 /// Fields that a schema may unfold to: a named one counts wherever it is used.
 const MOST_NODES: usize = 10_000;
@@ -23,6 +25,25 @@ struct Part {
 /// Says what is wrong with a schema.
 pub(super) fn check(schema: &Schema) -> Result<(), String> {
     part(schema, &mut HashMap::new()).map(drop)
+}
+
+/// Whether the canonical form of a schema can be asked for: apache-avro panics over attributes that are called like those of
+/// its numbers and hold something else, which Avro allows. No contract of ours has such a one.
+pub(super) fn has_canonical_form(schema: &Schema) -> bool {
+    fn is_plain(value: &Value) -> bool {
+        match value {
+            Value::Object(members) => members.iter().all(|(name, value)| match name.as_str() {
+                "size" | "precision" | "scale" => match value {
+                    Value::String(text) => text.parse::<i64>().is_ok(),
+                    _ => value.is_i64(),
+                },
+                _ => is_plain(value),
+            }),
+            Value::Array(items) => items.iter().all(is_plain),
+            _ => true,
+        }
+    }
+    serde_json::to_value(schema).is_ok_and(|json| is_plain(&json))
 }
 
 /// `named` holds what was seen under a name, `None` while it is being looked at.
@@ -123,5 +144,24 @@ mod tests {
             );
         }
         assert!(problem(&field).unwrap().contains("unfolds"));
+    }
+
+    #[test]
+    fn attributes_called_like_numbers_are_read_without_a_canonical_form() {
+        for (attribute, is_there) in [
+            (r#""size":"large""#, false),
+            (r#""scale":18446744073709551615"#, false),
+            (r#""precision":null"#, false),
+            (r#""size":"12""#, true),
+            (r#""colour":"red""#, true),
+        ] {
+            let avsc = format!(
+                r#"{{"type":"record","name":"R",{attribute},"fields":[{{"name":"a","type":"long",{attribute}}}]}}"#
+            );
+            let schema = Schema::parse_str(&avsc).unwrap();
+            assert_eq!(has_canonical_form(&schema), is_there, "{attribute}");
+            let read = crate::codec::WriterSchema::parse(&avsc).unwrap();
+            assert_eq!((read.name(), read.known()), ("R", None));
+        }
     }
 }

@@ -12,11 +12,11 @@ use crate::read_model::Generation;
 use crate::stock::{NAME, StockRow};
 
 /// `fold version:partitions`.
-pub(super) fn built(generation: &Generation) -> String {
+pub fn built(generation: &Generation) -> String {
     format!("{}:{}", generation.fold_version, generation.partitions)
 }
 
-pub(super) fn generation(number: u32, built: &str) -> Option<Generation> {
+pub fn generation(number: u32, built: &str) -> Option<Generation> {
     let (fold_version, partitions) = built.split_once(':')?;
     Some(Generation {
         name: NAME.to_owned(),
@@ -27,7 +27,7 @@ pub(super) fn generation(number: u32, built: &str) -> Option<Generation> {
 }
 
 /// In the order that the functions keep.
-pub(super) fn checkpoint_fields(checkpoint: &Checkpoint) -> [String; 5] {
+pub fn checkpoint_fields(checkpoint: &Checkpoint) -> [String; 5] {
     [
         checkpoint.sequence.to_string(),
         checkpoint.next_offset.to_string(),
@@ -37,7 +37,7 @@ pub(super) fn checkpoint_fields(checkpoint: &Checkpoint) -> [String; 5] {
     ]
 }
 
-pub(super) fn checkpoint(fields: &[Option<String>]) -> Option<Checkpoint> {
+pub fn checkpoint(fields: &[Option<String>]) -> Option<Checkpoint> {
     Some(Checkpoint {
         sequence: number(fields.first()?)?,
         next_offset: number(fields.get(1)?)?,
@@ -46,16 +46,16 @@ pub(super) fn checkpoint(fields: &[Option<String>]) -> Option<Checkpoint> {
     })
 }
 
-pub(super) fn number<N: FromStr>(field: &Option<String>) -> Option<N> {
+pub fn number<N: FromStr>(field: &Option<String>) -> Option<N> {
     field.as_ref()?.parse().ok()
 }
 
 /// `region:on_hand:reserved:version`; no id holds a colon.
-pub(super) fn row(row: &StockRow) -> String {
+pub fn row(row: &StockRow) -> String {
     format!("{}:{}:{}:{}", row.region.as_str(), row.on_hand, row.reserved, row.version)
 }
 
-pub(super) fn row_of(text: &str) -> Option<StockRow> {
+pub fn row_of(text: &str) -> Option<StockRow> {
     let mut fields = text.split(':');
     let row = StockRow {
         region: RegionId::new(fields.next()?).ok()?,
@@ -67,11 +67,11 @@ pub(super) fn row_of(text: &str) -> Option<StockRow> {
 }
 
 /// Place of a parked event in its partition: sorts as (sequence, offset) do.
-pub(super) fn place(place: ParkedPlace) -> String {
+pub fn place(place: ParkedPlace) -> String {
     format!("{:020}:{:020}", place.sequence, place.offset)
 }
 
-pub(super) fn place_of(text: &str) -> Option<ParkedPlace> {
+pub fn place_of(text: &str) -> Option<ParkedPlace> {
     let (sequence, offset) = text.split_once(':')?;
     Some(ParkedPlace { sequence: sequence.parse().ok()?, offset: offset.parse().ok()? })
 }
@@ -89,7 +89,7 @@ struct ParkedHead {
 }
 
 /// One line of JSON, then the value.
-pub(super) fn parked(event: &ParkedEvent) -> serde_json::Result<Vec<u8>> {
+pub fn parked(event: &ParkedEvent) -> serde_json::Result<Vec<u8>> {
     let head = ParkedHead {
         key: event.key.clone(),
         sequence: event.sequence,
@@ -105,7 +105,7 @@ pub(super) fn parked(event: &ParkedEvent) -> serde_json::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-pub(super) fn parked_of(bytes: &[u8]) -> Option<ParkedEvent> {
+pub fn parked_of(bytes: &[u8]) -> Option<ParkedEvent> {
     // JSON on one line has no line feed: it would be escaped.
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     let head: ParkedHead = serde_json::from_slice(&bytes[..end]).ok()?;
@@ -122,14 +122,14 @@ pub(super) fn parked_of(bytes: &[u8]) -> Option<ParkedEvent> {
 }
 
 /// A key with its number of events, from the head of its first.
-pub(super) fn parked_key(key: &str, events: u64, head: &[u8]) -> Option<ParkedKey> {
+pub fn parked_key(key: &str, events: u64, head: &[u8]) -> Option<ParkedKey> {
     let head: ParkedHead = serde_json::from_slice(head).ok()?;
     let first = ParkedPlace { sequence: head.sequence, offset: head.offset };
     Some(ParkedKey { key: key.to_owned(), events, first, reason: head.reason, parked_at: head.parked_at })
 }
 
 /// One line of JSON, then the parked event.
-pub(super) fn discarded_of(bytes: &[u8]) -> Option<DiscardedEvent> {
+pub fn discarded_of(bytes: &[u8]) -> Option<DiscardedEvent> {
     let end = bytes.iter().position(|&byte| byte == b'\n')?;
     Some(DiscardedEvent { note: serde_json::from_slice(&bytes[..end]).ok()?, event: parked_of(&bytes[end + 1..])? })
 }
