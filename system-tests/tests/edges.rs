@@ -4,7 +4,8 @@
 mod system;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -138,4 +139,50 @@ async fn the_demo_shows_its_data_stops_on_ctrl_c_and_goes_on_with_it() {
     }
     // The second start found the data: it went on after it, and gave the catalogue no second time.
     assert!(seen[1] >= seen[0] && seen[1] < seen[0] + 400, "{seen:?}");
+}
+
+/// What a connection is answered, to its end; nothing when it is closed without a word.
+fn answered(address: &str, sent: &[u8]) -> String {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+    // A server that has refused may close before all is sent.
+    let _ = stream.write_all(sent);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    String::from_utf8_lossy(&answer).into_owned()
+}
+
+#[test]
+fn a_hostile_caller_is_refused_and_holds_up_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data").display().to_string();
+    let log = File::create(folder.path().join("log")).unwrap();
+    let mut up = Running::start(&["up", "--data", &data, "--listen", "127.0.0.1:0"], log);
+    let mut half = TcpStream::connect(&up.address).unwrap();
+    half.write_all(b"GET /healthz HTTP/1.1\r\nhost: h\r\n").unwrap();
+
+    let headers = (0..100_000).map(|at| format!("x-{at}: v\r\n")).collect::<String>();
+    let many = answered(&up.address, format!("GET /healthz HTTP/1.1\r\nhost: h\r\n{headers}\r\n").as_bytes());
+    assert!(many.is_empty() || many.starts_with("HTTP/1.1 431"), "{many}");
+    assert!(answered(&up.address, b"\x16\x03\x01\x02\x00\r\n\r\n").starts_with("HTTP/1.1 400"));
+
+    let length = 64 * 1024 + 1;
+    let head = format!(
+        "POST /v1/commands HTTP/1.1\r\nhost: h\r\nconnection: close\r\ncontent-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+    );
+    let large = answered(&up.address, &[head.into_bytes(), vec![b' '; length]].concat());
+    assert!(large.starts_with("HTTP/1.1 413") && large.contains("application/problem+json"), "{large}");
+    assert!(large.contains("\"status\":413") && large.contains("65536 bytes"), "{large}");
+
+    for path in ["/healthz", "/readyz", "/metrics"] {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n");
+        let answer = answered(&up.address, request.as_bytes());
+        // What is not ready yet says so.
+        let statuses = if path == "/readyz" { ["HTTP/1.1 200", "HTTP/1.1 503"] } else { ["HTTP/1.1 200"; 2] };
+        assert!(statuses.iter().any(|status| answer.starts_with(status)), "{path}: {answer}");
+    }
+    // The half head is still held, and does not make the end a failure.
+    signal(&up.child, "TERM");
+    assert_eq!(wait(&mut up.child, Duration::from_secs(5)), 0);
+    drop(half);
 }
