@@ -153,7 +153,10 @@ impl Process {
             time += Duration::from_millis(1_000 + world.dice(place, 2) % 9_000);
         }
         // On its way nothing of its process can hold it back any more.
-        if !time.is_zero() {
+        if time.is_zero() {
+            // A port that never waits would let nobody else run.
+            tokio::task::yield_now().await;
+        } else {
             tokio::time::sleep(time).await;
         }
         match fault {

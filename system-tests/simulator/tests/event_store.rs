@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test stops at what it did not expect")]
 
-// Of the dependencies the suite names futures, tempfile, tokio_postgres.
+// The suite names futures, tempfile, tokio_postgres and others of this crate.
 #[path = "../../../writers/event-store/tests/suite/mod.rs"]
 mod suite;
 
