@@ -6,6 +6,9 @@ use read_models::ReadModelError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+/// Characters of a detail: some repeat what was asked, which may be as long as a head.
+const LONGEST_DETAIL: usize = 2_000;
+
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Problem {
@@ -30,7 +33,12 @@ impl Problem {
     }
 
     pub(crate) fn detail(mut self, detail: impl Into<String>) -> Self {
-        self.detail = Some(detail.into());
+        let mut detail = detail.into();
+        if let Some((end, _)) = detail.char_indices().nth(LONGEST_DETAIL) {
+            detail.truncate(end);
+            detail.push('…');
+        }
+        self.detail = Some(detail);
         self
     }
 
