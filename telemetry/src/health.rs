@@ -29,6 +29,8 @@ pub struct HealthReport {
 #[derive(Debug, Clone)]
 enum State {
     Ready,
+    /// A part of its work it can not do, and says which; the rest it does.
+    Degraded(String),
     NotReady(String),
 }
 
@@ -45,13 +47,13 @@ impl Health {
     pub fn report(&self) -> HealthReport {
         let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
         HealthReport {
-            ready: components.values().all(|state| matches!(state, State::Ready)),
+            ready: !components.values().any(|state| matches!(state, State::NotReady(_))),
             components: components
                 .iter()
                 .map(|(name, state)| {
                     let text = match state {
                         State::Ready => "ready".to_owned(),
-                        State::NotReady(why) => why.clone(),
+                        State::Degraded(why) | State::NotReady(why) => why.clone(),
                     };
                     (name.clone(), text)
                 })
@@ -69,6 +71,11 @@ impl Health {
 impl ComponentHealth {
     pub fn ready(&self) {
         self.health.set(&self.name, State::Ready);
+    }
+
+    /// Says what it cannot do, and that it is ready for the rest.
+    pub fn degraded(&self, why: impl Into<String>) {
+        self.health.set(&self.name, State::Degraded(why.into()));
     }
 
     /// A component beside this one, named after it, not ready until it says so.
@@ -99,5 +106,9 @@ mod tests {
         let report = health.report();
         assert!(!report.ready);
         assert_eq!(report.components["relay"], "event log does not answer");
+        relay.degraded("one of two topics is halted");
+        let report = health.report();
+        assert!(report.ready);
+        assert_eq!(report.components["relay"], "one of two topics is halted");
     }
 }

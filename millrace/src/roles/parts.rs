@@ -24,6 +24,8 @@ use super::process::{OnFailure, Process, now};
 use crate::cli::IntakeArgs;
 
 const EXPIRY_EVERY: Duration = Duration::from_secs(1);
+/// How often a store is asked how it stands, for `/readyz`.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 const FORGET_AT_ONCE: usize = 10_000;
 
@@ -182,24 +184,27 @@ pub fn query_routes(
 ) -> Router {
     query_api::describe_metrics();
     resilience::describe_metrics();
-    let ready = process.health.component("stock store");
-    let (stock_store, shutdown) = (Arc::clone(stock), process.shutdown.clone());
-    process.spawn("stock store watch", async move {
-        watch(shutdown, || async { stock_store.ping().await.map_err(|error| error.to_string()) }, ready).await;
-        Ok(())
-    });
-    // Both, so that each says which one is not whole: the other's routes answer all the same.
-    let ready = process.health.component("stock answers");
-    let (stock_store, shutdown) = (Arc::clone(stock), process.shutdown.clone());
-    process.spawn("stock answers watch", async move {
-        watch(shutdown, || async { live(stock_store.status().await) }, ready).await;
-        Ok(())
-    });
-    let ready = process.health.component("search answers");
-    let (reader, shutdown) = (Arc::clone(search), process.shutdown.clone());
-    process.spawn("search answers watch", async move {
-        watch(shutdown, || async { live(reader.status().await) }, ready).await;
-        Ok(())
+    let (stock_answers, search_answers) =
+        (process.health.component("stock answers"), process.health.component("search answers"));
+    let (stock_store, reader, shutdown) = (Arc::clone(stock), Arc::clone(search), process.shutdown.clone());
+    process.spawn("answers watch", async move {
+        let mut ticks = tokio::time::interval(WATCH_EVERY);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = shutdown.cancelled() => return Ok(()),
+            }
+            let (stock, search) = (live(stock_store.status().await), live(reader.status().await));
+            // One read model that fails takes the other's readers away from nobody (fault 18).
+            let answers_something = stock.is_ok() || search.is_ok();
+            for (found, health) in [(stock, &stock_answers), (search, &search_answers)] {
+                match found {
+                    Ok(()) => health.ready(),
+                    Err(why) if answers_something => health.degraded(why),
+                    Err(why) => health.not_ready(why),
+                }
+            }
+        }
     });
     query_api::router(QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now })
 }
@@ -270,13 +275,13 @@ fn live(status: Result<ReadModelStatus, ReadModelError>) -> Result<(), String> {
     Err(format!("rebuilding: {live} of {} partitions are live", status.partitions.len()))
 }
 
-/// Asks a store every two seconds whether it answers, for `/readyz`.
+/// Asks a store whether it answers, for `/readyz`.
 async fn watch<F: Future<Output = Result<(), String>>>(
     shutdown: tokio_util::sync::CancellationToken,
     ping: impl Fn() -> F,
     health: telemetry::ComponentHealth,
 ) {
-    let mut ticks = tokio::time::interval(Duration::from_secs(2));
+    let mut ticks = tokio::time::interval(WATCH_EVERY);
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
