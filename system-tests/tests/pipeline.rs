@@ -248,3 +248,29 @@ async fn an_emptied_redis_is_folded_again_without_a_new_event() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs servers: run make test"]
+async fn two_search_directories_have_the_whole_log_each() {
+    let _alone = ONE_AT_A_TIME.lock().await;
+    let mut system = System::separate().await;
+    let file = dirty_file(&system, 300);
+    let before = import(&system, &file).await["imported"].as_u64().unwrap();
+    system.settled(before).await;
+    // It comes to a log that is there, and both go on with what is appended.
+    let [_, other] = system.add_search_node().await;
+    let product = json!({ "sku": "LATE", "name": "Late leek" });
+    let command = json!({ "id": Uuid::new_v4(), "type": "RegisterProduct", "data": product });
+    let registered = system.command(&command).await;
+    assert_eq!(registered["outcome"], "accepted", "{registered}");
+    system.settled(before + 1).await;
+    let (skus, head) = (system.skus().await, system.status().await["head"].clone());
+    assert_eq!(skus.len() as u64, before + 1);
+    let pages_of_one = pages(&system, &skus).await;
+
+    system.ask(other);
+    system.settled(before + 1).await;
+    assert_eq!(system.status().await["head"], head);
+    assert_eq!(system.skus().await, skus);
+    assert_eq!(pages(&system, &skus).await, pages_of_one);
+}

@@ -22,6 +22,8 @@ pub struct System {
     folder: TempDir,
     servers: Option<Servers>,
     processes: BTreeMap<&'static str, Process>,
+    /// The process that queries go to.
+    asked: &'static str,
     client: reqwest::Client,
 }
 
@@ -78,7 +80,25 @@ impl System {
 
     fn new(servers: Option<Servers>) -> Self {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(20)).build().unwrap();
-        Self { folder: tempfile::tempdir().unwrap(), servers, processes: BTreeMap::new(), client }
+        let asked = if servers.is_some() { "serve" } else { "up" };
+        Self { folder: tempfile::tempdir().unwrap(), servers, processes: BTreeMap::new(), asked, client }
+    }
+
+    /// A second search projector on a directory of its own, and a query API on that.
+    pub async fn add_search_node(&mut self) -> [&'static str; 2] {
+        let mut environment = self.processes["search"].environment.clone();
+        let directory = environment.iter_mut().find(|(name, _)| name == "MILLRACE_SEARCH_DIR").unwrap();
+        directory.1 = self.folder.path().join("search-2").display().to_string();
+        let environment: Vec<_> = environment.iter().map(|(name, value)| (name.as_str(), value.clone())).collect();
+        self.add("search-2", &["project", "search"], &environment);
+        self.add("serve-2", &["serve"], &environment);
+        self.ready_all(&["search-2", "serve-2"]).await;
+        ["search-2", "serve-2"]
+    }
+
+    /// Sends queries to another process from now on.
+    pub fn ask(&mut self, name: &'static str) {
+        self.asked = name;
     }
 
     fn add(&mut self, name: &'static str, arguments: &[&str], environment: &[(&str, String)]) {
@@ -121,7 +141,11 @@ impl System {
 
     /// Waits until every process is ready.
     pub async fn ready(&mut self) {
-        for name in self.names() {
+        self.ready_all(&self.names()).await;
+    }
+
+    async fn ready_all(&mut self, names: &[&'static str]) {
+        for name in names {
             let url = format!("http://{}/readyz", self.processes[name].address);
             let begun = Instant::now();
             while !self.client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
@@ -139,8 +163,7 @@ impl System {
     }
 
     pub fn queries_url(&self) -> String {
-        let name = if self.servers.is_some() { "serve" } else { "up" };
-        format!("http://{}", self.processes[name].address)
+        format!("http://{}", self.processes[self.asked].address)
     }
 
     pub async fn command(&self, command: &Value) -> Value {
