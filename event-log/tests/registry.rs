@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use event_log::{EmbeddedRegistry, EventLogError, HttpRegistry, SchemaRegistry, connect_registry};
 use schemas::SchemaRef;
@@ -120,6 +121,11 @@ async fn an_address_that_is_none_is_refused() {
 async fn answering(status: &'static str, body: &'static str) -> HttpRegistry {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
+    answer_on(listener, status, body);
+    HttpRegistry::new(&url, None).unwrap()
+}
+
+fn answer_on(listener: TcpListener, status: &'static str, body: &'static str) {
     tokio::spawn(async move {
         loop {
             let (mut connection, _) = listener.accept().await.unwrap();
@@ -130,7 +136,6 @@ async fn answering(status: &'static str, body: &'static str) -> HttpRegistry {
             connection.write_all(answer.as_bytes()).await.unwrap();
         }
     });
-    HttpRegistry::new(&url, None).unwrap()
 }
 
 fn is_whole(request: &[u8]) -> bool {
@@ -140,10 +145,45 @@ fn is_whole(request: &[u8]) -> bool {
     body.len() >= length.map_or(0, |length| length.parse().unwrap())
 }
 
+const NO_SCHEMA: &str = r#"{"error_code":40403,"message":"Schema not found"}"#;
+
+#[tokio::test]
+async fn a_registry_that_is_away_is_not_waited_for_and_asked_again_when_it_is_back() {
+    const DEADLINE: Duration = Duration::from_secs(30);
+    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = free.local_addr().unwrap();
+    drop(free);
+    let registry = HttpRegistry::new(&format!("http://{address}"), None).unwrap();
+    let is_refused = async || match registry.schema(7).await {
+        Err(error @ EventLogError::RegistryUnavailable { .. }) => Some(error.to_string().contains("asked again in")),
+        Err(EventLogError::UnknownSchemaId { .. }) => None,
+        other => panic!("{other:?}"),
+    };
+    let begun = Instant::now();
+    while is_refused().await != Some(true) {
+        assert!(begun.elapsed() < DEADLINE);
+    }
+    let begun = Instant::now();
+    for _ in 0..20 {
+        assert_eq!(is_refused().await, Some(true));
+    }
+    assert!(begun.elapsed().as_millis() < 500, "{:?}", begun.elapsed());
+
+    answer_on(TcpListener::bind(address).await.unwrap(), "404 Not Found", NO_SCHEMA);
+    let begun = Instant::now();
+    while is_refused().await.is_some() {
+        assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+        tokio::task::yield_now().await;
+    }
+    // That it knows no such schema is an answer.
+    for _ in 0..10 {
+        assert_eq!(is_refused().await, None);
+    }
+}
+
 #[tokio::test]
 async fn only_the_registry_itself_can_say_that_it_does_not_know_a_schema() {
     const NO_SUBJECT: &str = r#"{"error_code":40401,"message":"Subject not found"}"#;
-    const NO_SCHEMA: &str = r#"{"error_code":40403,"message":"Schema not found"}"#;
     let unknown = answering("404 Not Found", NO_SCHEMA).await.schema(7).await.unwrap_err();
     assert!(matches!(unknown, EventLogError::UnknownSchemaId { id: 7, .. }), "{unknown}");
     for body in [NO_SUBJECT, NO_SCHEMA] {

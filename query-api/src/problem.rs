@@ -57,6 +57,11 @@ impl From<ReadModelError> for Problem {
             ReadModelError::Rebuilding { name } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "Rebuilding")
                 .detail(format!("the {name} read model is being rebuilt and not answered from until it is whole"))
                 .retry_after(2),
+            ReadModelError::BreakerOpen { name, open } => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Read model unavailable")
+                    .detail(format!("the store of the {name} read model does not answer and is not asked just now"))
+                    .retry_after(open.retry_after_seconds())
+            }
             error => {
                 tracing::warn!(%error, "read model gives no answer");
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "Read model unavailable").retry_after(1)

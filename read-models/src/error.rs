@@ -7,6 +7,9 @@ pub enum ReadModelError {
     /// The store cannot be reached or does not answer in time: trying again may help.
     #[error("read model {name} at {address} does not answer: {problem}")]
     Unavailable { name: String, address: String, problem: String },
+    /// Not asked: reads before found it away. In a moment one looks again.
+    #[error("read model {name}: {open}")]
+    BreakerOpen { name: String, open: resilience::Open },
     /// Another owner claimed the partition: this one must stop.
     #[error("{name} {partition}: epoch {epoch} was superseded by epoch {current}")]
     Superseded { name: String, partition: PartitionRef, epoch: u64, current: u64 },
@@ -43,6 +46,7 @@ impl ReadModelError {
         matches!(
             self,
             ReadModelError::Unavailable { .. }
+                | ReadModelError::BreakerOpen { .. }
                 | ReadModelError::Rebuilding { .. }
                 | ReadModelError::TooManyRequests { .. }
         )

@@ -165,6 +165,67 @@ async fn a_killed_server_is_unavailable_and_then_goes_on() {
     goes_on(&store, &skus).await;
 }
 
+/// Reads until they are refused without asking.
+async fn until_refused(store: &Fixture, skus: &[Sku]) {
+    let begun = Instant::now();
+    loop {
+        match store.stock.stock(skus).await {
+            Err(ReadModelError::BreakerOpen { .. }) => return,
+            Err(ReadModelError::Unavailable { .. }) => assert!(begun.elapsed() < DEADLINE),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn reads_are_refused_at_once_while_the_server_is_away_and_go_on_soon_after() {
+    let mut server = OwnServer::start(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    server.kill();
+    until_refused(&store, &skus).await;
+    let begun = Instant::now();
+    let min = at(0).token(checkpoint(1).position);
+    for _ in 0..20 {
+        let read = store.stock.stock(&skus).await;
+        assert!(matches!(read, Err(ReadModelError::BreakerOpen { .. })), "{read:?}");
+        let waited = store.stock.wait_for(&min, DEADLINE).await;
+        assert!(matches!(waited, Err(ReadModelError::BreakerOpen { .. })), "{waited:?}");
+        let status = store.stock.status().await;
+        assert!(matches!(status, Err(ReadModelError::BreakerOpen { .. })), "{status:?}");
+    }
+    assert!(begun.elapsed().as_millis() < 500, "{:?}", begun.elapsed());
+    // A projector asks by itself.
+    assert!(matches!(store.stock.claim(at(0)).await, Err(ReadModelError::Unavailable { .. })));
+
+    server.restart().await;
+    let begun = Instant::now();
+    until_available(|| store.stock.stock(&skus)).await;
+    assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
+    goes_on(&store, &skus).await;
+}
+
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_frozen_server_costs_some_reads_their_time_and_the_others_nothing() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    server.signal("-STOP");
+    let begun = Instant::now();
+    futures::future::join_all((0..5).map(|_| store.stock.stock(&skus))).await;
+    until_refused(&store, &skus).await;
+    assert!(begun.elapsed().as_secs() < 4, "{:?}", begun.elapsed());
+    server.signal("-CONT");
+    until_available(|| store.stock.stock(&skus)).await;
+    goes_on(&store, &skus).await;
+}
+
 #[tokio::test]
 #[ignore = "needs servers: run make test"]
 async fn a_server_that_forgot_everything_is_rebuilding() {

@@ -67,8 +67,9 @@ enum Mode {
 const WHILE_PROBED: Duration = Duration::from_secs(1);
 
 impl Default for BreakerSettings {
+    /// For servers of ours: ADR 0009 says why so short.
     fn default() -> Self {
-        Self { failures: 5, open_for: Duration::from_secs(30) }
+        Self { failures: 5, open_for: Duration::from_secs(2) }
     }
 }
 
@@ -117,11 +118,24 @@ impl Breaker {
         matches!(state.mode, Mode::Open { until } if Instant::now() < until)
     }
 
+    /// What a call would be refused with now, for who asks before it takes work; nothing changes by asking.
+    pub fn refusal(&self) -> Option<Open> {
+        let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        match state.mode {
+            Mode::Closed { .. } => None,
+            Mode::Open { until } => {
+                let left = until.saturating_duration_since(Instant::now());
+                (!left.is_zero()).then(|| self.open(left))
+            }
+            Mode::HalfOpen => Some(self.open(WHILE_PROBED)),
+        }
+    }
+
     fn open(&self, retry_after: Duration) -> Open {
         Open { server: self.server, retry_after }
     }
 
-    fn decide(&self, period: u64, has_failed: bool) {
+    fn decide(&self, period: u64, has_failed: bool, weight: u32) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.period != period {
             return;
@@ -130,11 +144,11 @@ impl Breaker {
         match (state.mode, has_failed) {
             (Mode::Closed { failures: 0 }, false) | (Mode::Open { .. }, _) => {}
             (Mode::Closed { .. }, false) => state.mode = Mode::Closed { failures: 0 },
-            (Mode::Closed { failures }, true) if failures + 1 >= self.settings.failures => {
+            (Mode::Closed { failures }, true) if failures.saturating_add(weight) >= self.settings.failures => {
                 tracing::warn!(server = self.server, failures = failures + 1, "breaker opens");
                 self.change(&mut state, opened);
             }
-            (Mode::Closed { failures }, true) => state.mode = Mode::Closed { failures: failures + 1 },
+            (Mode::Closed { failures }, true) => state.mode = Mode::Closed { failures: failures + weight },
             (Mode::HalfOpen, false) => {
                 tracing::info!(server = self.server, "breaker closes");
                 self.change(&mut state, Mode::Closed { failures: 0 });
@@ -167,17 +181,33 @@ impl Breaker {
     }
 }
 
+// === impl Open ===
+
+impl Open {
+    /// Whole seconds, for `Retry-After`.
+    pub fn retry_after_seconds(&self) -> u32 {
+        u32::try_from(self.retry_after.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
+    }
+}
+
 // === impl Admission ===
 
 impl Admission<'_> {
     pub fn succeeded(mut self) {
         self.is_decided = true;
-        self.breaker.decide(self.period, false);
+        self.breaker.decide(self.period, false, 0);
     }
 
     pub fn failed(mut self) {
         self.is_decided = true;
-        self.breaker.decide(self.period, true);
+        self.breaker.decide(self.period, true, 1);
+    }
+
+    /// The server let the call wait for all of its time. Where that time is long, nobody shall wait for it five times: this
+    /// opens the breaker alone.
+    pub fn timed_out(mut self) {
+        self.is_decided = true;
+        self.breaker.decide(self.period, true, u32::MAX);
     }
 }
 
@@ -241,6 +271,21 @@ mod tests {
         let (first, second) = (breaker.admit().unwrap(), breaker.admit().unwrap());
         first.succeeded();
         second.succeeded();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_call_that_waited_for_all_of_its_time_opens_it() {
+        let breaker = breaker();
+        assert_eq!(breaker.refusal(), None);
+        breaker.admit().unwrap().timed_out();
+        let refused = breaker.refusal().unwrap();
+        assert_eq!((refused.retry_after, refused.retry_after_seconds()), (OPEN_FOR, 30));
+        tokio::time::advance(OPEN_FOR).await;
+        assert_eq!(breaker.refusal(), None, "the next call is the probe");
+        let probe = breaker.admit().unwrap();
+        assert_eq!(breaker.refusal().unwrap().retry_after, WHILE_PROBED);
+        probe.succeeded();
+        assert_eq!(breaker.refusal(), None);
     }
 
     #[tokio::test(start_paused = true)]

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use reqwest::{Client, Method, StatusCode};
-use resilience::{Policy, retry};
+use resilience::{Breaker, BreakerSettings, Policy, retry};
 use schemas::{Contract, SchemaRef, WriterSchema};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -37,6 +37,7 @@ pub struct HttpRegistry {
     address: String,
     cache_file: Option<PathBuf>,
     known: Mutex<Known>,
+    breaker: Breaker,
 }
 
 /// What was looked up before.
@@ -127,7 +128,8 @@ impl HttpRegistry {
             .build()
             .map_err(|error| setting(error.to_string()))?;
         let address = shown.as_str().trim_end_matches('/').to_owned();
-        let registry = Self { client, base, address, cache_file, known: Mutex::default() };
+        let breaker = Breaker::new("schema registry", BreakerSettings::default());
+        let registry = Self { client, base, address, cache_file, known: Mutex::default(), breaker };
         registry.read_cache();
         Ok(registry)
     }
@@ -181,11 +183,19 @@ impl HttpRegistry {
         }
     }
 
-    /// Asks, and asks again for a few seconds while the registry is away.
+    /// Asks, and asks again for a few seconds while the registry is away; at once no more when it was found away before.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, EventLogError> {
         let is_away = |error: &EventLogError| matches!(error, EventLogError::RegistryUnavailable { .. });
-        let ask = || self.ask_once(method.clone(), path, body.as_ref());
-        retry(Policy::HTTP, Some(Instant::now() + ASK_FOR), is_away, ask).await
+        let may_be_back = |error: &EventLogError| is_away(error) && self.breaker.refusal().is_none();
+        let ask = || async {
+            match self.breaker.call(is_away, self.ask_once(method.clone(), path, body.as_ref())).await {
+                Ok(answer) => answer,
+                Err(open) => {
+                    Err(EventLogError::RegistryUnavailable { address: self.address.clone(), problem: open.to_string() })
+                }
+            }
+        };
+        retry(Policy::HTTP, Some(Instant::now() + ASK_FOR), may_be_back, ask).await
     }
 
     /// A question that the registry did not get, or did not answer itself, says nothing about a schema: a record must

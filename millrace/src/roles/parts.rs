@@ -2,7 +2,7 @@
 //! others, the role says what its failure means.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use audit::{Auditor, RollingSettings};
 use axum::routing::get;
@@ -59,6 +59,11 @@ pub fn command_side(
         Ok(())
     });
     watch_store(process, store);
+    let (intake, taking) = (process.health.component("command intake"), handler.clone());
+    process.spawn("command intake", async move {
+        taking.tell_intake(intake).await;
+        Ok(())
+    });
     let routes = command_api::http::router(handler.clone(), now);
     (handler, routes)
 }
@@ -300,12 +305,13 @@ async fn forget_outcomes(
     shutdown: tokio_util::sync::CancellationToken,
 ) {
     let mut ticks = tokio::time::interval(FORGET_EVERY);
+    let begun = (Instant::now(), now());
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
             () = shutdown.cancelled() => return,
         }
-        let before = now() - i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
+        let before = forgotten_before(begun.1, begun.0.elapsed(), now(), retention);
         loop {
             match store.forget_outcomes(before, FORGET_AT_ONCE).await {
                 Ok(forgotten) if forgotten as usize >= FORGET_AT_ONCE => continue,
@@ -316,5 +322,27 @@ async fn forget_outcomes(
                 }
             }
         }
+    }
+}
+
+/// Outcomes of commands that came before this may go. A clock that jumps ahead would forget them all at once, and a
+/// command that is repeated would be done twice: so no more time counts than this process has run since `begun_at`.
+fn forgotten_before(begun_at: i64, runs_for: Duration, now: i64, retention: Duration) -> i64 {
+    let milliseconds = |duration: Duration| i64::try_from(duration.as_millis()).unwrap_or(i64::MAX);
+    now.min(begun_at.saturating_add(milliseconds(runs_for))).saturating_sub(milliseconds(retention))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_that_jumps_ahead_forgets_nothing_early() {
+        let (hour, week) = (Duration::from_secs(3_600), Duration::from_secs(7 * 86_400));
+        let (start, ran) = (1_700_000_000_000, 3_600_000);
+        let kept = week.as_millis() as i64;
+        assert_eq!(forgotten_before(start, hour, start + ran, week), start + ran - kept);
+        assert_eq!(forgotten_before(start, hour, start + 10 * kept, week), start + ran - kept);
+        assert_eq!(forgotten_before(start, hour, start - kept, week), start - 2 * kept, "and back: later");
     }
 }

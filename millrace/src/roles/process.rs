@@ -18,9 +18,9 @@ use tokio_util::sync::CancellationToken;
 use super::connections;
 use crate::exit::{Exit, one_line};
 
-/// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 5 s
+/// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 10 s
 /// that are promised.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(8);
 
 /// What the failure of a part means for the process that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -24,6 +24,7 @@ use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use futures::future::try_join_all;
 use redis::{FromRedisValue, Value, cmd, from_redis_value};
+use resilience::{Breaker, BreakerSettings};
 use schemas::Context;
 
 use crate::checkpoint::{Checkpoint, PartitionRef};
@@ -41,6 +42,8 @@ use writer::Applied;
 /// A stock store in Redis.
 pub struct RedisStock {
     servers: RedisServers,
+    /// For reads that somebody waits for. Projectors do without: they wait and try again by themselves.
+    reads: Breaker,
     /// Before every key.
     prefix: String,
     /// What this process writes; `None` in one that only reads.
@@ -64,6 +67,7 @@ impl RedisStock {
         let servers = RedisServers::connect(&address).await?;
         Ok(Self {
             servers,
+            reads: Breaker::new("redis", BreakerSettings::default()),
             prefix: address.prefix().to_owned(),
             prepared: ArcSwapOption::empty(),
             last_served: ArcSwapOption::empty(),
@@ -225,17 +229,20 @@ impl ReadModel for RedisStock {
     }
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
-        let generation = self.told_of().await?;
-        let partitions = CONTEXTS.into_iter().flat_map(|context: Context| {
-            (0..generation.partitions).map(move |partition| PartitionRef { context, partition })
-        });
-        let partitions = partitions.map(|partition| self.partition_status(&generation, partition));
-        Ok(ReadModelStatus {
-            name: NAME.to_owned(),
-            generation: generation.number,
-            fold_version: generation.fold_version,
-            partitions: try_join_all(partitions).await?,
-        })
+        let looked = async {
+            let generation = self.told_of().await?;
+            let partitions = CONTEXTS.into_iter().flat_map(|context: Context| {
+                (0..generation.partitions).map(move |partition| PartitionRef { context, partition })
+            });
+            let partitions = partitions.map(|partition| self.partition_status(&generation, partition));
+            Ok(ReadModelStatus {
+                name: NAME.to_owned(),
+                generation: generation.number,
+                fold_version: generation.fold_version,
+                partitions: try_join_all(partitions).await?,
+            })
+        };
+        self.read(looked).await
     }
 
     async fn rows(

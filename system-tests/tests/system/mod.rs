@@ -135,6 +135,13 @@ impl System {
         child.wait().unwrap();
     }
 
+    /// SIGTERM; gives the exit code of a process that ends within `patience`.
+    pub fn terminate(&mut self, name: &'static str, patience: Duration) -> i32 {
+        let mut child = self.processes.get_mut(name).unwrap().child.take().unwrap();
+        signal(&child, "TERM");
+        wait(&mut child, patience)
+    }
+
     pub fn log(&self, name: &str) -> String {
         std::fs::read_to_string(self.folder.path().join(format!("{name}.log"))).unwrap_or_default()
     }

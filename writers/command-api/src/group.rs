@@ -2,6 +2,9 @@
 //!
 //! The whole group is decided again after a conflict, not only the command that conflicted: a later command of the
 //! group may have been decided on the state that the earlier one no longer has.
+//!
+//! A store that goes away while a group is decided has time to come back. A group that finds it away, as others did
+//! before, is refused at once: its senders know when to come again.
 
 mod decide;
 mod work;
@@ -41,6 +44,7 @@ pub(crate) struct GroupState {
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
     let deadline = Instant::now() + state.settings.retry_for;
     let mut backoff = Policy::CONFLICT.backoff();
+    let mut is_first = true;
     loop {
         // A group whose offsets another handler took is out; the rest goes on.
         let outcomes = match attempt(state, &submissions).await {
@@ -54,7 +58,9 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
             }
             Err(error) => {
                 state.cache.evict(streams_of(&submissions).iter());
-                if error.is_transient() && Instant::now() < deadline {
+                let was_away = is_first && state.store.refusal().is_some();
+                is_first = false;
+                if error.is_transient() && !was_away && Instant::now() < deadline {
                     let cause = if matches!(error, HandlerError::Store(EventStoreError::Conflict { .. })) {
                         "conflict"
                     } else {

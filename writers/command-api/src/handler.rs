@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 
 use event_store::{EventStore, OffsetAdvance, Timer, Topology};
 use metrics::{counter, gauge, histogram};
+use resilience::Open;
 use schemas::{CommandEnvelope, Context, Outcome, OutcomeKind};
+use telemetry::ComponentHealth;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -36,6 +38,9 @@ pub struct HandlerSettings {
     pub cached_streams: NonZeroUsize,
     /// Events that may wait for the relay before intake waits too; `None`: any number.
     pub max_relay_lag: Option<u64>,
+    /// How long a bulk body waits while intake is held before its commands are `failed`; less than clients wait for the
+    /// next byte.
+    pub held_patience: Duration,
     /// How long a group is retried on an unavailable store before its commands are `failed`.
     pub retry_for: Duration,
 }
@@ -119,6 +124,7 @@ impl Default for HandlerSettings {
             snapshot_every: 100,
             cached_streams: NonZeroUsize::new(100_000).unwrap_or(NonZeroUsize::MIN),
             max_relay_lag: None,
+            held_patience: Duration::from_secs(15),
             retry_for: Duration::from_secs(10),
         }
     }
@@ -135,7 +141,8 @@ impl CommandHandler {
         shutdown: CancellationToken,
     ) -> (Self, JoinHandle<()>) {
         let (queue, submissions) = mpsc::channel(settings.queue);
-        let gate = IntakeGate::watch(Arc::clone(&store), settings.max_relay_lag, shutdown.clone());
+        let gate =
+            IntakeGate::watch(Arc::clone(&store), settings.max_relay_lag, settings.held_patience, shutdown.clone());
         let handler = Self { queue, store: Arc::clone(&store), gate };
         let state = group::GroupState {
             store,
@@ -200,6 +207,21 @@ impl CommandHandler {
         &self.gate
     }
 
+    /// Tells a component of `/readyz` whether intake is held, until the handler shuts down.
+    pub async fn tell_intake(&self, health: ComponentHealth) {
+        self.gate.tell(health).await;
+    }
+
+    /// Ends when the handler takes nothing more.
+    pub(crate) async fn closed(&self) {
+        self.queue.closed().await;
+    }
+
+    /// Why no command is taken now, and for how long: the event store is away.
+    pub(crate) fn refusal(&self) -> Option<Open> {
+        self.store.refusal()
+    }
+
     /// The stored outcome of a command.
     pub async fn outcome(&self, id: Uuid) -> Result<Option<Outcome>, HandlerError> {
         Ok(self.store.outcome(id).await?.map(|stored| stored.outcome))
@@ -216,8 +238,11 @@ impl CommandHandler {
     }
 }
 
+/// Code of the reason when a command has no outcome: the same again is right.
+pub(crate) const NOT_DECIDED: &str = "not_decided";
+
 pub(crate) fn failed(id: Uuid, problem: &str) -> Outcome {
-    refused(id, OutcomeKind::Failed, "not_decided", problem)
+    refused(id, OutcomeKind::Failed, NOT_DECIDED, problem)
 }
 
 async fn run(mut state: group::GroupState, mut submissions: mpsc::Receiver<Submission>, shutdown: CancellationToken) {

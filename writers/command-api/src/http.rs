@@ -16,13 +16,15 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use event_store::EventStoreError;
 use schemas::{Command, CommandEnvelope, Outcome, OutcomeKind};
 use tracing::Instrument;
 use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
+use crate::error::HandlerError;
 use crate::group::ID_REUSED;
-use crate::handler::CommandHandler;
+use crate::handler::{CommandHandler, failed};
 use crate::refusal::refused;
 use problem::Problem;
 
@@ -146,6 +148,9 @@ async fn one(shared: &Shared, body: Body, traceparent: Option<String>) -> Respon
             .retry_after(HELD_RETRY_AFTER)
             .into_response();
     }
+    if let Some(open) = shared.handler.refusal() {
+        return respond_within(failed(envelope.id, &open.to_string()), open.retry_after_seconds());
+    }
     match shared.handler.try_handle(envelope, QUEUE_PATIENCE).await {
         Some(outcome) => respond(outcome),
         None => Problem::new(StatusCode::TOO_MANY_REQUESTS, "Too many commands")
@@ -182,6 +187,11 @@ async fn get_outcome(State(shared): State<Arc<Shared>>, id: Result<Path<String>,
         Ok(None) => Problem::new(StatusCode::NOT_FOUND, "Unknown command")
             .detail(format!("no outcome of {id} is kept: it was never decided, or longer ago than outcomes are kept"))
             .into_response(),
+        Err(HandlerError::Store(EventStoreError::BreakerOpen(open))) => {
+            Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Event store unavailable")
+                .retry_after(open.retry_after_seconds())
+                .into_response()
+        }
         Err(error) => {
             tracing::warn!(%error, "outcome cannot be looked up");
             Problem::new(StatusCode::SERVICE_UNAVAILABLE, "Event store unavailable").retry_after(1).into_response()
@@ -201,6 +211,11 @@ async fn method_not_allowed() -> Response {
 
 /// An outcome alone: its status says what became of the command.
 fn respond(outcome: Outcome) -> Response {
+    respond_within(outcome, 1)
+}
+
+/// As [`respond`]; one that was not decided may come again after `retry_after` seconds.
+fn respond_within(outcome: Outcome, retry_after: u32) -> Response {
     let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
     let (status, title) = match outcome.outcome {
         OutcomeKind::Accepted => return axum::Json(outcome).into_response(),
@@ -210,7 +225,7 @@ fn respond(outcome: Outcome) -> Response {
         OutcomeKind::Failed => (StatusCode::SERVICE_UNAVAILABLE, "Command not decided"),
     };
     let problem = Problem::new(status, title).outcome(outcome);
-    let problem = if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(1) } else { problem };
+    let problem = if status == StatusCode::SERVICE_UNAVAILABLE { problem.retry_after(retry_after) } else { problem };
     problem.into_response()
 }
 

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use event_store::EventStore;
 use metrics::gauge;
+use telemetry::ComponentHealth;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -24,14 +25,21 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct IntakeGate {
     /// `None` where nothing is watched.
     is_open: Option<watch::Receiver<bool>>,
+    patience: Duration,
 }
 
 // === impl IntakeGate ===
 
 impl IntakeGate {
-    /// Watches the relay's lag until `shutdown`; without a bound the gate is always open.
-    pub(crate) fn watch(store: Arc<dyn EventStore>, most: Option<u64>, shutdown: CancellationToken) -> Self {
-        let Some(most) = most else { return Self { is_open: None } };
+    /// Watches the relay's lag until `shutdown`; without a bound the gate is always open. Who waits for a limited time
+    /// waits for `patience`.
+    pub(crate) fn watch(
+        store: Arc<dyn EventStore>,
+        most: Option<u64>,
+        patience: Duration,
+        shutdown: CancellationToken,
+    ) -> Self {
+        let Some(most) = most else { return Self { is_open: None, patience } };
         let (tell, is_open) = watch::channel(true);
         tokio::spawn(async move {
             tokio::select! {
@@ -39,7 +47,7 @@ impl IntakeGate {
                 () = shutdown.cancelled() => {}
             }
         });
-        Self { is_open: Some(is_open) }
+        Self { is_open: Some(is_open), patience }
     }
 
     pub(crate) fn is_open(&self) -> bool {
@@ -53,9 +61,25 @@ impl IntakeGate {
         }
     }
 
-    /// As [`Self::opened`], for at most `patience`; whether commands are taken then.
-    pub(crate) async fn opened_within(&self, patience: Duration) -> bool {
-        tokio::time::timeout(patience, self.opened()).await.is_ok()
+    /// As [`Self::opened`], for a limited time; whether commands are taken then.
+    pub(crate) async fn opened_in_time(&self) -> bool {
+        tokio::time::timeout(self.patience, self.opened()).await.is_ok()
+    }
+
+    /// Tells `/readyz` whether intake is held, until nobody watches any more.
+    pub(crate) async fn tell(&self, health: ComponentHealth) {
+        health.ready();
+        let Some(mut is_open) = self.is_open.clone() else { return };
+        loop {
+            if *is_open.borrow_and_update() {
+                health.ready();
+            } else {
+                health.degraded("held: no commands are taken until the relay has caught up");
+            }
+            if is_open.changed().await.is_err() {
+                return;
+            }
+        }
     }
 }
 

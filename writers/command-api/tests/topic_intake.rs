@@ -39,16 +39,21 @@ impl Fixture {
     }
 
     fn run(&self) -> Running {
+        self.run_with(HandlerSettings::default(), &Health::default())
+    }
+
+    fn run_with(&self, settings: HandlerSettings, health: &Health) -> Running {
         let shutdown = CancellationToken::new();
-        let (handler, _) =
-            CommandHandler::start(self.store.clone(), TOPOLOGY, HandlerSettings::default(), shutdown.clone());
+        let (handler, _) = CommandHandler::start(self.store.clone(), TOPOLOGY, settings, shutdown.clone());
+        let (told, intake) = (handler.clone(), health.component("command intake"));
+        tokio::spawn(async move { told.tell_intake(intake).await });
         let intake = run_topic_intake(
             handler,
             self.store.clone(),
             self.log.clone(),
             Arc::new(EmbeddedRegistry::default()),
             topics(),
-            Health::default().component("command topics"),
+            health.component("command topics"),
             || 1_700_000_000_000,
             shutdown.clone(),
         );
@@ -241,4 +246,36 @@ async fn two_intakes_on_one_topic_take_every_command_once() {
     for running in both {
         running.stop().await;
     }
+}
+
+#[tokio::test]
+async fn records_wait_while_the_relay_is_too_far_behind_and_readiness_says_so() {
+    let fixture = Fixture::new().await;
+    let health = Health::default();
+    let settings = HandlerSettings { max_relay_lag: Some(10), ..HandlerSettings::default() };
+    let running = fixture.run_with(settings, &health);
+    let until_said = async |wanted: &str| {
+        let begun = Instant::now();
+        while !health.report().components["command intake"].starts_with(wanted) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", health.report());
+            tokio::task::yield_now().await;
+        }
+    };
+    // Nobody relays. What is taken before the first look is taken.
+    fixture.publish((1..=30).map(|id| receive(id, 1)).collect()).await;
+    fixture.taken(30).await;
+    until_said("held").await;
+    assert!(health.report().ready, "it does all else");
+    fixture.publish((31..=35).map(|id| receive(id, 1)).collect()).await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(500) {
+        assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap().get(&0), Some(&30));
+    }
+    let lease = fixture.store.lease_relay().await.unwrap();
+    let mut cursor = lease.cursor;
+    cursor.position = fixture.stored().await.last().unwrap().position;
+    fixture.store.save_cursor(lease.epoch, &cursor).await.unwrap();
+    fixture.taken(35).await;
+    until_said("ready").await;
+    running.stop().await;
 }

@@ -7,6 +7,9 @@ pub enum EventStoreError {
     /// The server cannot be reached, timed out or shut down: trying again may help. Nothing was acknowledged.
     #[error("event store {address} does not answer: {problem}")]
     Unavailable { address: String, problem: String },
+    /// Not asked: calls before found the server away. In a moment one looks again. Nothing was acknowledged.
+    #[error("event store: {0}")]
+    BreakerOpen(resilience::Open),
     /// Somebody else was faster: load again and decide again, in a fresh transaction. Nothing was written.
     #[error("append conflicts on {what}")]
     Conflict { what: String },
@@ -30,6 +33,9 @@ pub enum EventStoreError {
 impl EventStoreError {
     /// Whether trying again may help.
     pub fn is_transient(&self) -> bool {
-        matches!(self, EventStoreError::Unavailable { .. } | EventStoreError::Conflict { .. })
+        matches!(
+            self,
+            EventStoreError::Unavailable { .. } | EventStoreError::BreakerOpen(_) | EventStoreError::Conflict { .. }
+        )
     }
 }

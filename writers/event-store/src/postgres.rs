@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use domain::StreamId;
-use resilience::{Guard, guard};
+use resilience::{Guard, Open, guard};
 use schemas::StorePosition;
 use tokio::sync::Notify;
 use uuid::Uuid;
@@ -117,7 +117,7 @@ impl EventStore for PostgresEventStore {
         if !guard::holds(Guard::LoadsBeforeWrites) {
             return self.early.load(self.pool.server(), request).await;
         }
-        let session = self.pool.session().await?;
+        let session = self.pool.session_of_command().await?;
         let loaded = within(load::load(&session, request)).await;
         session.settle(loaded)
     }
@@ -130,7 +130,7 @@ impl EventStore for PostgresEventStore {
                 appended.map_err(|failure| failure.into_error(self.pool.server().address()))?
             }
             None => {
-                let session = self.pool.session().await?;
+                let session = self.pool.session_of_command().await?;
                 let appended = within(self.append_in(&session, batch)).await;
                 session.settle(appended)?
             }
@@ -141,7 +141,7 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
-        let session = self.pool.session().await?;
+        let session = self.pool.session_of_command().await?;
         let reading = async {
             let rows = session.client().query(&session.statements.command_offsets, &[&topic]).await?;
             rows.iter().map(|row| Ok((row.try_get::<_, i32>(0)? as u32, unsigned(row, 1)?))).collect()
@@ -163,7 +163,7 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn outcome(&self, id: Uuid) -> Result<Option<StoredOutcome>, EventStoreError> {
-        let session = self.pool.session().await?;
+        let session = self.pool.session_of_command().await?;
         let reading = async {
             let row = session.client().query_opt(&session.statements.outcomes, &[&vec![id]]).await?;
             Ok(row.as_ref().map(stored_outcome).transpose()?.map(|(_, outcome)| outcome))
@@ -250,9 +250,16 @@ impl EventStore for PostgresEventStore {
         session.settle(lag)
     }
 
+    fn refusal(&self) -> Option<Open> {
+        self.pool.refusal()
+    }
+
     async fn ping(&self) -> Result<(), EventStoreError> {
         let session = self.pool.session().await?;
         let pinged = within(async { Ok(session.client().simple_query("SELECT 1").await.map(|_| ())?) }).await;
         session.settle(pinged)
     }
 }
+
+#[cfg(test)]
+mod tests;

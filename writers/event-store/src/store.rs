@@ -8,6 +8,7 @@ use std::collections::HashMap;
 
 use async_trait::async_trait;
 use domain::{State, StreamId};
+use resilience::Open;
 use schemas::{Context, Outcome, RegionId, SchemaRef, StorePosition, WarehouseId, partition_of};
 use uuid::Uuid;
 
@@ -283,6 +284,12 @@ pub trait EventStore: Send + Sync {
     /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag. The count
     /// ends at [`MOST_COUNTED`], which then stands for that many or more: a lag of millions must not cost a scan of them.
     async fn relay_lag(&self, now: i64) -> Result<(u64, Option<i64>), EventStoreError>;
+
+    /// What a command would be refused with now without being asked for, because the store did not answer others;
+    /// `None` where the store is asked.
+    fn refusal(&self) -> Option<Open> {
+        None
+    }
 
     /// Whether the store answers; for readiness.
     async fn ping(&self) -> Result<(), EventStoreError>;

@@ -87,6 +87,7 @@ postgres_only!(
     killed_sessions_are_a_transient_error_that_mends_itself,
     a_killed_leader_gives_up_the_lock,
     groups_with_the_same_streams_do_not_deadlock,
+    commands_are_refused_at_once_while_the_server_is_away,
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
     a_table_that_lost_rows_is_refused,
     tables_of_a_newer_build_are_refused,

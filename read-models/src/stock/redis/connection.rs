@@ -135,6 +135,12 @@ impl RedisServers {
         }
     }
 
+    /// Servers that let a read wait for all of its time.
+    pub(super) fn late(&self, waited: Duration) -> ReadModelError {
+        let problem = format!("no answer within {} ms", waited.as_millis());
+        ReadModelError::Unavailable { name: NAME.to_owned(), address: self.shown.clone(), problem }
+    }
+
     fn told(&self, error: RedisError) -> ReadModelError {
         told(&self.shown, error)
     }

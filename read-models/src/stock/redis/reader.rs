@@ -20,12 +20,34 @@ use crate::stock::{CONTEXTS, NAME, StockAnswer, StockReader, StockRow};
 const FIRST_LOOK: Duration = Duration::from_millis(1);
 const LAST_LOOK: Duration = Duration::from_millis(10);
 
+/// A read takes a millisecond or two. Who waits for one is not kept for the time that a write may take, and a request
+/// that is given up from outside would tell the breaker nothing.
+const READ: Duration = Duration::from_secs(1);
+
 /// The functions' answer for one SKU: warehouses and rows in turn, and whether it is parked.
 type SkuRows = (Vec<String>, bool);
 
 // === impl RedisStock ===
 
 impl RedisStock {
+    /// A read that somebody waits for: bounded, and refused at once while servers do not answer.
+    pub(super) async fn read<T>(
+        &self,
+        read: impl Future<Output = Result<T, ReadModelError>>,
+    ) -> Result<T, ReadModelError> {
+        let bounded = async {
+            match tokio::time::timeout(READ, read).await {
+                Ok(answer) => answer,
+                Err(_) => Err(self.servers.late(READ)),
+            }
+        };
+        let is_away = |error: &ReadModelError| matches!(error, ReadModelError::Unavailable { .. });
+        match self.reads.call(is_away, bounded).await {
+            Ok(answer) => answer,
+            Err(open) => Err(ReadModelError::BreakerOpen { name: NAME.to_owned(), open }),
+        }
+    }
+
     /// The generation that reads are answered from.
     pub(super) async fn serving(&self) -> Result<Arc<Generation>, ReadModelError> {
         let mut marks = cmd("HGETALL");
@@ -148,17 +170,20 @@ impl RedisStock {
 #[async_trait]
 impl StockReader for RedisStock {
     async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
-        self.read_serving(|generation| async move { self.answers(&generation, skus).await }).await
+        self.read(self.read_serving(|generation| async move { self.answers(&generation, skus).await })).await
     }
 
     async fn wait_for(&self, min: &PositionToken, timeout: Duration) -> Result<bool, ReadModelError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut pause = FIRST_LOOK;
         loop {
-            let look = self.read_serving(|generation| async move { self.is_reached(&generation, min).await });
+            let look =
+                self.read(self.read_serving(|generation| async move { self.is_reached(&generation, min).await }));
             match tokio::time::timeout_at(deadline.max(tokio::time::Instant::now() + LAST_LOOK), look).await {
                 Ok(Ok(true)) => return Ok(true),
                 Ok(Ok(false)) => {}
+                // Waiting would not end before the reader's own time.
+                Ok(Err(error @ ReadModelError::BreakerOpen { .. })) => return Err(error),
                 Ok(Err(error)) if error.is_transient() => {}
                 Ok(Err(error)) => return Err(error),
                 Err(_) => return Ok(false),

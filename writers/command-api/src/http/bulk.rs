@@ -3,8 +3,6 @@
 //! A few chunks are under way at once; a client that does not read its outcomes stops the reading of its body.
 //! A client that goes away leaves no half command: what was taken has its outcome, and the id finds it.
 
-use std::time::Duration;
-
 use axum::body::Body;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
@@ -16,7 +14,7 @@ use uuid::Uuid;
 
 use super::lines::{Line, LineSplitter};
 use super::{BODY_PATIENCE, MAX_COMMAND_BYTES, readable_id};
-use crate::handler::{CommandHandler, Enqueued};
+use crate::handler::{CommandHandler, Enqueued, NOT_DECIDED};
 use crate::intake_gate::OVERLOADED;
 use crate::refusal::refused;
 
@@ -24,9 +22,6 @@ use crate::refusal::refused;
 const CHUNK_COMMANDS: usize = 500;
 /// Chunks under way before the body waits.
 const CHUNKS_UNDER_WAY: usize = 4;
-
-/// How long the body waits while the relay catches up; less than clients wait for the next byte.
-const HELD_PATIENCE: Duration = Duration::from_secs(15);
 
 /// A chunk on its way: which of its lines wait for the handler, and what the others already are.
 struct Chunk {
@@ -49,7 +44,8 @@ pub(super) fn respond(handler: CommandHandler, body: Body, traceparent: Option<S
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(outcomes)).into_response()
 }
 
-/// Reads the body to its end, or until nobody reads the outcomes.
+/// Reads the body to its end, until nobody reads the outcomes, or until the process ends: its sender gives the lines that
+/// have no outcome again.
 async fn read_body(
     handler: CommandHandler,
     body: Body,
@@ -60,7 +56,11 @@ async fn read_body(
     let mut splitter = LineSplitter::new(MAX_COMMAND_BYTES);
     let mut pieces = body.into_data_stream();
     loop {
-        let Ok(piece) = tokio::time::timeout(BODY_PATIENCE, pieces.next()).await else {
+        let read = tokio::select! {
+            read = tokio::time::timeout(BODY_PATIENCE, pieces.next()) => read,
+            () = handler.closed() => return,
+        };
+        let Ok(piece) = read else {
             tracing::debug!("bulk body stalled");
             return;
         };
@@ -97,8 +97,12 @@ async fn take(handler: &CommandHandler, lines: &[Line], traceparent: Option<&str
             Err(outcome) => ChunkLine::Refused(outcome),
         })
         .collect::<Vec<_>>();
-    if !commands.is_empty() && !handler.gate().opened_within(HELD_PATIENCE).await {
-        return Chunk { lines: held(lines, commands), enqueued: None };
+    if !commands.is_empty() && !handler.gate().opened_in_time().await {
+        let message = "the relay is too far behind; nothing was taken";
+        return Chunk { lines: not_taken(lines, commands, OVERLOADED, message), enqueued: None };
+    }
+    if let Some(open) = handler.refusal().filter(|_| !commands.is_empty()) {
+        return Chunk { lines: not_taken(lines, commands, NOT_DECIDED, &open.to_string()), enqueued: None };
     }
     // Enqueued here, one chunk after the other, so that commands are decided in the order of their lines.
     let enqueued = if commands.is_empty() { None } else { Some(handler.enqueue(commands).await) };
@@ -106,12 +110,11 @@ async fn take(handler: &CommandHandler, lines: &[Line], traceparent: Option<&str
 }
 
 /// Outcomes of commands that were not taken: given again under their ids, they have their first outcome then.
-fn held(lines: Vec<ChunkLine>, commands: Vec<CommandEnvelope>) -> Vec<ChunkLine> {
+fn not_taken(lines: Vec<ChunkLine>, commands: Vec<CommandEnvelope>, code: &str, message: &str) -> Vec<ChunkLine> {
     let mut commands = commands.into_iter();
-    let message = "the relay is too far behind; nothing was taken";
     let of = |line| match line {
         ChunkLine::Waits => commands.next().map_or(ChunkLine::Waits, |command| {
-            ChunkLine::Refused(Box::new(refused(command.id, OutcomeKind::Failed, OVERLOADED, message)))
+            ChunkLine::Refused(Box::new(refused(command.id, OutcomeKind::Failed, code, message)))
         }),
         refused => refused,
     };

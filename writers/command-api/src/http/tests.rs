@@ -192,3 +192,50 @@ async fn commands_wait_while_the_relay_is_too_far_behind_and_go_on_once_it_has_c
     let (status, ..) = api.post("application/json", receive(number, 1).to_string()).await;
     assert_eq!(status, StatusCode::OK);
 }
+
+#[tokio::test]
+async fn lines_that_waited_for_all_of_their_time_are_overloaded_and_may_come_again() {
+    let patience = Duration::from_millis(300);
+    let settings = HandlerSettings { max_relay_lag: Some(10), held_patience: patience, ..HandlerSettings::default() };
+    let api = Api::with(settings).await;
+    let lines: String = (1..30).map(|number| format!("{}\n", receive(number, 1))).collect();
+    api.post("application/x-ndjson", lines).await;
+    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+    while api.post("application/json", receive(1, 1).to_string()).await.0 != StatusCode::TOO_MANY_REQUESTS {
+        assert!(tokio::time::Instant::now() < deadline, "the lag holds nothing");
+        tokio::task::yield_now().await;
+    }
+    let begun = tokio::time::Instant::now();
+    let held = format!("{}\nno command\n{}\n", receive(100, 1), receive(101, 1));
+    let (status, _, answers) = api.post("application/x-ndjson", held).await;
+    assert!(begun.elapsed() >= patience);
+    let told: Vec<_> = answers.iter().map(|answer| (&answer["outcome"], &answer["reason"]["code"])).collect();
+    let held = (&json!("failed"), &json!("overloaded"));
+    assert_eq!((status, told), (StatusCode::OK, vec![held, (&json!("invalid"), &json!("malformed_command")), held]));
+    assert_eq!(answers[0]["id"], json!(Uuid::from_u128(100)));
+    assert!(api.store.outcome(Uuid::from_u128(100)).await.unwrap().is_none(), "it was taken");
+}
+
+#[tokio::test]
+async fn a_bulk_body_without_end_ends_with_the_process() {
+    let folder = tempfile::tempdir().unwrap();
+    let store: Arc<dyn EventStore> = Arc::new(SqliteEventStore::open(folder.path().join("events.db")).unwrap());
+    let topology = store.fix_topology(Topology { partitions: 4 }).await.unwrap();
+    let shutdown = CancellationToken::new();
+    let (handler, running) = CommandHandler::start(store, topology, HandlerSettings::default(), shutdown.clone());
+    let routes = router(handler, || 1_700_000_000_000);
+    // One line, and then nothing more: the sender stays connected.
+    let line = futures::stream::iter([Ok::<_, std::io::Error>(format!("{}\n", receive(1, 1)))]);
+    let body = Body::from_stream(futures::StreamExt::chain(line, futures::stream::pending()));
+    let request = Request::post("/v1/commands").header("content-type", "application/x-ndjson").body(body).unwrap();
+    let answered = async {
+        let response = routes.oneshot(request).await.unwrap();
+        let mut outcomes = response.into_body().into_data_stream();
+        let first = futures::StreamExt::next(&mut outcomes).await.unwrap().unwrap();
+        shutdown.cancel();
+        running.await.unwrap();
+        (first, futures::StreamExt::next(&mut outcomes).await.is_none())
+    };
+    let (first, has_ended) = tokio::time::timeout(Duration::from_secs(20), answered).await.unwrap();
+    assert!(String::from_utf8_lossy(&first).contains("accepted") && has_ended);
+}

@@ -47,13 +47,8 @@ impl HorizonWatch {
         Ok((waiting, oldest))
     }
 
-    /// A user without `pg_read_all_stats` sees only its own sessions, so there may be none to name.
     async fn name_the_holder(&self, session: &Session, blocked: Duration) -> Result<(), Failure> {
-        let row = session.client().query_opt(&session.statements.horizon_holder, &[]).await?;
-        let (holder, seconds): (String, Option<f64>) = match row {
-            Some(row) => (row.try_get(0)?, row.try_get(1)?),
-            None => ("not visible to this user: grant pg_read_all_stats".to_owned(), None),
-        };
+        let (holder, seconds) = holder(session).await?;
         tracing::warn!(blocked_seconds = blocked.as_secs(), holder, open_seconds = seconds, "horizon is held");
         Ok(())
     }
@@ -65,5 +60,14 @@ impl HorizonWatch {
             *warned_at = Some(Instant::now());
         }
         due
+    }
+}
+
+/// Who has the oldest transaction open, and for how many seconds. A user without `pg_read_all_stats` sees only its own
+/// sessions, so there may be none to name.
+pub(super) async fn holder(session: &Session) -> Result<(String, Option<f64>), Failure> {
+    match session.client().query_opt(&session.statements.horizon_holder, &[]).await? {
+        Some(row) => Ok((row.try_get(0)?, row.try_get(1)?)),
+        None => Ok(("not visible to this user: grant pg_read_all_stats".to_owned(), None)),
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use native_tls::TlsConnector;
 use postgres_native_tls::MakeTlsConnector;
+use resilience::{Admission, Breaker, BreakerSettings, Open};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::task::AbortHandle;
 use tokio_postgres::config::{Host, SslMode, TargetSessionAttrs};
@@ -39,6 +40,8 @@ pub(super) struct Pool {
     server: Server,
     slots: Semaphore,
     idle: Mutex<Vec<Session>>,
+    /// For commands, whose senders wait. The relay and other loops do without: they wait and try again by themselves.
+    breaker: Breaker,
 }
 
 /// A server as an address names it.
@@ -66,6 +69,8 @@ pub(super) struct Connection {
 pub(super) struct Held<'pool> {
     pool: &'pool Pool,
     session: Session,
+    /// Of a command.
+    admission: Option<Admission<'pool>>,
     _slot: SemaphorePermit<'pool>,
 }
 
@@ -138,7 +143,8 @@ impl Server {
 
 impl Pool {
     pub(super) fn new(server: Server) -> Self {
-        Self { server, slots: Semaphore::new(SESSIONS), idle: Mutex::new(Vec::new()) }
+        let breaker = Breaker::new("postgres", BreakerSettings::default());
+        Self { server, slots: Semaphore::new(SESSIONS), idle: Mutex::new(Vec::new()), breaker }
     }
 
     pub(super) fn server(&self) -> &Server {
@@ -147,21 +153,48 @@ impl Pool {
 
     /// An open session: an idle one, or a new one. Waits while all are in use.
     pub(super) async fn session(&self) -> Result<Held<'_>, EventStoreError> {
+        let slot = self.slot().await?;
+        Ok(Held { pool: self, session: self.opened().await?, admission: None, _slot: slot })
+    }
+
+    /// As [`Self::session`], for a command: refused at once while the server does not answer commands.
+    pub(super) async fn session_of_command(&self) -> Result<Held<'_>, EventStoreError> {
+        let admission = self.breaker.admit().map_err(EventStoreError::BreakerOpen)?;
+        // That all are in use is no verdict on the server.
+        let slot = self.slot().await?;
+        match self.opened().await {
+            Ok(session) => Ok(Held { pool: self, session, admission: Some(admission), _slot: slot }),
+            Err(error) => {
+                learn(admission, &error);
+                Err(error)
+            }
+        }
+    }
+
+    /// What a command would be refused with now.
+    pub(super) fn refusal(&self) -> Option<Open> {
+        self.breaker.refusal()
+    }
+
+    async fn slot(&self) -> Result<SemaphorePermit<'_>, EventStoreError> {
         let waiting = tokio::time::timeout(OPERATION_TIMEOUT, self.slots.acquire()).await;
-        let Ok(Ok(slot)) = waiting else {
-            return Err(unavailable(self.server.address(), format!("all {SESSIONS} sessions are in use")));
-        };
+        match waiting {
+            Ok(Ok(slot)) => Ok(slot),
+            _ => Err(unavailable(self.server.address(), format!("all {SESSIONS} sessions are in use"))),
+        }
+    }
+
+    async fn opened(&self) -> Result<Session, EventStoreError> {
         let idle = loop {
             match self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop() {
                 Some(session) if session.connection.client.is_closed() => {}
                 found => break found,
             }
         };
-        let session = match idle {
-            Some(session) => session,
-            None => self.server.session().await?,
-        };
-        Ok(Held { pool: self, session, _slot: slot })
+        match idle {
+            Some(session) => Ok(session),
+            None => self.server.session().await,
+        }
     }
 }
 
@@ -176,7 +209,16 @@ impl Held<'_> {
             // The server went away or refuses to work: the idle sessions most likely ended with it.
             Err(Failure::Database(_) | Failure::TimedOut) => idle.clear(),
         }
-        result.map_err(|failure| failure.into_error(self.pool.server.address()))
+        drop(idle);
+        let has_timed_out = matches!(result, Err(Failure::TimedOut));
+        let result = result.map_err(|failure| failure.into_error(self.pool.server.address()));
+        match (self.admission, &result) {
+            (Some(admission), _) if has_timed_out => admission.timed_out(),
+            (Some(admission), Err(error)) => learn(admission, error),
+            (Some(admission), Ok(_)) => admission.succeeded(),
+            (None, _) => {}
+        }
+        result
     }
 }
 
@@ -202,6 +244,14 @@ impl Drop for Connection {
     fn drop(&mut self) {
         // Without its task the socket closes, also where the server is in the middle of a statement.
         self.driver.abort();
+    }
+}
+
+/// A conflict or a refusal shows that the server is there.
+fn learn(admission: Admission<'_>, error: &EventStoreError) {
+    match error {
+        EventStoreError::Unavailable { .. } => admission.failed(),
+        _ => admission.succeeded(),
     }
 }
 

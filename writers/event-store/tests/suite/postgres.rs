@@ -199,6 +199,66 @@ pub async fn a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there(f
     assert!(again.contains("price-a@north"), "{again}");
 }
 
+/// A way to the server that is closed by ending its task: then its port refuses.
+async fn way(server: &str, port: u16) -> (u16, tokio::task::JoinHandle<()>) {
+    let server = server.to_owned();
+    let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let open = tokio::spawn(async move {
+        let mut connections = tokio::task::JoinSet::new();
+        loop {
+            let (mut client, _) = listener.accept().await.unwrap();
+            let mut server = TcpStream::connect(&server).await.unwrap();
+            connections.spawn(async move {
+                let _ = tokio::io::copy_bidirectional(&mut client, &mut server).await;
+            });
+        }
+    });
+    (port, open)
+}
+
+pub async fn commands_are_refused_at_once_while_the_server_is_away(fixture: &Fixture) {
+    fixture.started().await;
+    let (credentials, rest) = fixture.url().split_once('@').unwrap();
+    let (server, database) = rest.split_once('/').unwrap();
+    let (port, open) = way(server, 0).await;
+    let store = PostgresEventStore::connect(&format!("{credentials}@127.0.0.1:{port}/{database}")).await.unwrap();
+    let request = LoadRequest { streams: vec![price_stream("a")], ..LoadRequest::default() };
+    store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
+    for _ in 0..10 {
+        conflict_of(&store, &batch(vec![set_prices("a", 0, &[1])])).await;
+    }
+    assert_eq!(store.refusal(), None, "who is in the way of another is there");
+
+    open.abort();
+    let begun = Instant::now();
+    loop {
+        match store.load(&request).await {
+            Err(EventStoreError::BreakerOpen(_)) => break,
+            Err(EventStoreError::Unavailable { .. }) => assert!(begun.elapsed() < DEADLINE),
+            other => panic!("{other:?}"),
+        }
+    }
+    let begun = Instant::now();
+    for _ in 0..20 {
+        let appended = store.append(&batch(vec![set_prices("a", 1, &[1])])).await;
+        assert!(matches!(appended, Err(EventStoreError::BreakerOpen(_))), "{appended:?}");
+    }
+    assert!(store.refusal().is_some() && begun.elapsed().as_millis() < 500, "{:?}", begun.elapsed());
+    // The relay asks by itself.
+    let read = store.read_committed(StorePosition::default(), 1).await;
+    assert!(matches!(read, Err(EventStoreError::Unavailable { .. })), "{read:?}");
+
+    let (_, _open) = way(server, port).await;
+    let begun = Instant::now();
+    while let Err(error) = store.load(&request).await {
+        assert!(error.is_transient() && begun.elapsed().as_secs() < 5, "{error}");
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(store.refusal(), None);
+    store.append(&batch(vec![set_prices("a", 1, &[1])])).await.unwrap();
+}
+
 /// A part of fault 22: what can be seen without a look at the topics.
 pub async fn a_table_that_lost_rows_is_refused(fixture: &Fixture) {
     let store = fixture.started().await;
