@@ -35,9 +35,8 @@ pub async fn run(args: ReconcileArgs) -> anyhow::Result<Exit> {
         });
         bar.inc(taken);
     };
-    let report =
-        outbox_relay::reconcile(&*store, &*log, &*registry, topology, options, command_api::restored_rows, progress)
-            .await;
+    let also = |events| command_api::restored_rows(topology, events);
+    let report = outbox_relay::reconcile(&*store, &*log, &*registry, topology, options, also, progress).await;
     bar.finish_and_clear();
     let report = report?;
     if args.json {

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use domain::StreamId;
 use schemas::codec::{EncodedEvent, encode_outcome};
 use schemas::{Outcome, OutcomeKind, PositionToken, StorePosition, partition_of};
+use uuid::Uuid;
 
 use crate::error::EventStoreError;
 use crate::store::{DecidedCommand, Topology};
@@ -60,6 +61,20 @@ pub fn published(command: &DecidedCommand, outcome: &Outcome) -> Result<EncodedE
     }
     encode_outcome(&outcome, command.command_type.as_deref())
         .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {}: {error}", command.id) })
+}
+
+/// The outcome as a row of `commands` holds it.
+pub fn outcome_text(id: Uuid, outcome: &Outcome) -> Result<String, EventStoreError> {
+    serde_json::to_string(outcome)
+        .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {id}: {error}") })
+}
+
+/// The digest in a row of `commands`: of no bytes where the outcome came back from the log.
+pub fn stored_digest(bytes: &[u8]) -> Result<Option<[u8; 32]>, String> {
+    if bytes.is_empty() {
+        return Ok(None);
+    }
+    bytes.try_into().map(Some).map_err(|_| format!("its digest has {} bytes", bytes.len()))
 }
 
 /// Stream of the row that publishes an outcome; its only version is 1.

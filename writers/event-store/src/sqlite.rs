@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use self::file::{Abort, EventFile};
 use crate::error::EventStoreError;
+use crate::outcome_row::stored_digest;
 use crate::rebuild::stored_schema;
 use crate::store::{
     AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows, StoredEvent,
@@ -220,15 +221,14 @@ fn fixed_topology(reader: &Transaction<'_>) -> rusqlite::Result<Option<Topology>
 }
 
 fn stored_outcome(reader: &Transaction<'_>, id: Uuid) -> Result<Option<StoredOutcome>, Abort> {
-    let found: Option<([u8; 32], String)> = reader
+    let found: Option<(Vec<u8>, String)> = reader
         .prepare_cached("SELECT digest, outcome FROM commands WHERE id = ?1")?
         .query_row([id.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
         .optional()?;
     let Some((digest, text)) = found else { return Ok(None) };
-    let outcome: Outcome = serde_json::from_str(&text).map_err(|error| EventStoreError::Damaged {
-        what: format!("outcome of command {id}"),
-        problem: error.to_string(),
-    })?;
+    let damaged = |problem: String| EventStoreError::Damaged { what: format!("outcome of command {id}"), problem };
+    let digest = stored_digest(&digest).map_err(damaged)?;
+    let outcome: Outcome = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     Ok(Some(StoredOutcome { digest, outcome }))
 }
 

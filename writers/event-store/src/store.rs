@@ -55,7 +55,9 @@ pub struct LoadedStream {
 /// The first outcome of a command id, and the digest of the body that it belongs to.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredOutcome {
-    pub digest: [u8; 32],
+    /// `None` for an outcome that came back from the log, which tells no bodies: whatever is given under its id counts
+    /// as a repeat. Such a row holds a digest of no bytes.
+    pub digest: Option<[u8; 32]>,
     pub outcome: Outcome,
 }
 
@@ -214,6 +216,17 @@ pub struct RestoredRows {
     pub events: Vec<StoredEvent>,
     pub claims: Vec<Claim>,
     pub timers: Vec<TimerChange>,
+    pub outcomes: Vec<RestoredOutcome>,
+}
+
+/// The outcome of a command as the log tells it: complete, but for the body that it belongs to.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RestoredOutcome {
+    /// Id that the row is found by.
+    pub id: Uuid,
+    /// Milliseconds since 1970.
+    pub received_at: i64,
+    pub outcome: Outcome,
 }
 
 /// An append-only store of streams of events.
@@ -257,7 +270,8 @@ pub trait EventStore: Send + Sync {
     async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError>;
 
     /// Puts rows back that were in this table before and are in the log: with their places, all of them or none.
-    /// [`EventStoreError::Conflict`] when a place or a version is taken. The next append comes behind them.
+    /// [`EventStoreError::Conflict`] when a place or a version is taken. The next append comes behind them. An outcome
+    /// is stored without a digest ([`StoredOutcome::digest`]); one that is known stays as it is.
     async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError>;
 
     /// Committed rows after `cursor`, in (xid, position) order, never at or above the snapshot horizon.

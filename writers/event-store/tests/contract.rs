@@ -79,6 +79,7 @@ contract!(
     relay::a_released_relay_is_free_for_another,
     relay::a_cursor_is_set_back_by_the_holder_alone,
     relay::lost_rows_come_back_at_their_places,
+    relay::lost_outcomes_come_back_for_any_body,
 );
 
 postgres_only!(

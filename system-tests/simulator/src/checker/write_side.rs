@@ -94,7 +94,7 @@ impl Checker {
         let Some(stored) = self.stored.get(&id) else {
             return Err(Violation::new("W2", format!("command {id} is answered and was not committed: {outcome:?}")));
         };
-        let is_reused = stored.digest != digest;
+        let is_reused = stored.digest.is_some_and(|first| first != digest);
         if is_reused && outcome.outcome != OutcomeKind::Invalid {
             return Err(Violation::new("W2", format!("command id {id} is taken and answered {outcome:?}")));
         }

@@ -245,7 +245,7 @@ fn numbered(
                 traceparent: sent_with.and_then(|event| event.traceparent.clone()),
             });
         }
-        outcomes.push((command.id, StoredOutcome { digest: command.digest, outcome }));
+        outcomes.push((command.id, StoredOutcome { digest: Some(command.digest), outcome }));
     }
     Ok((rows, Appended { positions }, outcomes))
 }
@@ -321,6 +321,11 @@ pub(super) fn restore(tables: &mut Tables, rows: &RestoredRows) -> Result<(), Ev
     }
     for change in &rows.timers {
         change_timer(tables, change);
+    }
+    for restored in &rows.outcomes {
+        let outcome = StoredOutcome { digest: None, outcome: restored.outcome.clone() };
+        let stored = StoredCommand { outcome, received_at: restored.received_at };
+        tables.commands.entry(restored.id).or_insert(stored);
     }
     Ok(())
 }

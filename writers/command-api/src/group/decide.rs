@@ -69,7 +69,7 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
         if let Some(stored) = view.known.get(&id).filter(|_| guard::holds(Guard::CommandId)) {
             // Its command was decided before: nothing else will clear it.
             decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
-            let outcome = repeat(id, &stored.digest, &digest, || stored.outcome.clone());
+            let outcome = repeat(id, stored.digest.as_ref(), &digest, || stored.outcome.clone());
             decided.batch.commands.extend(work.reused(&outcome));
             decided.answers.push(Answer::Known(outcome));
             continue;
@@ -287,9 +287,15 @@ pub(super) fn token(topology: Topology, command: &Command, position: StorePositi
     PositionToken::of(command.context(), partition, position)
 }
 
-/// A repeat gets the first outcome; another body under the same id is refused.
-pub(super) fn repeat(id: Uuid, first: &[u8; 32], digest: &[u8; 32], outcome: impl FnOnce() -> Outcome) -> Outcome {
-    if first == digest { outcome() } else { id_reused(id) }
+/// A repeat gets the first outcome; another body under the same id is refused. Where the first body is not known, it
+/// is taken for a repeat: that one is sent again is common, that an id is used twice is a mistake.
+pub(super) fn repeat(
+    id: Uuid,
+    first: Option<&[u8; 32]>,
+    digest: &[u8; 32],
+    outcome: impl FnOnce() -> Outcome,
+) -> Outcome {
+    if first.is_none_or(|first| first == digest) { outcome() } else { id_reused(id) }
 }
 
 pub(crate) const ID_REUSED: &str = "command_id_reused";

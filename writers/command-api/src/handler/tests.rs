@@ -219,6 +219,42 @@ async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
 }
 
 #[tokio::test]
+async fn a_repeat_after_a_restore_from_the_log_gets_its_first_outcome() {
+    let before = Fixture::new().await;
+    let quiet = before.handler.handle(receive(1, 50)).await;
+    let reserved = before.handler.handle(reserve(2, 4)).await;
+    let record = |number, quantity, place: u128| RecordCommand::Command {
+        envelope: Box::new(reserve(number, quantity)),
+        place_id: id(place),
+    };
+    // Accepted, refused by a rule, and a command id that stands for another body.
+    let commands = vec![record(3, 5, 800), record(4, 500, 801), record(3, 6, 802)];
+    let group = RecordGroup {
+        context: Context::Inventory,
+        topic: "inventory.commands".to_owned(),
+        partition: 1,
+        first: 0,
+        next: 3,
+        commands,
+    };
+    let told = before.handler.handle_records(group).await.unwrap();
+    assert_eq!((told[0].outcome, code(&told[1]), code(&told[2])), {
+        (OutcomeKind::Accepted, "insufficient_stock", group::ID_REUSED)
+    });
+
+    let after = Fixture::new().await;
+    let rows = crate::restored_rows(Topology { partitions: 4 }, before.events().await).unwrap();
+    after.store.restore(&rows).await.unwrap();
+    assert_eq!(after.handler.handle(receive(1, 50)).await, quiet);
+    assert_eq!(after.handler.handle(reserve(2, 4)).await, reserved);
+    assert_eq!(after.handler.handle(reserve(3, 5)).await, told[0]);
+    assert_eq!(after.handler.handle(reserve(4, 500)).await, told[1]);
+    assert_eq!(after.handler.outcome(id(802)).await.unwrap().unwrap(), told[2]);
+    assert_eq!(after.handler.handle(reserve(2, 9)).await, reserved, "the log does not tell the body");
+    assert_eq!(after.events().await.len(), before.events().await.len(), "nothing is decided again");
+}
+
+#[tokio::test]
 async fn an_expired_reservation_gives_its_units_back_once() {
     static CLOCK: AtomicU64 = AtomicU64::new(NOW as u64);
     let fixture = Fixture::new().await;

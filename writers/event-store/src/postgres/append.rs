@@ -18,17 +18,17 @@ use super::load::{query_unless, regions_by_name};
 use super::pool::Session;
 use super::rows::{transaction_id, unsigned};
 use crate::error::EventStoreError;
-use crate::outcome_row::{NewestPositions, positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, outcome_text, positioned, published, published_stream};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, DecidedCommand, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
 
 /// Columns of the commands' rows, in the order of their ids.
 #[derive(Default)]
-struct CommandRows {
-    ids: Vec<Uuid>,
-    digests: Vec<Vec<u8>>,
-    outcomes: Vec<String>,
-    received_at: Vec<i64>,
+pub(super) struct CommandRows {
+    pub(super) ids: Vec<Uuid>,
+    pub(super) digests: Vec<Vec<u8>>,
+    pub(super) outcomes: Vec<String>,
+    pub(super) received_at: Vec<i64>,
 }
 
 /// Columns of the offsets to advance: one step per partition.
@@ -214,8 +214,7 @@ fn lay_out(
             let stream = published_stream(command);
             events.push(EventRow::of_outcome(next_place()?, command, stream, context, &outcome, encoded));
         }
-        let text = serde_json::to_string(&outcome)
-            .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {}: {error}", command.id) })?;
+        let text = outcome_text(command.id, &outcome)?;
         outcomes.push((command, text));
         positions.push(last);
     }

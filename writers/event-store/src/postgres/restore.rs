@@ -1,9 +1,11 @@
 //! Rows that come back from the log, at the places that they had: one transaction.
 
-use super::append::TimerRows;
+use super::append::{CommandRows, TimerRows};
 use super::event_rows::storable;
 use super::failure::Failure;
 use super::pool::Session;
+use crate::error::EventStoreError;
+use crate::outcome_row::outcome_text;
 use crate::store::{AppendBatch, RestoredRows};
 
 pub(super) async fn restore(session: &Session, rows: &RestoredRows) -> Result<(), Failure> {
@@ -71,5 +73,24 @@ async fn restore_in_transaction(session: &Session, rows: &RestoredRows) -> Resul
     client.execute(&statements.set_timers, &[&timers.keys, &timers.due_at, &timers.commands]).await?;
     client.execute(&statements.clear_timers, &[&timers.cleared]).await?;
     client.execute(&statements.clear_given_timers, &[&timers.given.0, &timers.given.1]).await?;
+    let outcomes = outcomes(rows)?;
+    client
+        .execute(
+            &statements.insert_commands,
+            &[&outcomes.ids, &outcomes.digests, &outcomes.outcomes, &outcomes.received_at],
+        )
+        .await?;
     Ok(())
+}
+
+fn outcomes(rows: &RestoredRows) -> Result<CommandRows, EventStoreError> {
+    let mut commands = CommandRows::default();
+    for restored in &rows.outcomes {
+        commands.ids.push(restored.id);
+        // The log does not tell the body.
+        commands.digests.push(Vec::new());
+        commands.outcomes.push(outcome_text(restored.id, &restored.outcome)?);
+        commands.received_at.push(restored.received_at);
+    }
+    Ok(commands)
 }

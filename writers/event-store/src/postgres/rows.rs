@@ -7,6 +7,7 @@ use uuid::Uuid;
 
 use super::failure::Failure;
 use crate::error::EventStoreError;
+use crate::outcome_row::stored_digest;
 use crate::rebuild::stored_schema;
 use crate::store::{StoredEvent, StoredOutcome};
 
@@ -35,7 +36,7 @@ pub(super) fn stored_outcome(row: &Row) -> Result<(Uuid, StoredOutcome), Failure
     let id: Uuid = row.try_get(0)?;
     let damaged = |problem: String| EventStoreError::Damaged { what: format!("outcome of command {id}"), problem };
     let digest: &[u8] = row.try_get(1)?;
-    let digest = digest.try_into().map_err(|_| damaged(format!("its digest has {} bytes", digest.len())))?;
+    let digest = stored_digest(digest).map_err(damaged)?;
     let outcome: Outcome =
         serde_json::from_str(row.try_get(2)?).map_err(|error: serde_json::Error| damaged(error.to_string()))?;
     Ok((id, StoredOutcome { digest, outcome }))

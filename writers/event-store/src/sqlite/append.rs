@@ -9,7 +9,7 @@ use schemas::StorePosition;
 use super::file::Abort;
 use super::fixed_topology;
 use crate::error::EventStoreError;
-use crate::outcome_row::{NewestPositions, positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, outcome_text, positioned, published, published_stream};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, Claim, DecidedCommand, NewSnapshot, OffsetAdvance, TimerChange, Topology};
 
@@ -106,8 +106,7 @@ fn insert_outcome<'batch>(
     newest: &mut NewestPositions<'batch>,
 ) -> Result<(), Abort> {
     let outcome = positioned(command, topology, last, newest);
-    let text = serde_json::to_string(&outcome)
-        .map_err(|error| EventStoreError::Permanent { problem: format!("outcome of {}: {error}", command.id) })?;
+    let text = outcome_text(command.id, &outcome)?;
     let stored = transaction
         .prepare_cached("INSERT OR IGNORE INTO commands (id, digest, outcome, received_at) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![command.id.as_bytes(), command.digest, text, command.received_at])?;

@@ -4,6 +4,7 @@ use rusqlite::{Transaction, params};
 
 use super::append::{change_timer, conflict};
 use super::file::Abort;
+use crate::outcome_row::outcome_text;
 use crate::store::RestoredRows;
 
 pub(super) fn restore(transaction: &Transaction<'_>, rows: &RestoredRows) -> Result<(), Abort> {
@@ -44,6 +45,13 @@ pub(super) fn restore(transaction: &Transaction<'_>, rows: &RestoredRows) -> Res
     }
     for change in &rows.timers {
         change_timer(transaction, change)?;
+    }
+    for restored in &rows.outcomes {
+        // The log does not tell the body: a digest of no bytes.
+        transaction.execute(
+            "INSERT OR IGNORE INTO commands (id, digest, outcome, received_at) VALUES (?1, x'', ?2, ?3)",
+            params![restored.id.as_bytes(), outcome_text(restored.id, &restored.outcome)?, restored.received_at],
+        )?;
     }
     Ok(())
 }

@@ -38,7 +38,7 @@ pub async fn outcomes_are_stored_with_their_position(fixture: &Fixture) {
     let partition = partition_of(b"a", PARTITIONS);
     let token = PositionToken::of(Context::Pricing, partition, appended.positions[0].unwrap());
     let stored = store.outcome(accepted.id).await.unwrap().unwrap();
-    assert_eq!(stored.digest, [7; 32]);
+    assert_eq!(stored.digest, Some([7; 32]));
     assert_eq!(stored.outcome.position, Some(token));
     assert_eq!(stored.outcome.version, Some(2));
     let stored_refusal = store.outcome(rejected.id).await.unwrap().unwrap();

@@ -3,10 +3,13 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use event_store::{EventStoreError, MOST_COUNTED, RelayCursor, RestoredRows, StoredEvent, StreamId};
-use schemas::StorePosition;
+use event_store::{
+    EventStoreError, LoadRequest, MOST_COUNTED, RelayCursor, RestoredOutcome, RestoredRows, StoredEvent, StoredOutcome,
+    StreamId,
+};
+use schemas::{Outcome, OutcomeKind, StorePosition};
 
-use super::{DEADLINE, Fixture, NOW, batch, committed_when, set_prices};
+use super::{DEADLINE, Fixture, NOW, batch, committed_when, conflict_of, set_prices};
 
 pub async fn committed_rows_are_read_in_pages(fixture: &Fixture) {
     let store = fixture.started().await;
@@ -197,4 +200,32 @@ pub async fn lost_rows_come_back_at_their_places(fixture: &Fixture) {
     assert!(after[5].position > after[4].position && after[5].position.position > after[4].position.position);
     drop(restored);
     other.drop_database().await;
+}
+
+/// Without them a command that is repeated would be decided again.
+pub async fn lost_outcomes_come_back_for_any_body(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let (kept, lost) = (set_prices("a", 0, &[1]), set_prices("b", 0, &[1]));
+    store.append(&batch(vec![kept.clone()])).await.unwrap();
+    let first = store.outcome(kept.id).await.unwrap().unwrap();
+    let outcome = |id, version, reason: &str| RestoredOutcome {
+        id,
+        received_at: NOW,
+        outcome: Outcome {
+            version: Some(version),
+            position: Some("pricing-1-7.8".parse().unwrap()),
+            ..Outcome::refused(id, OutcomeKind::Accepted, reason, "an escaped \u{0} NUL")
+        },
+    };
+    let restored = outcome(lost.id, 5, "lost");
+    let outcomes = vec![outcome(kept.id, 9, "other"), restored.clone()];
+    store.restore(&RestoredRows { outcomes, ..RestoredRows::default() }).await.unwrap();
+
+    assert_eq!(store.outcome(kept.id).await.unwrap(), Some(first), "a known one stays");
+    let stored = StoredOutcome { digest: None, outcome: restored.outcome };
+    assert_eq!(store.outcome(lost.id).await.unwrap(), Some(stored.clone()));
+    let asked = LoadRequest { command_ids: vec![lost.id], ..LoadRequest::default() };
+    assert_eq!(store.load(&asked).await.unwrap().outcomes[&lost.id], stored);
+    conflict_of(&*store, &batch(vec![lost.clone()])).await;
+    assert_eq!(store.forget_outcomes(NOW + 1, 10).await.unwrap(), 2, "it ages like any other");
 }
