@@ -23,6 +23,9 @@ pub enum EventLogError {
     UnknownSchemaId { id: u32, address: String },
     #[error("schema registry {address} refused {subject}: {problem}")]
     Refused { subject: String, address: String, problem: String },
+    /// Refused by us, whatever the registry would take.
+    #[error("{subject} at {address} does not go with this build: {problem}")]
+    Incompatible { subject: String, address: String, problem: String },
     #[error("schema {id}: {source}")]
     Schema { id: u32, source: CodecError },
     #[error("setting {key}: {problem}")]

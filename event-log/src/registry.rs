@@ -23,10 +23,12 @@ pub trait SchemaRegistry: Send + Sync {
     /// The schema behind an id.
     async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, EventLogError>;
 
-    /// Registers a contract on a topic and sets its subject's compatibility to BACKWARD_TRANSITIVE.
+    /// Registers a contract on a topic and sets its subject's compatibility to BACKWARD_TRANSITIVE. One that could not
+    /// read what was registered before it is [`EventLogError::Incompatible`], whatever the subject's level was.
     async fn register(&self, topic: &str, contract: &Contract) -> Result<u32, EventLogError>;
 
-    /// Whether the registry would take a contract on a topic. `Ok(Err(why))` when it would not.
+    /// Whether a contract goes with what a topic's subject holds: it reads every version before it, by our own
+    /// comparison and by the registry's, and the subject's level keeps it so. `Ok(Err(why))` when not.
     async fn check(&self, topic: &str, contract: &Contract) -> Result<Result<(), String>, EventLogError>;
 
     /// Whether the registry answers; for readiness.

@@ -73,7 +73,49 @@ async fn a_schema_that_could_not_read_the_earlier_ones_is_refused() {
     broken.avsc = Box::leak(avsc.into_boxed_str());
     assert!(registry.check(&topic, &broken).await.unwrap().is_err());
     let refused = registry.register(&topic, &broken).await.unwrap_err();
-    assert!(matches!(refused, EventLogError::Refused { .. }), "{refused}");
+    assert!(matches!(refused, EventLogError::Incompatible { .. }), "{refused}");
+}
+
+/// A subject's level goes with the subject, and the registry then takes anything, from anybody.
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_schema_is_held_against_all_versions_whatever_the_level_at_the_registry() {
+    let registry = HttpRegistry::new(&registry_url(), None).unwrap();
+    let topic = format!("{}.{TOPIC}", Uuid::new_v4());
+    let contract = stock_updated().contract();
+    let subject = contract.subject(&topic);
+    let ask = async |method: reqwest::Method, path: &str, body: serde_json::Value| {
+        let url = format!("{}/{path}", registry_url());
+        let request = reqwest::Client::new().request(method, url).header("content-type", "application/json");
+        let answer = request.body(body.to_string()).send().await.unwrap();
+        assert!(answer.status().is_success(), "{path}: {}", answer.text().await.unwrap());
+        answer.text().await.unwrap()
+    };
+    let put = reqwest::Method::PUT;
+    let config = format!("config/{subject}");
+    let none = serde_json::json!({ "compatibility": "NONE" });
+    let wrong = r#"{"type":"record","name":"StockUpdated","namespace":"millrace.inventory",
+        "fields":[{"name":"sku","type":"long"}]}"#;
+    let versions = format!("subjects/{subject}/versions");
+    ask(reqwest::Method::POST, &versions, serde_json::json!({ "schema": wrong })).await;
+    ask(put.clone(), &config, none.clone()).await;
+
+    let told = registry.check(&topic, contract).await.unwrap().unwrap_err();
+    assert!(told.contains("sku") && told.contains("version 1"), "{told}");
+    let refused = registry.register(&topic, contract).await.unwrap_err();
+    assert!(matches!(refused, EventLogError::Incompatible { .. }) && refused.to_string().contains("sku"), "{refused}");
+    assert!(!refused.is_transient());
+
+    // What goes with it is taken, and its level is set again.
+    let topic = format!("{}.{TOPIC}", Uuid::new_v4());
+    let config = format!("config/{}", contract.subject(&topic));
+    registry.register(&topic, contract).await.unwrap();
+    ask(put, &config, none).await;
+    let told = registry.check(&topic, contract).await.unwrap().unwrap_err();
+    assert!(told.contains("NONE"), "{told}");
+    registry.register(&topic, contract).await.unwrap();
+    assert_eq!(registry.check(&topic, contract).await.unwrap(), Ok(()));
+    assert!(ask(reqwest::Method::GET, &config, serde_json::Value::Null).await.contains("BACKWARD_TRANSITIVE"));
 }
 
 #[tokio::test]

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context;
-use event_log::SchemaRegistry;
+use event_log::{EventLogError, SchemaRegistry};
 use schemas::compatibility;
 use schemas::contract::CONTRACTS;
 use serde::Serialize;
@@ -84,7 +84,14 @@ async fn register(url: &StoreUrl, json: bool) -> anyhow::Result<Exit> {
     // Oldest version first: the registry compares each with those before it.
     for contract in CONTRACTS {
         for topic in contract.topics() {
-            let id = registry.register(topic, contract).await?;
+            let id = match registry.register(topic, contract).await {
+                Ok(id) => id,
+                Err(refused @ (EventLogError::Incompatible { .. } | EventLogError::Refused { .. })) => {
+                    eprintln!("millrace: {refused}");
+                    return Ok(Exit::Refused);
+                }
+                Err(error) => return Err(error.into()),
+            };
             registered.push(Registered { subject: contract.subject(topic), version: contract.schema.version, id });
         }
     }

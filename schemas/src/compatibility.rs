@@ -43,6 +43,12 @@ pub fn can_read(writer_avsc: &str, reader_avsc: &str) -> Result<(), String> {
     }
 }
 
+/// Whether two schemas write the same data, whatever their texts say about defaults and documentation.
+pub fn is_same(avsc: &str, other_avsc: &str) -> bool {
+    let canonical = |avsc| Schema::parse_str(avsc).map(|schema| schema.canonical_form());
+    matches!((canonical(avsc), canonical(other_avsc)), (Ok(one), Ok(other)) if one == other)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

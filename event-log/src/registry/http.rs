@@ -5,6 +5,8 @@
 //!
 //! Source: Confluent Schema Registry API reference; TopicRecordNameStrategy for subjects.
 
+mod versions;
+
 use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,6 +22,7 @@ use serde_json::{Value, json};
 use tokio::time::Instant;
 use url::Url;
 
+use self::versions::Standing;
 use super::SchemaRegistry;
 use crate::error::EventLogError;
 
@@ -86,6 +89,8 @@ enum NotFound {
     Subject,
     Version,
     Schema,
+    /// The subject has no compatibility level of its own.
+    Level,
 }
 
 /// Numbers the parts of cache files: two lookups may write at once.
@@ -99,6 +104,7 @@ impl NotFound {
             40401 => Some(NotFound::Subject),
             40402 => Some(NotFound::Version),
             40403 => Some(NotFound::Schema),
+            40408 => Some(NotFound::Level),
             _ => None,
         }
     }
@@ -243,6 +249,10 @@ impl HttpRegistry {
         EventLogError::RegistryUnavailable { address: self.address.clone(), problem }
     }
 
+    fn incompatible(&self, subject: String, problem: String) -> EventLogError {
+        EventLogError::Incompatible { subject, address: self.address.clone(), problem }
+    }
+
     fn refused(&self, subject: String, problem: String) -> EventLogError {
         EventLogError::Refused { subject, address: self.address.clone(), problem }
     }
@@ -297,6 +307,12 @@ impl SchemaRegistry for HttpRegistry {
 
     async fn register(&self, topic: &str, contract: &Contract) -> Result<u32, EventLogError> {
         let subject = contract.subject(topic);
+        match self.standing(&subject, contract).await? {
+            Standing::New => {}
+            // First, so that the registry compares as well, with what others register meanwhile.
+            Standing::Readable => self.set_level(&subject).await?,
+            Standing::Unreadable(problem) => return Err(self.incompatible(subject, problem)),
+        }
         let path = format!("subjects/{subject}/versions");
         let id = match self.ask(Method::POST, &path, Some(json!({ "schema": contract.avsc }))).await? {
             Answer::Found(found) => id_in(&found),
@@ -304,22 +320,29 @@ impl SchemaRegistry for HttpRegistry {
             Answer::Refused(problem) => return Err(self.refused(subject, problem)),
         };
         let id = id.ok_or_else(|| self.refused(subject.clone(), "the answer has no id".to_owned()))?;
-        let level = json!({ "compatibility": "BACKWARD_TRANSITIVE" });
-        match self.ask(Method::PUT, &format!("config/{subject}"), Some(level)).await? {
-            Answer::Found(_) => Ok(id),
-            Answer::NotFound(_) => Err(self.refused(subject, "it cannot set a compatibility level".to_owned())),
-            Answer::Refused(problem) => Err(self.refused(subject, problem)),
+        self.set_level(&subject).await?;
+        match self.level_problem(&subject).await? {
+            None => Ok(id),
+            Some(problem) => Err(self.refused(subject, problem)),
         }
     }
 
     async fn check(&self, topic: &str, contract: &Contract) -> Result<Result<(), String>, EventLogError> {
         let subject = contract.subject(topic);
+        match self.standing(&subject, contract).await? {
+            Standing::New => return Ok(Ok(())),
+            Standing::Readable => {}
+            Standing::Unreadable(problem) => return Ok(Err(problem)),
+        }
         let path = format!("compatibility/subjects/{subject}/versions?verbose=true");
         match self.ask(Method::POST, &path, Some(json!({ "schema": contract.avsc }))).await? {
             // A subject that is not there yet takes anything.
             Answer::NotFound(_) => Ok(Ok(())),
             Answer::Refused(problem) => Ok(Err(problem)),
-            Answer::Found(found) if found.get("is_compatible").and_then(Value::as_bool) == Some(true) => Ok(Ok(())),
+            Answer::Found(found) if found.get("is_compatible").and_then(Value::as_bool) == Some(true) => {
+                let problem = self.level_problem(&subject).await?;
+                Ok(problem.map_or(Ok(()), |problem| Err(format!("{problem}; run `millrace contracts register`"))))
+            }
             Answer::Found(found) => {
                 let messages = found.get("messages").and_then(Value::as_array);
                 let told: Vec<&str> = messages.into_iter().flatten().filter_map(Value::as_str).collect();

@@ -8,6 +8,7 @@ mod history;
 mod metrics;
 mod reconcile;
 mod relay;
+mod schema_ids;
 mod stamp;
 mod topics;
 

@@ -17,6 +17,7 @@ use tracing::Instrument;
 use crate::error::RelayError;
 use crate::history::{check_history, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
+use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
 use crate::topics::topic_specs;
 
@@ -142,12 +143,15 @@ impl Relay {
         let lag = watch_lag(self.store.clone());
         let log = self.log.clone();
         let shrunk = watch_log(&*log, self.topology, seen);
-        // The lag is told beside the publishing, and ends with it: a count that fails or takes long stops nothing.
+        // The lag is told, and ids are looked up ahead, beside the publishing, and end with it: what fails or takes long
+        // there stops nothing.
+        let registry = self.registry.clone();
         tokio::select! {
             biased;
             led = self.publish_from(lease, shutdown) => led,
             error = shrunk => Err(error),
             never = lag => match never {},
+            never = look_up_ahead(&*registry) => match never {},
         }
     }
 

@@ -3,21 +3,28 @@
 
 mod fixture;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use event_log::{EventEnvelope, EventLog, SqliteEventLog};
+use event_log::{EventEnvelope, EventLog, HttpRegistry, SqliteEventLog};
 use event_store::{
     AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
     StoredEvent, StoredOutcome, StreamId, Timer, Topology,
 };
+use outbox_relay::{Relay, RelaySettings};
 use schemas::StorePosition;
+use schemas::contract::{CONTRACTS, ContractKind};
+use telemetry::Health;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use fixture::{append, open_store, records, sequences, start};
+use fixture::{DEADLINE, TOPOLOGY, append, open_store, records, sequences, start};
 
 /// A store whose lag cannot be measured: the first time it fails, after that it never comes to an end.
 struct LagUnknown {
@@ -186,4 +193,57 @@ async fn a_second_relay_waits_and_takes_over() {
     stop_second.cancel();
     second.await.unwrap();
     assert_eq!((found.len(), sequences(&found).len()), (60, 60));
+}
+
+/// A registry that answers everything, until it is gone; tells how many subjects it was asked for.
+async fn answering_registry(asked: watch::Sender<HashSet<String>>) -> (HttpRegistry, tokio::task::JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let answering = tokio::spawn(async move {
+        loop {
+            let (connection, _) = listener.accept().await.unwrap();
+            let mut connection = BufReader::new(connection);
+            let (mut line, mut length) = (String::new(), 0);
+            connection.read_line(&mut line).await.unwrap();
+            let subject = line.split(' ').nth(1).unwrap().to_owned();
+            while line != "\r\n" {
+                line.clear();
+                connection.read_line(&mut line).await.unwrap();
+                if let Some(told) = line.to_ascii_lowercase().strip_prefix("content-length: ") {
+                    length = told.trim().parse().unwrap();
+                }
+            }
+            connection.read_exact(&mut vec![0; length]).await.unwrap();
+            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 8\r\nconnection: close\r\n\r\n{\"id\":7}";
+            connection.write_all(answer.as_bytes()).await.unwrap();
+            asked.send_modify(|asked| asked.extend([subject]));
+        }
+    });
+    (HttpRegistry::new(&url, None).unwrap(), answering)
+}
+
+/// Fault 13: ids are known before the first event that needs them.
+#[tokio::test]
+async fn a_registry_that_goes_away_stops_no_kind_of_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(&folder.path().join("events.db")).await;
+    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+    let (told, mut asked) = watch::channel(HashSet::new());
+    let (registry, answering) = answering_registry(told).await;
+    let published = CONTRACTS.iter().filter(|contract| contract.kind != ContractKind::Command);
+    let subjects: HashSet<String> =
+        published.flat_map(|contract| contract.topics().into_iter().map(|topic| contract.subject(topic))).collect();
+    let shutdown = CancellationToken::new();
+    let health = Health::default().component("relay");
+    let relay = Relay::new(store.clone(), log.clone(), Arc::new(registry), TOPOLOGY, RelaySettings::default(), health);
+    let running = tokio::spawn(relay.run(shutdown.clone()));
+    let all = asked.wait_for(|asked| asked.len() >= subjects.len());
+    drop(tokio::time::timeout(DEADLINE, all).await.expect("every kind is asked for").unwrap());
+
+    answering.abort();
+    assert!(answering.await.unwrap_err().is_cancelled());
+    append(store.as_ref(), 1..=1).await;
+    assert_eq!(records(log.as_ref(), 20).await.len(), 20);
+    shutdown.cancel();
+    running.await.unwrap().unwrap();
 }
