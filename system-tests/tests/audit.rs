@@ -262,7 +262,7 @@ fn the_table_or_the_index_differs(data: &Data) {
     assert!(found.iter().all(|it| it.1 != "topic" || it.0 == "extra"), "partition {partition}: {report:#}");
 
     let undocumented = data.copy("document");
-    let index = tantivy::Index::open_in_dir(undocumented.path.join("search/index")).unwrap();
+    let index = tantivy::Index::open_in_dir(undocumented.path.join("search/builds/1/index")).unwrap();
     let payload = index.load_metas().unwrap().payload.unwrap();
     let sku = index.schema().get_field("sku").unwrap();
     let mut writer = index.writer_with_num_threads::<tantivy::TantivyDocument>(1, 15_000_000).unwrap();
@@ -274,7 +274,7 @@ fn the_table_or_the_index_differs(data: &Data) {
     undocumented.says(&[difference("missing", "index", "SKU-7")]);
 
     let flipped = data.copy("flipped");
-    let mut files = std::fs::read_dir(flipped.path.join("search/index")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files = std::fs::read_dir(flipped.path.join("search/builds/1/index")).unwrap().map(|entry| entry.unwrap().path());
     let segment = files.find(|path| path.extension().is_some_and(|extension| extension == "store")).unwrap();
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[3] ^= 1;
