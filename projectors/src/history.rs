@@ -60,6 +60,11 @@ pub(crate) async fn place_of(
 ) -> Result<u64, ProjectorError> {
     let ends = ends_of(log, at).await?;
     let is_held = (ends.first..=ends.next).contains(&checkpoint.next_offset);
+    let is_emptied = ends.first == ends.next && ends.first > 0;
+    if checkpoint.sequence == 0 && is_emptied {
+        // Retention took what this read model has never seen (fault 19).
+        return Err(ProjectorError::NotOnLog { at: at.clone(), wanted: 1, lowest: 0, highest: 0 });
+    }
     if checkpoint.sequence == 0 && !after_halt {
         return Ok(if is_held { checkpoint.next_offset } else { ends.first });
     }
@@ -80,6 +85,8 @@ pub(crate) async fn place_of(
         // All that is there is applied.
         Found { behind_checkpoint: Some(offset), highest, .. } if highest < wanted => Ok(offset),
         Found { lowest: None, .. } if checkpoint.sequence == 0 => Ok(ends.first),
+        // Retention removed all that was applied. Had it removed more, what comes next would not be the next one.
+        Found { lowest: None, .. } if is_emptied && checkpoint.next_offset <= ends.next => Ok(ends.next),
         _ => Err(lost()),
     }
 }

@@ -248,6 +248,9 @@ fn sqlite_error(name: &str, path: &Path, remedy: &str, error: rusqlite::Error) -
             | ErrorCode::DatabaseLocked
             | ErrorCode::DiskFull
             | ErrorCode::SystemIoFailure
+            // Too many open files, or no room for the files beside it.
+            | ErrorCode::CannotOpen
+            | ErrorCode::FileLockingProtocolFailed
             | ErrorCode::OutOfMemory
             | ErrorCode::OperationInterrupted,
         ) => ReadModelError::Unavailable { name: name.to_owned(), address: address(path), problem: error.to_string() },

@@ -274,7 +274,8 @@ fn the_table_or_the_index_differs(data: &Data) {
     undocumented.says(&[difference("missing", "index", "SKU-7")]);
 
     let flipped = data.copy("flipped");
-    let mut files = std::fs::read_dir(flipped.path.join("search/builds/1/index")).unwrap().map(|entry| entry.unwrap().path());
+    let mut files =
+        std::fs::read_dir(flipped.path.join("search/builds/1/index")).unwrap().map(|entry| entry.unwrap().path());
     let segment = files.find(|path| path.extension().is_some_and(|extension| extension == "store")).unwrap();
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[3] ^= 1;

@@ -246,7 +246,8 @@ impl<T: InSqlite> DeadLetters for T {
 
 // === what the owner's batch does ===
 
-/// Appends events to the parked ones.
+/// Appends events to the parked ones. One that is there stays: a partition that is looked through again may meet a
+/// foreign record twice.
 pub(super) fn park(
     connection: &Connection,
     generation: &Generation,
@@ -256,7 +257,8 @@ pub(super) fn park(
     let mut insert = connection.prepare_cached(
         "INSERT INTO parked_events
              (generation, context, partition, sequence, key, offset, xid, position, headers, value, reason, parked_at)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
+         ON CONFLICT DO NOTHING",
     )?;
     for event in events {
         insert.execute(place!(

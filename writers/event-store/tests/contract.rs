@@ -91,6 +91,7 @@ postgres_only!(
     commands_are_refused_at_once_while_the_server_is_away,
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
     a_table_that_lost_rows_is_refused,
+    what_is_restored_lies_below_the_server_s_next_transaction,
     tables_of_a_newer_build_are_refused,
     four_that_start_at_once_make_the_tables_once,
     errors_name_the_server_and_hide_the_password,

@@ -138,7 +138,8 @@ impl Tail {
         let mut end = ends.next;
         let mut size = at_least.max(PAGE as u64);
         let mut has_passed = false;
-        while end > ends.first && !has_passed && ends.next - end < MOST_BACK {
+        // Where there are only foreign records nothing is known yet, however many they are.
+        while end > ends.first && !has_passed && (tail.highest == 0 || ends.next - end < MOST_BACK) {
             let start = end.saturating_sub(size).max(ends.first);
             has_passed = tail.read_page(log, start, end).await?;
             end = start;

@@ -99,12 +99,14 @@ impl Relay {
                         tracing::error!(%error, "relay halts");
                         told = Some(text);
                     }
-                    if let Err(error) = self.store.release_relay().await {
+                    // Neither this process nor another one that waits for the lock would know, on a new start, the
+                    // versions that contradict each other, and publish them: so the lock is kept.
+                    let is_for_good = matches!(error, RelayError::VersionsOutOfOrder { .. });
+                    if !is_for_good && let Err(error) = self.store.release_relay().await {
                         tracing::warn!(%error, "relay's lock is not given up");
                     }
                     let mended = async {
-                        // A new start would not know the versions that contradict each other, and publish them.
-                        if matches!(error, RelayError::VersionsOutOfOrder { .. }) {
+                        if is_for_good {
                             std::future::pending::<()>().await;
                         }
                         tokio::time::sleep(LOOK_AGAIN).await;

@@ -8,8 +8,13 @@ use crate::error::EventStoreError;
 use crate::outcome_row::outcome_text;
 use crate::store::{AppendBatch, RestoredRows};
 
+/// Transaction ids that a restore may pass over: some seconds of work.
+const MOST_PASSED_OVER: u64 = 2_000_000;
+
 pub(super) async fn restore(session: &Session, rows: &RestoredRows) -> Result<(), Failure> {
     let client = session.client();
+    let highest = rows.events.iter().map(|event| event.position.xid).max().unwrap_or(0);
+    pass_over(session, highest).await?;
     client.batch_execute("BEGIN").await?;
     match restore_in_transaction(session, rows).await {
         Ok(()) => Ok(client.batch_execute("COMMIT").await?),
@@ -20,6 +25,27 @@ pub(super) async fn restore(session: &Session, rows: &RestoredRows) -> Result<()
         // The session is closed with its transaction.
         Err(failure) => Err(failure),
     }
+}
+
+/// A server that was itself restored to an earlier point hands out the transaction ids of the lost events again. Rows above
+/// them would be beyond every snapshot's horizon, and new ones would sort before them: so its counter goes past them first.
+async fn pass_over(session: &Session, highest: u64) -> Result<(), Failure> {
+    let client = session.client();
+    let next = client.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await?;
+    let next = next.try_get::<_, String>(0)?.parse::<u64>().unwrap_or(u64::MAX);
+    let missing = (highest + 1).saturating_sub(next);
+    if missing > MOST_PASSED_OVER {
+        let problem = format!(
+            "the lost events have transaction ids up to {highest}, this cluster is at {next}; stop it and raise its counter \
+             (pg_resetwal -x), then restore again"
+        );
+        return Err(EventStoreError::Permanent { problem }.into());
+    }
+    if missing > 0 {
+        let pass = "PERFORM pg_current_xact_id(); COMMIT;";
+        client.batch_execute(&format!("DO $$ BEGIN FOR step IN 1..{missing} LOOP {pass} END LOOP; END $$")).await?;
+    }
+    Ok(())
 }
 
 async fn restore_in_transaction(session: &Session, rows: &RestoredRows) -> Result<(), Failure> {

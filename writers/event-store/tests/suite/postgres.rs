@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use event_store::{EventStore, EventStoreError, LoadRequest, PostgresEventStore, RelayCursor};
+use event_store::{EventStore, EventStoreError, LoadRequest, PostgresEventStore, RelayCursor, RestoredRows};
 use schemas::StorePosition;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
@@ -285,6 +285,30 @@ pub async fn a_table_that_lost_rows_is_refused(fixture: &Fixture) {
     fixture.raw().await.batch_execute(raise).await.unwrap();
     let refused = PostgresEventStore::connect(fixture.url()).await.err();
     assert!(matches!(refused, Some(EventStoreError::Permanent { .. })), "{refused:?}");
+}
+
+/// A server that was restored as a whole hands out the transaction ids of the lost events again.
+pub async fn what_is_restored_lies_below_the_server_s_next_transaction(fixture: &Fixture) {
+    let (store, lost) = (fixture.started().await, fixture.started().await);
+    lost.append(&batch(vec![set_prices("lost", 0, &[1])])).await.unwrap();
+    let mut event = committed_when(&*lost, 1).await.remove(0);
+    fixture.raw().await.batch_execute("DELETE FROM events; DELETE FROM commands").await.unwrap();
+    event.position.xid += 5_000;
+    let rows = RestoredRows { events: vec![event.clone()], ..RestoredRows::default() };
+    store.restore(&rows).await.unwrap();
+    assert_eq!(committed_when(&*store, 1).await[0].position, event.position);
+    // It is opened again, and what is appended now comes behind.
+    let again = fixture.open().await;
+    again.append(&batch(vec![set_prices("new", 0, &[1])])).await.unwrap();
+    let order: Vec<String> = committed_when(&*again, 2).await.into_iter().map(|row| row.key).collect();
+    assert_eq!(order, ["lost", "new"]);
+
+    event.position.xid += 1_000_000_000;
+    let beyond = store.restore(&RestoredRows { events: vec![event], ..RestoredRows::default() }).await;
+    assert!(
+        matches!(&beyond, Err(EventStoreError::Permanent { problem }) if problem.contains("pg_resetwal")),
+        "{beyond:?}"
+    );
 }
 
 pub async fn tables_of_a_newer_build_are_refused(fixture: &Fixture) {
