@@ -145,8 +145,8 @@ async fn the_last_units_are_sold_once_on_postgres() {
 }
 
 /// Kills every process in turn while a file goes in.
-async fn killed_during_an_import(mut system: System) {
-    let file = dirty_file(&system, 12_000);
+async fn killed_during_an_import(mut system: System, rows: u32) {
+    let file = dirty_file(&system, rows);
     let mut running = start_import(&system, &file);
     let mut kills = 0;
     for name in system.names().into_iter().cycle().take(6) {
@@ -214,14 +214,14 @@ async fn events_appended(system: &System) -> u64 {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_process_is_killed_again_and_again_and_every_row_goes_in_once() {
-    killed_during_an_import(System::embedded().await).await;
+    killed_during_an_import(System::embedded().await, 12_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs servers: run make test"]
 async fn every_role_is_killed_and_every_row_goes_in_once() {
     let _alone = ONE_AT_A_TIME.lock().await;
-    killed_during_an_import(System::separate().await).await;
+    killed_during_an_import(System::separate().await, 24_000).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -19,7 +19,7 @@ use crate::error::EventLogError;
 use crate::log::{PartitionEnds, Record, TopicPartition};
 
 /// Consumers kept while nobody reads.
-const IDLE_READERS: usize = 2;
+const IDLE_READERS: usize = 4;
 /// How long a reader's fetched records are taken for what the partition holds.
 const GOES_ON_WITHIN: Duration = Duration::from_secs(1);
 
@@ -148,6 +148,9 @@ impl PartitionReader {
             .set("fetch.max.bytes", "8388608")
             .set("fetch.queue.backoff.ms", "20")
             .set("fetch.error.backoff.ms", "100")
+            // A reader asks for what is there, and is placed anew only when its last request is answered: with the
+            // default, half a second, a relay would take many seconds to look at the ends of all partitions.
+            .set("fetch.wait.max.ms", "50")
             .set("check.crcs", "true")
             .create_with_context(ClientLog::new(settings.address()))
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
