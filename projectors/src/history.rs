@@ -61,7 +61,7 @@ pub(crate) async fn place_of(
     let ends = ends_of(log, at).await?;
     let is_held = (ends.first..=ends.next).contains(&checkpoint.next_offset);
     let is_emptied = ends.first == ends.next && ends.first > 0;
-    if checkpoint.sequence == 0 && is_emptied {
+    if checkpoint.sequence == 0 && is_emptied && checkpoint.next_offset < ends.first {
         // Retention took what this read model has never seen (fault 19).
         return Err(ProjectorError::NotOnLog { at: at.clone(), wanted: 1, lowest: 0, highest: 0 });
     }

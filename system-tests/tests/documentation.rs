@@ -172,6 +172,28 @@ fn every_fault_has_a_page_that_says_what_to_do_and_what_not() {
 }
 
 #[test]
+fn every_flag_that_operators_are_told_of_is_there() {
+    let program: Vec<String> = files().into_iter().filter(|file| file.starts_with("millrace/src")).map(read).collect();
+    let mut told = 0;
+    for document in files().iter().filter(|file| *file == "docs/operations.md" || file.starts_with("docs/runbooks/")) {
+        for words in quoted(&read(document))
+            .into_iter()
+            .filter(|words| words.starts_with("--") || words.starts_with("millrace "))
+        {
+            for flag in words.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
+                let flag = flag.split(['=', '`', ',']).next().unwrap();
+                let field = format!("pub {}: ", flag.replace('-', "_"));
+                let named = format!("long = \"{flag}\"");
+                let is_there = program.iter().any(|text| text.contains(&field) || text.contains(&named));
+                assert!(is_there, "{document}: no flag --{flag}");
+                told += 1;
+            }
+        }
+    }
+    assert!(told > 15, "the test no longer reads the documents: {told} flags");
+}
+
+#[test]
 fn links_between_documents_lead_somewhere() {
     for document in files().iter().filter(|file| file.ends_with(".md")) {
         let text = read(document);

@@ -1,6 +1,7 @@
 //! Where a checkpoint stands on a log that is as it was, was made anew, lost records, or was published again.
 
-use event_log::{EventLog, Headers, NewRecord, SqliteEventLog, TopicSpec};
+use async_trait::async_trait;
+use event_log::{EventLog, Headers, NewRecord, Record, SqliteEventLog, Subscription, TopicSpec};
 use schemas::StorePosition;
 
 use super::*;
@@ -111,6 +112,59 @@ async fn a_missing_sequence_is_found_where_it_was_published_again() {
     assert!(matches!(missing, Err(ProjectorError::NotOnLog { wanted: 31, highest: 40, .. })), "{missing:?}");
     records.extend(events(31..=40));
     assert_eq!(place(records, checkpoint(30, 30), true).await.unwrap(), next);
+}
+
+/// A partition from which retention has removed everything before this offset.
+struct Emptied(u64);
+
+#[async_trait]
+impl EventLog for Emptied {
+    async fn ensure_topics(&self, _topics: &[TopicSpec]) -> Result<(), EventLogError> {
+        unreachable!("a place is looked for, nothing is made")
+    }
+
+    async fn publish(&self, _records: Vec<NewRecord>) -> Result<(), EventLogError> {
+        unreachable!("a place is looked for, nothing is published")
+    }
+
+    async fn ends(&self, _topic: &str) -> Result<Vec<PartitionEnds>, EventLogError> {
+        Ok(vec![PartitionEnds { partition: 0, first: self.0, next: self.0 }])
+    }
+
+    async fn subscribe(&self, _group: &str, _topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError> {
+        unreachable!("a place is looked for without a group")
+    }
+
+    async fn read(&self, at: &TopicPartition, from: u64, _limit: usize) -> Result<Vec<Record>, EventLogError> {
+        if from == self.0 {
+            return Ok(Vec::new());
+        }
+        Err(EventLogError::OffsetOutOfRange { at: at.clone(), asked: from, first: self.0, next: self.0 })
+    }
+
+    async fn ping(&self) -> Result<(), EventLogError> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_level_partition_that_retention_emptied_goes_on_at_its_end() {
+    for after_halt in [false, true] {
+        let level = place_of(&Emptied(50), &at(), &checkpoint(30, 50), after_halt).await;
+        assert_eq!(level.unwrap(), 50);
+        // Only twins stood behind what was applied.
+        let before_twins = place_of(&Emptied(50), &at(), &checkpoint(30, 40), after_halt).await;
+        assert_eq!(before_twins.unwrap(), 50);
+        let only_foreign = place_of(&Emptied(50), &at(), &checkpoint(0, 50), after_halt).await;
+        assert_eq!(only_foreign.unwrap(), 50);
+    }
+}
+
+/// Fault 19: nobody can tell whether there were events.
+#[tokio::test]
+async fn a_new_read_model_on_an_emptied_partition_says_so() {
+    let refused = place_of(&Emptied(50), &at(), &checkpoint(0, 0), false).await;
+    assert!(matches!(refused, Err(ProjectorError::NotOnLog { wanted: 1, .. })), "{refused:?}");
 }
 
 #[test]

@@ -70,8 +70,9 @@ impl Relay {
     }
 
     /// Relays until `shutdown`, or until an error of settings. After one that trying again cannot mend the relay halts:
-    /// it publishes nothing, is not ready and says why, leaves the lead to whoever mends it, and looks from time to
-    /// time whether that has happened. A process that ended instead would be started again and again.
+    /// it publishes nothing, is not ready and says why, leaves the lead to whoever mends it (but where versions
+    /// contradict each other), and looks from time to time whether that has happened. A process that ended instead would
+    /// be started again and again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let mut delays = Policy::RESTART.backoff();
         let mut told = None;
