@@ -22,6 +22,11 @@ pub enum ReadModelError {
     /// The generation in the store was built by another fold, or for another number of partitions.
     #[error("read model {name} holds {found}, this program needs {needed}; {remedy}")]
     Generation { name: String, found: String, needed: String, remedy: String },
+    #[error("there is no {name}@{wanted}; there is {there}")]
+    UnknownGeneration { name: String, wanted: u32, there: String },
+    /// Somebody else changed the catalogue meanwhile: look again, and decide on what is there now.
+    #[error("the catalogue of {name} is at version {found}, the change was made for version {expected}")]
+    CatalogueMoved { name: String, expected: u64, found: u64 },
     /// Too many requests wait for the partition's owner: it may be away.
     #[error("{name} {partition}: {waiting} requests wait for its projector; is it running?")]
     TooManyRequests { name: String, partition: PartitionRef, waiting: usize },

@@ -6,6 +6,7 @@
 mod checkpoint;
 mod dead_letters;
 mod error;
+pub mod generations;
 mod metrics;
 mod parked;
 mod read_model;
@@ -21,6 +22,7 @@ pub use dead_letters::{
     KEPT_ANSWERS, MAX_REQUESTS, Resolution, Resolved,
 };
 pub use error::ReadModelError;
+pub use generations::{Catalogue, Generations, ReadChoice};
 pub use metrics::describe_metrics;
 pub use parked::{FOREIGN_KEY, ParkedEvent, ParkedKey, ParkedPlace};
 pub use read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
