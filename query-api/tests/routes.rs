@@ -8,7 +8,7 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use query_api::{QueryApi, QuerySettings, router};
-use read_models::search::{SearchKey, SearchReadModel, SearchReader, SearchRow};
+use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
 use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, Resolution};
 use schemas::event::Product;
@@ -75,7 +75,7 @@ impl Fixture {
                 SearchRow::Stock { region, available: 5, version: 3 },
             ),
         ];
-        write(self.search.as_ref(), "search", &Context::ALL, rows).await;
+        write(self.search.as_ref(), "search", &search::CONTEXTS, rows).await;
     }
 
     async fn ask(&self, request: axum::http::request::Builder) -> (u16, Response<Body>) {

@@ -16,7 +16,7 @@ mod sums;
 mod view;
 
 use schemas::event::Product;
-use schemas::{PositionToken, RegionId, Sku, WarehouseId};
+use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
 pub use documents::{DocumentCheck, DocumentFault, DocumentProblem};
@@ -25,6 +25,9 @@ pub use reader::SearchReader;
 
 /// Version of the fold whose rows this program writes.
 pub const FOLD_VERSION: u32 = 1;
+
+/// The contexts whose events make a document.
+pub const CONTEXTS: [Context; 3] = [Context::Catalogue, Context::Inventory, Context::Pricing];
 
 const NAME: &str = "search";
 

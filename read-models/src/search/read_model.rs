@@ -18,7 +18,7 @@ use crate::row_scan;
 use crate::search::builds::{Builds, HeldBuild, Watch};
 use crate::search::indexer::{self, IndexerHome};
 use crate::search::sums::{self, Sum};
-use crate::search::{NAME, SearchKey, SearchRow, rows, scan};
+use crate::search::{CONTEXTS, NAME, SearchKey, SearchRow, rows, scan};
 use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
@@ -181,7 +181,7 @@ impl ReadModel for SearchReadModel {
 
     async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
         let generation = self.prepared()?;
-        generation.check_partition(partition, &Context::ALL)?;
+        generation.check_partition(partition, &CONTEXTS)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.home
             .file
@@ -215,7 +215,7 @@ impl ReadModel for SearchReadModel {
     async fn apply(&self, batch: &Batch<SearchKey, SearchRow>) -> Result<(), ReadModelError> {
         self.home.build.check()?;
         let generation = self.prepared()?;
-        generation.check_partition(batch.partition, &Context::ALL)?;
+        generation.check_partition(batch.partition, &CONTEXTS)?;
         let batch = batch.clone();
         metrics::timed_apply(NAME, async {
             self.home
@@ -241,7 +241,7 @@ impl ReadModel for SearchReadModel {
     }
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
-        self.read_generation(|transaction, generation| ledger::status(transaction, generation, &Context::ALL)).await
+        self.read_generation(|transaction, generation| ledger::status(transaction, generation, &CONTEXTS)).await
     }
 
     async fn rows(
@@ -263,7 +263,7 @@ impl ReadModel for SearchReadModel {
 #[async_trait]
 impl InSqlite for SearchReadModel {
     const NAME: &'static str = NAME;
-    const CONTEXTS: &'static [Context] = &Context::ALL;
+    const CONTEXTS: &'static [Context] = &CONTEXTS;
 
     async fn file(&self) -> Result<SqliteFile, ReadModelError> {
         Ok(self.home.file.clone())

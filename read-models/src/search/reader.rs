@@ -25,7 +25,7 @@ use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
 use crate::search::rows::{self, RowsState};
 use crate::search::scan;
 use crate::search::view::View;
-use crate::search::{NAME, ProductAnswer, SearchAnswer, SearchKey, SearchRequest, SearchRow};
+use crate::search::{CONTEXTS, NAME, ProductAnswer, SearchAnswer, SearchKey, SearchRequest, SearchRow};
 use crate::sqlite::dead_letters::InSqlite;
 use crate::sqlite::{Abort, SqliteFile, ledger};
 use crate::status::ReadModelStatus;
@@ -179,7 +179,7 @@ impl SearchReader {
             let file = loaded.rows.as_ref().map_err(told_again)?;
             let mut status = file.read(|transaction| {
                 let generation = ledger::serving(transaction, NAME)?;
-                ledger::status(transaction, &generation, &Context::ALL)
+                ledger::status(transaction, &generation, &CONTEXTS)
             })?;
             let is_searchable = loaded.index.is_ok();
             for partition in &mut status.partitions {
@@ -260,7 +260,7 @@ impl SearchReader {
 #[async_trait]
 impl InSqlite for SearchReader {
     const NAME: &'static str = NAME;
-    const CONTEXTS: &'static [Context] = &Context::ALL;
+    const CONTEXTS: &'static [Context] = &CONTEXTS;
 
     async fn file(&self) -> Result<SqliteFile, ReadModelError> {
         self.on_rows(|file| Ok(file.clone())).await
@@ -418,8 +418,9 @@ impl Inner {
     }
 }
 
+/// Positions of topics that are not read here do not count.
 fn covers(position: &PositionToken, min: &PositionToken) -> bool {
-    min.iter().all(|wanted| {
+    min.iter().filter(|wanted| CONTEXTS.contains(&wanted.context)).all(|wanted| {
         position.get(wanted.context, wanted.partition).is_some_and(|position| position >= wanted.position)
     })
 }

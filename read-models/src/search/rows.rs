@@ -15,7 +15,7 @@ use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::read_model::Generation;
 use crate::search::sums::{self, Sum};
-use crate::search::{NAME, RegionPrice, SearchKey, SearchRow};
+use crate::search::{CONTEXTS, NAME, RegionPrice, SearchKey, SearchRow};
 use crate::sqlite::{Abort, Layout, dead_letters, ledger};
 
 pub(super) const LAYOUT: Layout =
@@ -52,7 +52,7 @@ pub(super) fn state(connection: &Connection) -> Result<RowsState, Abort> {
         .prepare_cached("SELECT row_version FROM row_versions WHERE generation = ?1")?
         .query_row([generation.number], |row| row.get::<_, i64>(0))
         .optional()?;
-    let (position, live) = ledger::positions(connection, &generation, &Context::ALL)?;
+    let (position, live) = ledger::positions(connection, &generation, &CONTEXTS)?;
     Ok(RowsState {
         store: store(connection)?,
         generation: generation.number,

@@ -7,7 +7,7 @@ use crate::checkpoint::PartitionRef;
 use crate::read_model::{Generation, RowPage};
 use crate::row_scan;
 use crate::search::rows::{product_of, region_of};
-use crate::search::{SearchKey, SearchRow};
+use crate::search::{CONTEXTS, SearchKey, SearchRow};
 use crate::sqlite::Abort;
 
 /// The rows of all partitions lie in one order of keys: those of others are passed over.
@@ -18,7 +18,7 @@ pub(super) fn page(
     from: row_scan::Place,
     limit: usize,
 ) -> Result<RowPage<SearchKey, SearchRow>, Abort> {
-    generation.check_partition(partition, &Context::ALL)?;
+    generation.check_partition(partition, &CONTEXTS)?;
     let select = match partition.context {
         Context::Catalogue => {
             "SELECT sku, '', product, version FROM products

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use read_models::search::{SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
+use read_models::search::{CONTEXTS, SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
 use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, ReadModelError, Resolution};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId, partition_of};
@@ -116,7 +116,7 @@ impl Fixture {
     }
 
     pub async fn make_live(&self) {
-        for context in Context::ALL {
+        for context in CONTEXTS {
             for partition in 0..PARTITIONS {
                 self.apply(PartitionRef { context, partition }, Vec::new(), true).await;
             }

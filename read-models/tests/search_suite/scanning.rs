@@ -29,7 +29,7 @@ fn take(page: RowPage<SearchKey, SearchRow>, met: &mut BTreeMap<SearchKey, Searc
 async fn a_scan_meets_every_row_of_its_partition_and_no_other() {
     let store = Fixture::live().await;
     store.show(rows()).await;
-    for context in Context::ALL {
+    for context in CONTEXTS {
         for partition in 0..PARTITIONS {
             let at = PartitionRef { context, partition };
             let expected: BTreeMap<_, _> = rows().into_iter().filter(|(key, _)| home(key) == at).collect();

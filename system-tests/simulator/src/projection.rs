@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::Hash;
 
 use projectors::{FoldError, Projection, StockProjection};
-use read_models::search::{SearchKey, SearchRow};
+use read_models::search::{self, SearchKey, SearchRow};
 use read_models::stock::{StockKey, StockRow};
 use schemas::{Context, Event};
 
@@ -47,7 +47,7 @@ impl Modelled for Search {
     type Row = SearchRow;
 
     const NAME: &'static str = "search";
-    const CONTEXTS: &'static [Context] = &Context::ALL;
+    const CONTEXTS: &'static [Context] = &search::CONTEXTS;
 
     fn row(event: &Event, version: u64) -> Option<(SearchKey, SearchRow)> {
         Some(match event {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use event_log::{Headers, NewRecord, TopicPartition};
 use event_store::Topology;
+use read_models::search;
 use read_models::stock::StockReader;
 use schemas::{Command, CommandEnvelope, Context, OutcomeKind, partition_of};
 use tokio::task::JoinSet;
@@ -310,7 +311,7 @@ fn happen(system: &System, incident: Incident, visitors: &mut JoinSet<()>) {
             forget_owners(world, model);
         }
         Incident::StrangeEvent(dice) => {
-            let context = Context::ALL[dice as usize % Context::ALL.len()];
+            let context = search::CONTEXTS[dice as usize % search::CONTEXTS.len()];
             if let Some(record) = system.log.append(stranger(context.events_topic(), dice, system.topology)) {
                 world.checker().foreign(&record);
             }

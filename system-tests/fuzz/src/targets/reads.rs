@@ -9,7 +9,7 @@ use axum::http::Request;
 use query_api::{QueryApi, QuerySettings, router};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use read_models::search::{SearchKey, SearchReadModel, SearchReader, SearchRow};
+use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SqliteStock, StockKey, StockRow};
 use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel};
 use schemas::event::Product;
@@ -68,7 +68,7 @@ pub async fn filled(folder: &std::path::Path) -> anyhow::Result<(Arc<SqliteStock
         ));
     }
     write(stock.as_ref(), "stock", &[Context::Inventory], stocked).await?;
-    write(search.as_ref(), "search", &Context::ALL, shown).await?;
+    write(search.as_ref(), "search", &search::CONTEXTS, shown).await?;
     let reader = Arc::new(SearchReader::open(&folder.join("search")).await?);
     let shutdown = CancellationToken::new();
     let (indexed, stopped) = (search.clone(), shutdown.clone());
