@@ -13,7 +13,7 @@ use read_models::{PartitionRef, ReadModelError};
 use schemas::{Context, StorePosition};
 
 use crate::error::AuditError;
-use crate::oracle::{Audited, Standing};
+use crate::oracle::{Audited, Folds, Standing};
 use crate::pace::{Pace, Progress};
 use crate::report::{Difference, Findings, IndexReport, Kind, Place, ReadModelReport, Report, TopicReport};
 use crate::rows::{Comparison, OracleOf};
@@ -108,6 +108,10 @@ impl Auditor {
         // The cursor goes before the ends: what it says is published lies before them.
         let relay = self.sources.store.relay_cursor().await?;
         let mut state = match self.state.take() {
+            // What serves is of another fold by now: the table is walked with that one.
+            Some(state) if state.walk.folds() != self.folds(state.walk.folds()).await? => {
+                self.begin(&relay, pace).await?
+            }
             Some(state) => state,
             None => self.begin(&relay, pace).await?,
         };
@@ -122,15 +126,28 @@ impl Auditor {
     async fn begin(&self, relay: &RelayCursor, pace: Pace) -> Result<State, AuditError> {
         let store = self.sources.store.as_ref();
         let topology = store.topology().await?.ok_or(AuditError::NoTopology)?;
+        let folds = self.folds(Folds::default()).await?;
         let walk = match self.settings.since {
             Some(since) => {
                 let place = since.place(store, relay.position).await?;
-                TableWalk::since(store, topology, place, relay, pace).await?
+                TableWalk::since(store, topology, folds, place, relay, pace).await?
             }
-            None => TableWalk::from_beginning(topology),
+            None => TableWalk::from_beginning(topology, folds),
         };
         let (topics, read_models) = (BTreeMap::new(), BTreeMap::new());
         Ok(State { walk, topics, read_models, index: None, compared: Vec::new(), rounds: 0, turn: 0 })
+    }
+
+    /// The folds that built what serves; `known` where nothing serves, or something of a fold that this program lacks.
+    async fn folds(&self, known: Folds) -> Result<Folds, AuditError> {
+        let mut folds = known;
+        if let Some(stock) = &self.stock {
+            folds.stock = fold_of::<StockProjection>(stock, known.stock).await?;
+        }
+        if let Some(search) = &self.search {
+            folds.search = fold_of::<SearchProjection>(search.as_ref(), known.search).await?;
+        }
+        Ok(folds)
     }
 
     async fn round_of(
@@ -330,6 +347,14 @@ fn skipped(name: &str, at: PartitionRef) -> (ReadModelReport, Findings) {
         skipped: Some("it is being built".to_owned()),
     };
     (report, Findings::default())
+}
+
+async fn fold_of<P: Audited>(model: &dyn Standing<P>, known: u32) -> Result<u32, AuditError> {
+    let fold_version = match model.status().await {
+        Err(ReadModelError::Rebuilding { .. }) => return Ok(known),
+        status => status?.fold_version,
+    };
+    Ok(if P::FOLDS.contains(&fold_version) { fold_version } else { known })
 }
 
 /// Lets the oracle fold each partition as far as its checkpoint stands.

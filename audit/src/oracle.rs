@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use async_trait::async_trait;
 use event_store::{StoredEvent, StreamId};
-use projectors::{Projection, SearchProjection, StockProjection};
+use projectors::{Facts, Projection, SearchProjection, StockProjection};
 use read_models::search::{SearchKey, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow};
 use read_models::{DeadLetters, PartitionRef, ReadModelError, ReadModelStatus, RowPage};
@@ -84,21 +84,39 @@ pub(crate) struct FoldedPartition<K> {
     pub(crate) scans: u32,
 }
 
+/// The fold versions that the walk folds with: those that built what serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Folds {
+    pub(crate) stock: u32,
+    pub(crate) search: u32,
+}
+
 /// All partitions of one read model.
 #[derive(Debug)]
 pub(crate) struct Oracle<P: Projection> {
+    fold: u32,
     partitions: HashMap<PartitionRef, FoldedPartition<P::Key>>,
+}
+
+// === impl Folds ===
+
+impl Default for Folds {
+    fn default() -> Self {
+        Self { stock: StockProjection::CURRENT_FOLD, search: SearchProjection::CURRENT_FOLD }
+    }
 }
 
 // === impl Oracle ===
 
-impl<P: Audited> Default for Oracle<P> {
-    fn default() -> Self {
-        Self { partitions: HashMap::new() }
-    }
-}
-
 impl<P: Audited> Oracle<P> {
+    pub(crate) fn new(fold: u32) -> Self {
+        Self { fold, partitions: HashMap::new() }
+    }
+
+    pub(crate) fn fold(&self) -> u32 {
+        self.fold
+    }
+
     pub(crate) fn partition(&mut self, at: PartitionRef) -> &mut FoldedPartition<P::Key> {
         self.partitions.entry(at).or_default()
     }
@@ -108,13 +126,14 @@ impl<P: Audited> Oracle<P> {
         if !P::CONTEXTS.contains(&at.context) {
             return;
         }
+        let fold = self.fold;
         let partition = self.partition(at);
         partition.walked = sequence;
         let version = stored.version;
         let poison = || Poison { sequence, stream: stored.stream.clone(), version };
         let Some(event) = event else { return partition.poison.push(poison()) };
         let Some(key) = P::key(event) else { return };
-        match P::project(None, event, version) {
+        match P::project(fold, None, event, Facts { version, time: stored.time }) {
             Ok(Some(row)) => {
                 let digest = row_digest::<P>(&key, &row);
                 partition.take(Later { sequence, key, version, digest });

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use event_log::{EventEnvelope, Headers};
+use projectors::Facts;
 use read_models::{Checkpoint, ParkedEvent, PartitionRef, PartitionStatus};
 
 use crate::error::AuditError;
@@ -68,6 +69,7 @@ impl<P: Audited> Comparison<'_, P> {
             }
         }
         let Scan { mut report, candidates } = scan;
+        let fold = (self.oracle)(walk).fold();
         let poison = match report.skipped {
             None => self.poison(walk, report.checkpoint),
             Some(_) => Vec::new(),
@@ -84,7 +86,7 @@ impl<P: Audited> Comparison<'_, P> {
                 let (stream, is_looked_at) = (P::stream(key), number < EXPLAINED);
                 if let Some((version, digest)) = candidate.row
                     && is_looked_at
-                    && self.digest_at(key, version).await? != Some(digest)
+                    && self.digest_at(key, version, fold).await? != Some(digest)
                 {
                     told = (Kind::Altered, format!("it is at version {version}, with another content than that"));
                 } else if not_folded.contains(&(stream.to_string(), version + 1)) {
@@ -150,10 +152,15 @@ impl<P: Audited> Comparison<'_, P> {
             },
             candidates: BTreeMap::new(),
         };
-        if fold_version != P::FOLD_VERSION {
-            let known = P::FOLD_VERSION;
-            let why = format!("fold version {fold_version} built it, this program has {known}");
-            scan.report.skipped = Some(why);
+        let walked_with = (self.oracle)(walk).fold();
+        if fold_version != walked_with {
+            scan.report.skipped = Some(if P::FOLDS.contains(&fold_version) {
+                format!(
+                    "it is of fold version {fold_version} since a moment ago, the table was folded with {walked_with}"
+                )
+            } else {
+                format!("fold version {fold_version} built it, this program has {:?}", P::FOLDS)
+            });
             return Ok(scan);
         }
         let store = &self.sources.store;
@@ -268,12 +275,13 @@ impl<P: Audited> Comparison<'_, P> {
     }
 
     /// What the fold gives of a key at an older version.
-    async fn digest_at(&self, key: &P::Key, version: u64) -> Result<Option<u128>, AuditError> {
+    async fn digest_at(&self, key: &P::Key, version: u64, fold: u32) -> Result<Option<u128>, AuditError> {
         let events = self.sources.store.read_stream(&P::stream(key), version, 1).await?;
         let Some(event) = events.first().filter(|event| event.version == version) else { return Ok(None) };
         let decoded =
             schemas::WriterSchema::of(event.schema).and_then(|schema| schemas::decode_event(schema, &event.body).ok());
-        let row = decoded.and_then(|decoded| P::project(None, &decoded, version).ok().flatten());
+        let facts = Facts { version, time: event.time };
+        let row = decoded.and_then(|decoded| P::project(fold, None, &decoded, facts).ok().flatten());
         Ok(row.map(|row| row_digest::<P>(key, &row)))
     }
 

@@ -14,7 +14,7 @@ use schemas::{Context, StorePosition, WriterSchema, decode_event};
 
 use crate::digest::Face;
 use crate::error::AuditError;
-use crate::oracle::Oracle;
+use crate::oracle::{Folds, Oracle};
 use crate::pace::{Pace, Progress};
 use crate::report::{Difference, Findings, Kind, Place};
 use crate::side::Side;
@@ -45,7 +45,7 @@ pub(crate) struct TableWalk {
 // === impl TableWalk ===
 
 impl TableWalk {
-    pub(crate) fn from_beginning(topology: Topology) -> Self {
+    pub(crate) fn from_beginning(topology: Topology, folds: Folds) -> Self {
         Self {
             topology,
             cursor: RelayCursor::default(),
@@ -54,8 +54,8 @@ impl TableWalk {
             bases: HashMap::new(),
             versions: HashMap::new(),
             is_partial: false,
-            stock: Oracle::default(),
-            search: Oracle::default(),
+            stock: Oracle::new(folds.stock),
+            search: Oracle::new(folds.search),
             events: 0,
             findings: Findings::default(),
         }
@@ -66,6 +66,7 @@ impl TableWalk {
     pub(crate) async fn since(
         store: &dyn EventStore,
         topology: Topology,
+        folds: Folds,
         since: StorePosition,
         relay: &RelayCursor,
         pace: Pace,
@@ -87,7 +88,7 @@ impl TableWalk {
             }
             pace.rest(begun, page.len()).await;
         }
-        let mut walk = Self { is_partial: true, ..Self::from_beginning(topology) };
+        let mut walk = Self { is_partial: true, ..Self::from_beginning(topology, folds) };
         walk.cursor.position = since;
         for (place, sequence) in &relay.sequences {
             let before = sequence.saturating_sub(published.sequences.get(place).copied().unwrap_or(0));
@@ -101,6 +102,11 @@ impl TableWalk {
 
     pub(crate) fn position(&self) -> StorePosition {
         self.cursor.position
+    }
+
+    /// What the walk folds with.
+    pub(crate) fn folds(&self) -> Folds {
+        Folds { stock: self.stock.fold(), search: self.search.fold() }
     }
 
     pub(crate) fn topology(&self) -> Topology {

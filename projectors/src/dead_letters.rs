@@ -18,7 +18,7 @@ use read_models::{
 use crate::error::ProjectorError;
 use crate::fold::{Fold, Read};
 use crate::metrics::{DISCARDED, REDRIVEN};
-use crate::projection::Projection;
+use crate::projection::{Facts, Projection};
 use crate::worker::{Owned, WorkerContext, apply, load_rows, now};
 
 pub use mirror::DeadLetterMirror;
@@ -85,11 +85,11 @@ where
             reads.push((record, decode(context, record).await));
         }
         load_rows(context, owned, &reads).await?;
-        let mut fold = Fold::<P>::new(owned.checkpoint);
+        let mut fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
         let stopped = reads.into_iter().enumerate().find_map(|(index, (_, read))| {
             let folded = match read {
                 Read::Event { envelope, event } => {
-                    event.and_then(|event| fold.fold(&event, envelope.stream_version, |key| owned.rows.get(key)))
+                    event.and_then(|event| fold.fold(&event, Facts::of(&envelope), |key| owned.rows.get(key)))
                 }
                 Read::Foreign { why } => Err(why),
             };

@@ -32,6 +32,9 @@ pub struct ProjectorSettings {
     pub group: String,
     /// Generation of the read model.
     pub generation: u32,
+    /// Version of the fold that builds this generation: one of [`Projection::FOLDS`]. The first one by default; a
+    /// program's wiring sets [`Projection::CURRENT_FOLD`], or what the generation was built with.
+    pub fold_version: u32,
     /// Partitions of each event topic.
     pub partitions: u32,
     /// Most events in one write.
@@ -88,6 +91,7 @@ impl Default for ProjectorSettings {
         Self {
             group: String::new(),
             generation: 1,
+            fold_version: 1,
             partitions: 12,
             batch: 500,
             buffered: 4_000,
@@ -113,6 +117,15 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
+    if !P::FOLDS.contains(&settings.fold_version) {
+        let error = ProjectorError::UnknownFold {
+            generation: format!("{}@{}", P::NAME, settings.generation),
+            fold_version: settings.fold_version,
+            folds: P::FOLDS,
+        };
+        health.not_ready(error.to_string());
+        return Err(error);
+    }
     let decoder = Arc::new(EventDecoder::new(registry));
     let mut delays = Policy::STORE.backoff();
     loop {
@@ -155,7 +168,7 @@ where
     let generation = Generation {
         name: P::NAME.to_owned(),
         number: settings.generation,
-        fold_version: P::FOLD_VERSION,
+        fold_version: settings.fold_version,
         partitions: settings.partitions,
     };
     let topics: Vec<&str> = P::CONTEXTS.iter().map(|context| context.events_topic()).collect();

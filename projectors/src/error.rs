@@ -11,6 +11,9 @@ pub enum FoldError {
     Impossible { field: &'static str, value: i64, rule: &'static str },
     #[error("version {found} follows version {last} of {row}")]
     VersionGap { row: String, last: u64, found: u64 },
+    /// The engine refuses such a generation before it reads an event; a caller of the fold alone gets to know here.
+    #[error("this program has no fold version {fold}")]
+    UnknownFold { fold: u32 },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +46,12 @@ pub enum ProjectorError {
     /// So many keys are parked that the fold must be wrong, not the data.
     #[error("{partition}: {parked} keys would be parked, the limit is {limit}; the projection halts")]
     TooManyParked { partition: PartitionRef, parked: usize, limit: usize },
+    /// The generation is of a fold that is not in this program, or no longer.
+    #[error(
+        "{generation} is of fold version {fold_version}, and this program has {}: a replay is due, into a generation of a version that it has; until then run the program that built it",
+        told(folds)
+    )]
+    UnknownFold { generation: String, fold_version: u32, folds: &'static [u32] },
     /// Not a topic of this projection.
     #[error("{at} is not an event topic")]
     ForeignTopic { at: TopicPartition },
@@ -59,6 +68,7 @@ impl ProjectorError {
             | ProjectorError::HistoryDiffers { .. }
             | ProjectorError::AddedPartition { .. }
             | ProjectorError::TooManyParked { .. }
+            | ProjectorError::UnknownFold { .. }
             | ProjectorError::ForeignTopic { .. } => false,
         }
     }
@@ -73,6 +83,10 @@ impl ProjectorError {
                 | ProjectorError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
         )
     }
+}
+
+fn told(folds: &[u32]) -> String {
+    folds.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 
 fn lost(wanted: u64, highest: u64) -> &'static str {

@@ -10,7 +10,7 @@ use read_models::{Checkpoint, FOREIGN_KEY, ParkedEvent};
 use resilience::{Guard, guard};
 use schemas::Event;
 
-use crate::projection::Projection;
+use crate::projection::{Facts, Projection};
 
 /// What a record turned out to be.
 #[derive(Debug)]
@@ -43,6 +43,8 @@ pub(crate) fn order(last: u64, found: u64) -> Order {
 
 /// A batch as it is folded.
 pub(crate) struct Fold<P: Projection> {
+    /// Version of the projection's fold.
+    fold: u32,
     pub(crate) checkpoint: Checkpoint,
     /// Newest row per key: one write per key, however many events it had.
     pub(crate) changes: HashMap<P::Key, P::Row>,
@@ -67,8 +69,9 @@ const BEHIND: &str = "behind a parked event of the same key";
 // === impl Fold ===
 
 impl<P: Projection> Fold<P> {
-    pub(crate) fn new(checkpoint: Checkpoint) -> Self {
+    pub(crate) fn new(fold: u32, checkpoint: Checkpoint) -> Self {
         Self {
+            fold,
             checkpoint,
             changes: HashMap::new(),
             parked: Vec::new(),
@@ -126,7 +129,7 @@ impl<P: Projection> Fold<P> {
         } else {
             match event {
                 Err(why) => Some(why),
-                Ok(event) => self.fold(&event, envelope.stream_version, row).err(),
+                Ok(event) => self.fold(&event, Facts::of(&envelope), row).err(),
             }
         };
         match poison {
@@ -144,7 +147,7 @@ impl<P: Projection> Fold<P> {
     pub(crate) fn fold<'r>(
         &mut self,
         event: &Event,
-        version: u64,
+        facts: Facts,
         row: impl Fn(&P::Key) -> Option<&'r P::Row>,
     ) -> Result<(), String>
     where
@@ -152,7 +155,7 @@ impl<P: Projection> Fold<P> {
     {
         let Some(key) = P::key(event) else { return Ok(()) };
         let current = self.changes.get(&key).or_else(|| row(&key));
-        let folded = tracing::trace_span!("project").in_scope(|| P::project(current, event, version));
+        let folded = tracing::trace_span!("project").in_scope(|| P::project(self.fold, current, event, facts));
         if let Some(new) = folded.map_err(|error| error.to_string())? {
             self.changes.insert(key, new);
         }
@@ -170,6 +173,14 @@ impl<P: Projection> Fold<P> {
             reason,
             parked_at: now,
         }
+    }
+}
+
+// === impl Facts ===
+
+impl Facts {
+    pub(crate) fn of(envelope: &EventEnvelope) -> Self {
+        Self { version: envelope.stream_version, time: envelope.time }
     }
 }
 

@@ -19,6 +19,6 @@ pub use dead_letters::DeadLetterMirror;
 pub use engine::{ProjectorSettings, run_projector};
 pub use error::{FoldError, ProjectorError};
 pub use metrics::describe_metrics;
-pub use projection::Projection;
+pub use projection::{Facts, Projection};
 pub use search::SearchProjection;
 pub use stock::StockProjection;

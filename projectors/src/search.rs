@@ -1,11 +1,11 @@
 //! Search: each event touches one row of one part of its SKU's document, so that the three topics need no order
 //! between them.
 
-use read_models::search::{FOLD_VERSION, SearchKey, SearchRow};
+use read_models::search::{SearchKey, SearchRow};
 use schemas::{Context, Event};
 
 use crate::error::FoldError;
-use crate::projection::Projection;
+use crate::projection::{Facts, Projection};
 use crate::stock::check_stock;
 
 /// `catalogue.events`, `pricing.events` and `inventory.events` to the search read model.
@@ -16,7 +16,8 @@ impl Projection for SearchProjection {
     type Row = SearchRow;
 
     const NAME: &'static str = "search";
-    const FOLD_VERSION: u32 = FOLD_VERSION;
+    const FOLDS: &'static [u32] = &[1];
+    const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Catalogue, Context::Pricing, Context::Inventory];
 
     fn key(event: &Event) -> Option<SearchKey> {
@@ -30,7 +31,15 @@ impl Projection for SearchProjection {
         })
     }
 
-    fn project(row: Option<&SearchRow>, event: &Event, version: u64) -> Result<Option<SearchRow>, FoldError> {
+    fn project(
+        fold: u32,
+        row: Option<&SearchRow>,
+        event: &Event,
+        Facts { version, .. }: Facts,
+    ) -> Result<Option<SearchRow>, FoldError> {
+        if !Self::FOLDS.contains(&fold) {
+            return Err(FoldError::UnknownFold { fold });
+        }
         if row.is_some_and(|row| row.version() >= version) {
             return Ok(None);
         }
@@ -61,6 +70,10 @@ mod tests {
 
     use super::*;
 
+    fn at(version: u64) -> Facts {
+        Facts { version, time: 1_700_000_000_000 + version as i64 }
+    }
+
     fn product(name: &str) -> Product {
         Product {
             sku: Sku::new("A").unwrap(),
@@ -75,20 +88,23 @@ mod tests {
 
     #[test]
     fn a_product_is_revised_discontinued_and_comes_back() {
-        let registered = SearchProjection::project(None, &Event::ProductRegistered(product("Onion")), 1).unwrap();
+        let registered =
+            SearchProjection::project(1, None, &Event::ProductRegistered(product("Onion")), at(1)).unwrap();
         let revised =
-            SearchProjection::project(registered.as_ref(), &Event::ProductRevised(product("Red onion")), 2).unwrap();
+            SearchProjection::project(1, registered.as_ref(), &Event::ProductRevised(product("Red onion")), at(2))
+                .unwrap();
         assert_eq!(revised, Some(SearchRow::Product { product: Some(product("Red onion")), version: 2 }));
         let gone = Event::ProductDiscontinued(ProductDiscontinued { sku: Sku::new("A").unwrap(), reason: None });
-        let gone = SearchProjection::project(revised.as_ref(), &gone, 3).unwrap();
+        let gone = SearchProjection::project(1, revised.as_ref(), &gone, at(3)).unwrap();
         assert_eq!(gone, Some(SearchRow::Product { product: None, version: 3 }));
-        let again = SearchProjection::project(gone.as_ref(), &Event::ProductRegistered(product("Onion")), 4).unwrap();
+        let again =
+            SearchProjection::project(1, gone.as_ref(), &Event::ProductRegistered(product("Onion")), at(4)).unwrap();
         assert!(matches!(again, Some(SearchRow::Product { product: Some(_), version: 4 })));
     }
 
     #[test]
     fn an_older_version_changes_nothing() {
-        let row = SearchProjection::project(None, &Event::ProductRegistered(product("Onion")), 3).unwrap();
-        assert_eq!(SearchProjection::project(row.as_ref(), &Event::ProductRevised(product("x")), 3), Ok(None));
+        let row = SearchProjection::project(1, None, &Event::ProductRegistered(product("Onion")), at(3)).unwrap();
+        assert_eq!(SearchProjection::project(1, row.as_ref(), &Event::ProductRevised(product("x")), at(3)), Ok(None));
     }
 }

@@ -1,11 +1,11 @@
 //! Stock per SKU and warehouse. The event carries the result, so the fold only guards the order.
 
-use read_models::stock::{FOLD_VERSION, StockKey, StockRow};
+use read_models::stock::{StockKey, StockRow};
 use schemas::event::StockUpdated;
 use schemas::{Context, Event};
 
 use crate::error::FoldError;
-use crate::projection::Projection;
+use crate::projection::{Facts, Projection};
 
 /// `inventory.events` to the stock read model.
 pub struct StockProjection;
@@ -15,7 +15,8 @@ impl Projection for StockProjection {
     type Row = StockRow;
 
     const NAME: &'static str = "stock";
-    const FOLD_VERSION: u32 = FOLD_VERSION;
+    const FOLDS: &'static [u32] = &[1];
+    const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Inventory];
 
     fn key(event: &Event) -> Option<StockKey> {
@@ -25,7 +26,15 @@ impl Projection for StockProjection {
         }
     }
 
-    fn project(row: Option<&StockRow>, event: &Event, version: u64) -> Result<Option<StockRow>, FoldError> {
+    fn project(
+        fold: u32,
+        row: Option<&StockRow>,
+        event: &Event,
+        Facts { version, .. }: Facts,
+    ) -> Result<Option<StockRow>, FoldError> {
+        if !Self::FOLDS.contains(&fold) {
+            return Err(FoldError::UnknownFold { fold });
+        }
         let Event::StockUpdated(event) = event else { return Ok(None) };
         check_stock(event)?;
         if row.is_some_and(|row| row.version >= version) {
@@ -51,22 +60,26 @@ mod tests {
     use super::*;
     use crate::fold::tests::stock_updated;
 
+    fn at(version: u64) -> Facts {
+        Facts { version, time: 1_700_000_000_000 + version as i64 }
+    }
+
     #[test]
     fn the_row_is_the_event_s_result() {
-        let row = StockProjection::project(None, &stock_updated("A", "w", 10, 4), 1).unwrap().unwrap();
+        let row = StockProjection::project(1, None, &stock_updated("A", "w", 10, 4), at(1)).unwrap().unwrap();
         assert_eq!((row.on_hand, row.reserved, row.version), (10, 4, 1));
     }
 
     #[test]
     fn folding_twice_or_from_behind_changes_nothing() {
-        let row = StockProjection::project(None, &stock_updated("A", "w", 10, 4), 5).unwrap();
-        assert_eq!(StockProjection::project(row.as_ref(), &stock_updated("A", "w", 10, 4), 5), Ok(None));
-        assert_eq!(StockProjection::project(row.as_ref(), &stock_updated("A", "w", 3, 0), 4), Ok(None));
+        let row = StockProjection::project(1, None, &stock_updated("A", "w", 10, 4), at(5)).unwrap();
+        assert_eq!(StockProjection::project(1, row.as_ref(), &stock_updated("A", "w", 10, 4), at(5)), Ok(None));
+        assert_eq!(StockProjection::project(1, row.as_ref(), &stock_updated("A", "w", 3, 0), at(4)), Ok(None));
     }
 
     #[test]
     fn impossible_stock_is_poison() {
-        assert!(StockProjection::project(None, &stock_updated("A", "w", 3, 4), 1).is_err());
-        assert!(StockProjection::project(None, &stock_updated("A", "w", 3, -1), 1).is_err());
+        assert!(StockProjection::project(1, None, &stock_updated("A", "w", 3, 4), at(1)).is_err());
+        assert!(StockProjection::project(1, None, &stock_updated("A", "w", 3, -1), at(1)).is_err());
     }
 }

@@ -117,7 +117,7 @@ where
     let _ = context.requests.send(start);
     if !owned.live && owned.checkpoint.next_offset == owned.head {
         // Nothing to fold: without this an idle partition would stay "rebuilding".
-        let fold = Fold::<P>::new(owned.checkpoint);
+        let fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
         write(context, &mut owned, fold).await?;
     }
     let mut attended = None;
@@ -250,7 +250,7 @@ where
         }
     }
     load_rows(context, owned, &reads).await?;
-    let mut fold = Fold::<P>::new(owned.checkpoint);
+    let mut fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
     fold.foreign_room = FOREIGN_KEPT.saturating_sub(owned.foreign_records);
     let now = now();
     for (record, read) in reads {

@@ -13,7 +13,7 @@ use event_log::{
     EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec,
 };
 use projectors::dead_letters::http::{DeadLettersApi, router};
-use projectors::{DeadLetterMirror, FoldError, Projection, ProjectorSettings, StockProjection, run_projector};
+use projectors::{DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, StockProjection, run_projector};
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
@@ -35,19 +35,21 @@ impl<const BROKEN: bool> Projection for Strict<BROKEN> {
     type Row = StockRow;
 
     const NAME: &'static str = "stock";
-    const FOLD_VERSION: u32 = 1;
+    const FOLDS: &'static [u32] = &[1];
+    const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Inventory];
 
     fn key(event: &Event) -> Option<StockKey> {
         StockProjection::key(event)
     }
 
-    fn project(row: Option<&StockRow>, event: &Event, version: u64) -> Result<Option<StockRow>, FoldError> {
+    fn project(fold: u32, row: Option<&StockRow>, event: &Event, facts: Facts) -> Result<Option<StockRow>, FoldError> {
+        let version = facts.version;
         let last = row.map_or(0, |row| row.version);
         if version != last + 1 {
             return Err(FoldError::VersionGap { row: "strict".to_owned(), last, found: version });
         }
-        match StockProjection::project(row, event, version)? {
+        match StockProjection::project(fold, row, event, facts)? {
             Some(row) if BROKEN && row.on_hand == POISON => {
                 Err(FoldError::Impossible { field: "on_hand", value: POISON, rule: "this build is broken" })
             }

@@ -23,9 +23,6 @@ pub use documents::{DocumentCheck, DocumentFault, DocumentProblem};
 pub use read_model::SearchReadModel;
 pub use reader::SearchReader;
 
-/// Version of the fold whose rows this program writes.
-pub const FOLD_VERSION: u32 = 1;
-
 /// The contexts whose events make a document.
 pub const CONTEXTS: [Context; 3] = [Context::Catalogue, Context::Inventory, Context::Pricing];
 

@@ -17,9 +17,6 @@ pub use redis::RedisStock;
 pub use redis::codec as redis_codec;
 pub use sqlite::SqliteStock;
 
-/// Version of the fold whose rows this program writes.
-pub const FOLD_VERSION: u32 = 1;
-
 const NAME: &str = "stock";
 const CONTEXTS: [Context; 1] = [Context::Inventory];
 

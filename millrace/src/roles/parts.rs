@@ -12,7 +12,9 @@ use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
 use projectors::dead_letters::http::{DeadLettersApi, DeadLettersDoc};
-use projectors::{DeadLetterMirror, ProjectorSettings, SearchProjection, StockProjection, dead_letters, run_projector};
+use projectors::{
+    DeadLetterMirror, Projection, ProjectorSettings, SearchProjection, StockProjection, dead_letters, run_projector,
+};
 use query_api::{QueryApi, QuerySettings};
 use read_models::DeadLetters;
 use read_models::search::{SearchReadModel, SearchReader};
@@ -126,7 +128,12 @@ pub fn stock_projector(
         Arc::clone(stock),
         Arc::clone(log),
         Arc::clone(registry),
-        ProjectorSettings { group: "millrace-stock".to_owned(), dead_letter_mirror: mirror(log), ..settings },
+        ProjectorSettings {
+            group: "millrace-stock".to_owned(),
+            fold_version: StockProjection::CURRENT_FOLD,
+            dead_letter_mirror: mirror(log),
+            ..settings
+        },
         health,
         process.shutdown.clone(),
     );
@@ -155,6 +162,7 @@ pub fn search_projector(
         Arc::clone(registry),
         ProjectorSettings {
             group: format!("millrace-search-{}", search.id()),
+            fold_version: SearchProjection::CURRENT_FOLD,
             dead_letter_mirror: mirror(log),
             ..settings
         },

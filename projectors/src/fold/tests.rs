@@ -59,7 +59,7 @@ fn none(_: &StockKey) -> Option<&'static StockRow> {
 
 #[test]
 fn events_of_one_key_become_one_write() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint::default());
     for sequence in 1..=5 {
         let event = stock_updated("A", "w", sequence as i64, 0);
         fold.take(&record(sequence - 1), read("A", sequence, sequence, Ok(event)), &HashSet::new(), none, 0);
@@ -71,7 +71,7 @@ fn events_of_one_key_become_one_write() {
 
 #[test]
 fn a_republished_event_moves_the_offset_and_nothing_else() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint { sequence: 3, next_offset: 3, ..Checkpoint::default() });
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint { sequence: 3, next_offset: 3, ..Checkpoint::default() });
     fold.take(&record(9), read("A", 2, 2, Ok(stock_updated("A", "w", 7, 0))), &HashSet::new(), none, 0);
     assert!(fold.changes.is_empty());
     assert_eq!((fold.checkpoint.sequence, fold.checkpoint.next_offset, fold.duplicates), (3, 10, 1));
@@ -79,7 +79,7 @@ fn a_republished_event_moves_the_offset_and_nothing_else() {
 
 #[test]
 fn poison_parks_its_key_in_order_and_the_others_go_on() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint::default());
     let events = [
         read("A", 1, 1, Ok(stock_updated("A", "w", 1, 0))),
         read("A", 2, 2, Err("body does not fit".to_owned())),
@@ -102,7 +102,7 @@ fn poison_parks_its_key_in_order_and_the_others_go_on() {
 
 #[test]
 fn a_key_that_was_parked_before_stays_parked() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint::default());
     let parked = HashSet::from(["A".to_owned()]);
     fold.take(&record(0), read("A", 1, 1, Ok(stock_updated("A", "w", 1, 0))), &parked, none, 0);
     assert!(fold.changes.is_empty());
@@ -111,7 +111,7 @@ fn a_key_that_was_parked_before_stays_parked() {
 
 #[test]
 fn a_foreign_record_parks_no_key() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint::default());
     fold.take(&record(0), Read::Foreign { why: "header ce_id is missing".to_owned() }, &HashSet::new(), none, 0);
     fold.take(&record(1), read("A", 1, 1, Ok(stock_updated("A", "w", 1, 0))), &HashSet::new(), none, 0);
     assert_eq!((fold.foreign, fold.applied, fold.checkpoint.next_offset), (1, 1, 2));
@@ -120,7 +120,7 @@ fn a_foreign_record_parks_no_key() {
 
 #[test]
 fn records_of_nobody_are_kept_up_to_a_bound_and_cut() {
-    let mut fold = Fold::<StockProjection>::new(Checkpoint::default());
+    let mut fold = Fold::<StockProjection>::new(1, Checkpoint::default());
     fold.foreign_room = 2;
     for offset in 0..5 {
         let mut hostile = record(offset);
@@ -170,7 +170,7 @@ proptest! {
         let mut rest = delivered.as_slice();
         while !rest.is_empty() {
             let (batch, later) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
-            let mut fold = Fold::<StockProjection>::new(checkpoint);
+            let mut fold = Fold::<StockProjection>::new(1, checkpoint);
             for (sku, sequence, version, on_hand) in batch {
                 let event = stock_updated(sku, "w", *on_hand, 0);
                 fold.take(&record(offset), read(sku, *sequence, *version, Ok(event)), &HashSet::new(), |key| rows.get(key), 0);

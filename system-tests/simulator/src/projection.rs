@@ -4,7 +4,7 @@
 use std::fmt;
 use std::hash::Hash;
 
-use projectors::{FoldError, Projection, StockProjection};
+use projectors::{Facts, FoldError, Projection, StockProjection};
 use read_models::search::{self, SearchKey, SearchRow};
 use read_models::stock::{StockKey, StockRow};
 use schemas::{Context, Event};
@@ -80,15 +80,17 @@ impl Projection for OtherStock {
     type Row = StockRow;
 
     const NAME: &'static str = StockProjection::NAME;
-    const FOLD_VERSION: u32 = StockProjection::FOLD_VERSION + 1;
+    const FOLDS: &'static [u32] = &[Self::CURRENT_FOLD];
+    /// One that the program under test does not have.
+    const CURRENT_FOLD: u32 = 1_000;
     const CONTEXTS: &'static [Context] = StockProjection::CONTEXTS;
 
     fn key(event: &Event) -> Option<StockKey> {
         StockProjection::key(event)
     }
 
-    fn project(row: Option<&StockRow>, event: &Event, version: u64) -> Result<Option<StockRow>, FoldError> {
-        let folded = StockProjection::project(row, event, version)?;
+    fn project(_fold: u32, row: Option<&StockRow>, event: &Event, facts: Facts) -> Result<Option<StockRow>, FoldError> {
+        let folded = StockProjection::project(StockProjection::CURRENT_FOLD, row, event, facts)?;
         Ok(folded.map(|row| StockRow { on_hand: row.on_hand - row.reserved, reserved: 0, ..row }))
     }
 }

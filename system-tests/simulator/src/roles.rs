@@ -179,6 +179,7 @@ impl System {
         let log = Arc::new(self.log.connect(process));
         let settings = ProjectorSettings {
             group: format!("millrace-{}", P::NAME),
+            fold_version: P::CURRENT_FOLD,
             partitions: self.topology.partitions,
             batch: 5,
             buffered: 12,
