@@ -96,6 +96,9 @@ pub struct Candidate {
     pub share: Share,
     /// Percent of the other requests that are read from it too, for comparison; nobody is answered from these.
     pub mirror_percent: u8,
+    /// Fields of a row whose differences are meant: mirrored answers are compared without them.
+    #[serde(default)]
+    pub excused_fields: Vec<String>,
 }
 
 /// Which requests are answered from the candidate.
