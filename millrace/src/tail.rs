@@ -53,18 +53,27 @@ pub async fn run(args: TailArgs) -> anyhow::Result<Exit> {
 impl Tail {
     /// Finds the partitions. A log that is away now is an error: its address may be wrong.
     async fn begin(args: TailArgs, log: Arc<dyn EventLog>, decoder: EventDecoder) -> anyhow::Result<Self> {
-        let topics: Vec<String> = if args.topic.is_empty() {
+        let is_default = args.topic.is_empty();
+        let asked: Vec<String> = if is_default {
             Context::ALL.iter().map(|context| context.events_topic().to_owned()).collect()
         } else {
             args.topic.clone()
         };
-        let mut partitions = HashMap::new();
-        for topic in &topics {
-            for ends in log.ends(topic).await? {
+        let (mut topics, mut partitions) = (Vec::new(), HashMap::new());
+        for topic in asked {
+            let all_ends = match log.ends(&topic).await {
+                // A log of an earlier release: a relay of this one makes the topic when it starts.
+                Err(EventLogError::UnknownTopic { .. }) if is_default && topic == Context::Platform.events_topic() => {
+                    continue;
+                }
+                all_ends => all_ends?,
+            };
+            for ends in all_ends {
                 let next = if args.from == TailFrom::Beginning { ends.first } else { ends.next };
                 partitions
                     .insert(TopicPartition::new(topic.clone(), ends.partition), Partition { next, end: ends.next });
             }
+            topics.push(topic);
         }
         Ok(Self { args, log, decoder, topics, partitions, printed: 0 })
     }

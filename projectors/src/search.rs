@@ -28,6 +28,7 @@ impl Projection for SearchProjection {
             Event::ProductDiscontinued(event) => SearchKey::Product(event.sku.clone()),
             Event::PriceSet(event) => SearchKey::Price(event.sku.clone(), event.region.clone()),
             Event::StockUpdated(event) => SearchKey::Stock(event.sku.clone(), event.warehouse.clone()),
+            Event::DecisionRecorded(_) => return None,
         })
     }
 
@@ -59,6 +60,7 @@ impl Projection for SearchProjection {
                 check_stock(event)?;
                 SearchRow::Stock { region: event.region.clone(), available: event.on_hand - event.reserved, version }
             }
+            Event::DecisionRecorded(_) => return Ok(None),
         }))
     }
 }

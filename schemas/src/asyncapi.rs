@@ -19,7 +19,7 @@ pub fn document(version: &str) -> Value {
     }
     for context in Context::ALL {
         for (topic, action, summary) in [
-            (context.events_topic(), "send", "What happened, in order per SKU"),
+            (context.events_topic(), "send", "What happened, in order per key"),
             (context.commands_topic(), "receive", "What services ask for; one effect per command id"),
             (context.outcomes_topic(), "send", "What became of each command of the command topic"),
         ] {
@@ -55,7 +55,7 @@ pub fn document(version: &str) -> Value {
         "info": {
             "title": "Millrace topics",
             "version": version,
-            "description": "CloudEvents in Kafka binary mode; values are Confluent-framed Avro (magic byte 0, schema id, body). The record key is the SKU.",
+            "description": "CloudEvents in Kafka binary mode; values are Confluent-framed Avro (magic byte 0, schema id, body). The record key is the SKU; on platform topics, the projection.",
             "license": { "name": "Apache-2.0" },
         },
         "defaultContentType": "application/avro",
@@ -101,7 +101,7 @@ fn headers() -> Value {
             "ce_specversion": { "type": "string", "const": "1.0" },
             "ce_time": text("RFC 3339"),
             "ce_subject": text("Stream of the event, such as stock-A@w1"),
-            "ce_partitionkey": text("The SKU"),
+            "ce_partitionkey": text("The key: the SKU; on platform topics, the projection"),
             "ce_sequence": text("Gapless per topic and partition, 20 digits"),
             "ce_correlationid": text("Ties together what one cause set off"),
             "ce_causationid": text("Id of the command that caused the event"),
@@ -133,6 +133,6 @@ mod tests {
         }
         let document = document("0.0.0");
         walk(&document, &document);
-        assert_eq!(document["channels"].as_object().unwrap().len(), 9);
+        assert_eq!(document["channels"].as_object().unwrap().len(), 12);
     }
 }

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::command::{Command, CommandError};
 use crate::contract::{CONTRACTS, SchemaRef};
-use crate::event::{Event, PriceSet, Product, ProductDiscontinued, StockUpdated};
+use crate::event::{DecisionRecorded, Event, PriceSet, Product, ProductDiscontinued, StockUpdated};
 use crate::outcome::{Outcome, OutcomeKind};
 use crate::upcasters::ProductRegisteredV1;
 
@@ -80,6 +80,7 @@ pub fn encode_event(event: &Event) -> Result<EncodedEvent, CodecError> {
         Event::ProductDiscontinued(event) => encode(schema, event),
         Event::StockUpdated(event) => encode(schema, event),
         Event::PriceSet(event) => encode(schema, event),
+        Event::DecisionRecorded(event) => encode(schema, event),
     }?;
     Ok(EncodedEvent { schema, body })
 }
@@ -97,6 +98,7 @@ pub fn decode_event(writer: &WriterSchema, body: &[u8]) -> Result<Event, CodecEr
         }
         "millrace.inventory.StockUpdated" => decode::<StockUpdated>(writer, body).map(Event::StockUpdated),
         "millrace.pricing.PriceSet" => decode::<PriceSet>(writer, body).map(Event::PriceSet),
+        "millrace.platform.DecisionRecorded" => decode::<DecisionRecorded>(writer, body).map(Event::DecisionRecorded),
         other => Err(CodecError::UnknownEvent { name: other.to_owned() }),
     }
 }
@@ -115,6 +117,7 @@ pub fn decode_command(writer: &WriterSchema, body: &[u8]) -> Result<Command, Cod
         "ReleaseReservation" => decode(writer, body).map(Command::ReleaseReservation),
         "ShipReservation" => decode(writer, body).map(Command::ShipReservation),
         "SetPrice" => decode(writer, body).map(Command::SetPrice),
+        "RecordDecision" => decode(writer, body).map(Command::RecordDecision),
         other => return Err(CommandError::UnknownType { given: other.to_owned() }.into()),
     }
     .and_then(|command| command.checked().map_err(CodecError::from))

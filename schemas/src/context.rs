@@ -12,18 +12,21 @@ pub enum Context {
     Catalogue,
     Inventory,
     Pricing,
+    /// Millrace's own operation: what was decided on read models. No projection reads its events.
+    Platform,
 }
 
 // === impl Context ===
 
 impl Context {
-    pub const ALL: [Context; 3] = [Context::Catalogue, Context::Inventory, Context::Pricing];
+    pub const ALL: [Context; 4] = [Context::Catalogue, Context::Inventory, Context::Pricing, Context::Platform];
 
     pub const fn as_str(self) -> &'static str {
         match self {
             Context::Catalogue => "catalogue",
             Context::Inventory => "inventory",
             Context::Pricing => "pricing",
+            Context::Platform => "platform",
         }
     }
 
@@ -33,6 +36,7 @@ impl Context {
             Context::Catalogue => "catalogue.events",
             Context::Inventory => "inventory.events",
             Context::Pricing => "pricing.events",
+            Context::Platform => "platform.events",
         }
     }
 
@@ -42,6 +46,7 @@ impl Context {
             Context::Catalogue => "catalogue.commands",
             Context::Inventory => "inventory.commands",
             Context::Pricing => "pricing.commands",
+            Context::Platform => "platform.commands",
         }
     }
 
@@ -51,6 +56,7 @@ impl Context {
             Context::Catalogue => "catalogue.dead-letters",
             Context::Inventory => "inventory.dead-letters",
             Context::Pricing => "pricing.dead-letters",
+            Context::Platform => "platform.dead-letters",
         }
     }
 
@@ -60,6 +66,7 @@ impl Context {
             Context::Catalogue => "catalogue.command-outcomes",
             Context::Inventory => "inventory.command-outcomes",
             Context::Pricing => "pricing.command-outcomes",
+            Context::Platform => "platform.command-outcomes",
         }
     }
 }
@@ -77,6 +84,6 @@ impl FromStr for Context {
         Context::ALL
             .into_iter()
             .find(|context| context.as_str() == text)
-            .ok_or_else(|| format!("unknown context {text:?}: use catalogue, inventory or pricing"))
+            .ok_or_else(|| format!("unknown context {text:?}: use catalogue, inventory, pricing or platform"))
     }
 }

@@ -157,6 +157,20 @@ pub static CONTRACTS: &[Contract] = &[
         1,
         "commands/pricing/SetPrice.v1.avsc"
     ),
+    contract!(
+        Event,
+        Some(Context::Platform),
+        "millrace.platform.DecisionRecorded",
+        1,
+        "platform/DecisionRecorded.v1.avsc"
+    ),
+    contract!(
+        Command,
+        Some(Context::Platform),
+        "millrace.platform.commands.RecordDecision",
+        1,
+        "commands/platform/RecordDecision.v1.avsc"
+    ),
 ];
 
 // === impl SchemaRef ===

@@ -3,10 +3,11 @@
 //! Every event carries the **result** of its change, so that folding it twice, or from the middle, gives the same.
 
 use serde::{Deserialize, Serialize};
+use uuid::Uuid;
 
 use crate::context::Context;
 use crate::contract::SchemaRef;
-use crate::id::{RegionId, ReservationId, Sku, WarehouseId};
+use crate::id::{ProjectionId, RegionId, ReservationId, Sku, WarehouseId, uuid_text};
 
 /// Any event of any context.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +19,7 @@ pub enum Event {
     ProductDiscontinued(ProductDiscontinued),
     StockUpdated(StockUpdated),
     PriceSet(PriceSet),
+    DecisionRecorded(DecisionRecorded),
 }
 
 /// A product as the catalogue describes it: what registering and revising both result in.
@@ -92,6 +94,32 @@ pub struct PriceSet {
     pub amount_minor: i64,
 }
 
+/// A decision on the generations of a read model was recorded, at its place in the chain of its catalogue.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DecisionRecorded {
+    pub projection: ProjectionId,
+    /// Which store of that read model: each has a catalogue, and a chain of decisions, of its own.
+    #[serde(with = "uuid_text")]
+    pub catalogue_id: Uuid,
+    /// 1, 2, 3 … in that catalogue.
+    pub number: i64,
+    /// Milliseconds since 1970 (UTC).
+    pub at: i64,
+    pub who: String,
+    /// Such as `started`, `approved`, `cut_over`, `rolled_back`.
+    pub action: String,
+    /// What it was decided on, such as `stock@2`.
+    pub generation: String,
+    /// May be empty.
+    pub reason: String,
+    /// What it rests on, as JSON text.
+    pub evidence: String,
+    /// SHA-256 of the decision before, 64 hex digits; empty for the first.
+    pub previous: String,
+    /// SHA-256 of this decision, 64 hex digits.
+    pub hash: String,
+}
+
 // === impl Event ===
 
 impl Event {
@@ -102,17 +130,19 @@ impl Event {
             }
             Event::StockUpdated(_) => Context::Inventory,
             Event::PriceSet(_) => Context::Pricing,
+            Event::DecisionRecorded(_) => Context::Platform,
         }
     }
 
-    /// The SKU that the event is about: the partition key of every event.
-    pub fn sku(&self) -> &Sku {
+    /// The partition key: the SKU that the event is about, or the projection.
+    pub fn key(&self) -> &str {
         match self {
-            Event::ProductRegistered(event) => &event.sku,
-            Event::ProductRevised(event) => &event.sku,
-            Event::ProductDiscontinued(event) => &event.sku,
-            Event::StockUpdated(event) => &event.sku,
-            Event::PriceSet(event) => &event.sku,
+            Event::ProductRegistered(event) => event.sku.as_str(),
+            Event::ProductRevised(event) => event.sku.as_str(),
+            Event::ProductDiscontinued(event) => event.sku.as_str(),
+            Event::StockUpdated(event) => event.sku.as_str(),
+            Event::PriceSet(event) => event.sku.as_str(),
+            Event::DecisionRecorded(event) => event.projection.as_str(),
         }
     }
 
@@ -124,6 +154,7 @@ impl Event {
             Event::ProductDiscontinued(_) => ("millrace.catalogue.ProductDiscontinued", 1),
             Event::StockUpdated(_) => ("millrace.inventory.StockUpdated", 1),
             Event::PriceSet(_) => ("millrace.pricing.PriceSet", 1),
+            Event::DecisionRecorded(_) => ("millrace.platform.DecisionRecorded", 1),
         };
         SchemaRef { name, version }
     }
@@ -136,6 +167,7 @@ impl Event {
             Event::ProductDiscontinued(event) => serde_json::to_value(event),
             Event::StockUpdated(event) => serde_json::to_value(event),
             Event::PriceSet(event) => serde_json::to_value(event),
+            Event::DecisionRecorded(event) => serde_json::to_value(event),
         };
         json.unwrap_or(serde_json::Value::Null)
     }

@@ -15,7 +15,7 @@ pub const MAX_ID_LENGTH: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{kind} {given:?} is not an id: use 1 to {MAX_ID_LENGTH} of the characters A-Z a-z 0-9 . _ -")]
 pub struct IdError {
-    /// Which id was asked for: `sku`, `warehouse`, `region`, `reservation_id`.
+    /// Which id was asked for: `sku`, `warehouse`, `region`, `reservation_id`, `projection`.
     pub kind: &'static str,
     /// The refused text, cut to 80 characters.
     pub given: String,
@@ -107,6 +107,27 @@ id!(
     ReservationId,
     "reservation_id"
 );
+
+id!(
+    /// A read model by the name of what folds it, such as `stock`.
+    ProjectionId,
+    "projection"
+);
+
+/// A UUID as text, in Avro too, whose library would give it as bytes.
+pub(crate) mod uuid_text {
+    use serde::de::{Deserialize, Deserializer, Error};
+    use serde::ser::Serializer;
+    use uuid::Uuid;
+
+    pub(crate) fn serialize<S: Serializer>(id: &Uuid, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(id)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Uuid, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(Error::custom)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -21,7 +21,7 @@ pub use command::{Command, CommandEnvelope, CommandError};
 pub use context::Context;
 pub use contract::{Contract, ContractKind, SchemaRef};
 pub use event::Event;
-pub use id::{IdError, RegionId, ReservationId, Sku, WarehouseId};
+pub use id::{IdError, ProjectionId, RegionId, ReservationId, Sku, WarehouseId};
 pub use outcome::{Outcome, OutcomeKind, Reason};
 pub use partition::partition_of;
 pub use position::{PartitionPosition, PositionToken, StorePosition, TokenError};

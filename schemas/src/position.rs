@@ -162,7 +162,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_token_reads_back_what_it_wrote(parts in prop::collection::vec((0_usize..3, 0_u32..64, any::<u64>(), any::<u64>()), 0..8)) {
+        fn a_token_reads_back_what_it_wrote(parts in prop::collection::vec((0_usize..Context::ALL.len(), 0_u32..64, any::<u64>(), any::<u64>()), 0..8)) {
             let mut token = PositionToken::default();
             for (context, partition, xid, position) in parts {
                 token.advance(Context::ALL[context], partition, StorePosition { xid, position });

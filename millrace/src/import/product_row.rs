@@ -198,7 +198,7 @@ fn identity(command: &Command, delivery: &str) -> String {
         Command::CountStock(data) => format!("{} {}", data.warehouse, data.counted),
         other => serde_json::to_string(other).unwrap_or_default(),
     };
-    format!("{delivery}\n{} {}\n{said}", command.command_type(), command.sku())
+    format!("{delivery}\n{} {}\n{said}", command.command_type(), command.key())
 }
 
 fn derive_sku(cells: &Cells, columns: &[Column]) -> Result<Sku, String> {

@@ -19,6 +19,7 @@ pub(super) fn page(
     limit: usize,
 ) -> Result<RowPage<SearchKey, SearchRow>, Abort> {
     generation.check_partition(partition, &CONTEXTS)?;
+    let mut page = RowPage { rows: Vec::new(), foreign: Vec::new(), next: None };
     let select = match partition.context {
         Context::Catalogue => {
             "SELECT sku, '', product, version FROM products
@@ -32,9 +33,10 @@ pub(super) fn page(
             "SELECT sku, warehouse, region, available, version FROM stock
              WHERE generation = ?1 AND (sku, warehouse) > (?2, ?3) ORDER BY sku, warehouse LIMIT ?4"
         }
+        // Refused above: no row is of it.
+        Context::Platform => return Ok(page),
     };
     let text = |index: usize| from.get(index).map_or("", String::as_str);
-    let mut page = RowPage { rows: Vec::new(), foreign: Vec::new(), next: None };
     let mut select = transaction.prepare_cached(select)?;
     let mut found = select.query(params![generation.number, text(0), text(1), limit.max(1) as i64])?;
     let (mut looked_at, mut last) = (0, None);
@@ -44,7 +46,7 @@ pub(super) fn page(
         if partition_of(sku.as_bytes(), generation.partitions) == partition.partition {
             match key(partition.context, &sku, &part) {
                 Some(key) => {
-                    let read = row_of(partition.context, row).map_err(|error| error.to_string());
+                    let read = row_of(&key, row).map_err(|error| error.to_string());
                     page.rows.push((key, read));
                 }
                 None => page.foreign.push(format!("{sku}/{part}")),
@@ -64,15 +66,18 @@ fn key(context: Context, sku: &str, part: &str) -> Option<SearchKey> {
         Context::Catalogue => SearchKey::Product(sku),
         Context::Pricing => SearchKey::Price(sku, RegionId::new(part).ok()?),
         Context::Inventory => SearchKey::Stock(sku, WarehouseId::new(part).ok()?),
+        Context::Platform => return None,
     })
 }
 
-fn row_of(context: Context, row: &Row<'_>) -> rusqlite::Result<SearchRow> {
+fn row_of(key: &SearchKey, row: &Row<'_>) -> rusqlite::Result<SearchRow> {
     let version = |column: usize| row.get::<_, i64>(column).map(|version| version as u64);
-    Ok(match context {
-        Context::Catalogue => SearchRow::Product { product: product_of(row.get(2)?)?, version: version(3)? },
-        Context::Pricing => SearchRow::Price { currency: row.get(2)?, amount_minor: row.get(3)?, version: version(4)? },
-        Context::Inventory => {
+    Ok(match key {
+        SearchKey::Product(_) => SearchRow::Product { product: product_of(row.get(2)?)?, version: version(3)? },
+        SearchKey::Price(..) => {
+            SearchRow::Price { currency: row.get(2)?, amount_minor: row.get(3)?, version: version(4)? }
+        }
+        SearchKey::Stock(..) => {
             SearchRow::Stock { region: region_of(row.get(2)?)?, available: row.get(3)?, version: version(4)? }
         }
     })

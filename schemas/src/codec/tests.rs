@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::contract::ContractKind;
 use crate::event::StockChange;
-use crate::id::{RegionId, ReservationId, Sku, WarehouseId};
+use crate::id::{ProjectionId, RegionId, ReservationId, Sku, WarehouseId};
 
 fn product() -> Product {
     Product {
@@ -51,6 +51,19 @@ pub(crate) fn samples() -> Vec<Event> {
             region: RegionId::new("eu").unwrap(),
             currency: "EUR".to_owned(),
             amount_minor: 129,
+        }),
+        Event::DecisionRecorded(DecisionRecorded {
+            projection: ProjectionId::new("stock").unwrap(),
+            catalogue_id: uuid::uuid!("6f9619ff-8b86-4d01-b42d-00cf4fc964ff"),
+            number: 2,
+            at: 1_900_000_000_000,
+            who: "ada".to_owned(),
+            action: "cut_over".to_owned(),
+            generation: "stock@2".to_owned(),
+            reason: "the new field".to_owned(),
+            evidence: r#"{"differing":0,"rows":1200}"#.to_owned(),
+            previous: "a1".repeat(32),
+            hash: "0f".repeat(32),
         }),
     ]
 }

@@ -1,6 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::id::{Sku, WarehouseId};
 
 fn parse(json: &str) -> Result<CommandEnvelope, CommandError> {
     CommandEnvelope::from_json(json.as_bytes(), None, 1_000)
@@ -16,7 +17,7 @@ fn a_command_is_read_with_its_sending() {
     let envelope = parse(&json).unwrap();
     assert_eq!(envelope.id.to_string(), ID);
     assert_eq!(envelope.correlation_id.as_deref(), Some("c1"));
-    assert_eq!(envelope.command.sku().as_str(), "A");
+    assert_eq!(envelope.command.key(), "A");
     assert_eq!(envelope.command.context(), Context::Inventory);
     assert_eq!(envelope.command.full_name(), "millrace.inventory.commands.ReceiveStock");
 }

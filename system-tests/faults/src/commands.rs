@@ -42,7 +42,7 @@ impl Given {
     }
 
     pub fn sku(&self) -> &str {
-        self.command.sku().as_str()
+        self.command.key()
     }
 }
 

@@ -97,5 +97,5 @@ fn note_latest(latest: &mut HashMap<String, Seen>, command: &Command, outcome: &
         return;
     }
     let seen = Seen { position: position.clone(), stream: stream.clone(), version };
-    latest.insert(command.sku().to_string(), seen);
+    latest.insert(command.key().to_owned(), seen);
 }

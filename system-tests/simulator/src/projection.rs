@@ -68,6 +68,7 @@ impl Modelled for Search {
                 let row = SearchRow::Stock { region: event.region.clone(), available, version };
                 (SearchKey::Stock(event.sku.clone(), event.warehouse.clone()), row)
             }
+            Event::DecisionRecorded(_) => return None,
         })
     }
 }

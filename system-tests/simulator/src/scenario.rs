@@ -8,7 +8,7 @@ use event_log::{Headers, NewRecord, TopicPartition};
 use event_store::Topology;
 use read_models::search;
 use read_models::stock::StockReader;
-use schemas::{Command, CommandEnvelope, Context, OutcomeKind, partition_of};
+use schemas::{Command, CommandEnvelope, Context, OutcomeKind, Sku, partition_of};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -221,11 +221,12 @@ async fn read_back(system: &System, command: &Command, outcome: &schemas::Outcom
     if command.context() != Context::Inventory {
         return;
     }
+    let Ok(sku) = Sku::new(command.key()) else { return };
     let process = Process::new(system.world.clone(), "reader");
     let reader = system.stock.connect(process.clone());
     let read = async {
         match reader.wait_for(token, Duration::from_secs(2)).await {
-            Ok(true) => reader.stock(std::slice::from_ref(command.sku())).await.ok(),
+            Ok(true) => reader.stock(std::slice::from_ref(&sku)).await.ok(),
             _ => None,
         }
     };
@@ -256,7 +257,7 @@ async fn send_by_topic(system: System, given: Given, place: Place) {
     let world = &system.world;
     let late = Duration::from_millis(if place.count.is_multiple_of(10) { 0 } else { world.dice(place, 1) % 3_000 });
     tokio::time::sleep_until(begin_of(world) + given.at + late).await;
-    let key = given.command.sku().as_str().as_bytes();
+    let key = given.command.key().as_bytes();
     let partition = partition_of(key, system.topology.partitions);
     let json = serde_json::to_value(&given.command).unwrap_or_default();
     let headers = [

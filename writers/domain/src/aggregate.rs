@@ -5,6 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalogue::{self, ProductState};
 use crate::inventory::{self, StockState};
+use crate::platform::{self, DecisionsState};
 use crate::pricing::{self, PriceState};
 use crate::rejection::Rejection;
 
@@ -14,6 +15,7 @@ pub enum State {
     Product(ProductState),
     Stock(StockState),
     Price(PriceState),
+    Decisions(DecisionsState),
 }
 
 /// Decides a command: the events that it causes, or why it is refused.
@@ -25,6 +27,7 @@ pub fn decide(state: &State, command: &Command, now: i64) -> Result<Vec<Event>, 
         (State::Product(state), command) => catalogue::decide(state, command),
         (State::Stock(state), command) => inventory::decide(state, command, now),
         (State::Price(state), command) => pricing::decide(state, command),
+        (State::Decisions(state), command) => platform::decide(state, command),
     }
 }
 
@@ -34,6 +37,7 @@ pub fn apply(state: &mut State, event: &Event) {
         State::Product(state) => catalogue::apply(state, event),
         State::Stock(state) => inventory::apply(state, event),
         State::Price(state) => pricing::apply(state, event),
+        State::Decisions(state) => platform::apply(state, event),
     }
 }
 
@@ -46,6 +50,7 @@ impl State {
             Context::Catalogue => State::Product(ProductState::default()),
             Context::Inventory => State::Stock(StockState::default()),
             Context::Pricing => State::Price(PriceState::default()),
+            Context::Platform => State::Decisions(DecisionsState::default()),
         }
     }
 }

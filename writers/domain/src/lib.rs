@@ -6,6 +6,7 @@
 mod aggregate;
 mod catalogue;
 mod inventory;
+mod platform;
 mod pricing;
 mod rejection;
 mod stream;
@@ -15,6 +16,7 @@ mod testing;
 pub use aggregate::{State, apply, decide};
 pub use catalogue::ProductState;
 pub use inventory::{Reservation, StockState};
+pub use platform::DecisionsState;
 pub use pricing::PriceState;
 pub use rejection::Rejection;
 pub use stream::StreamId;

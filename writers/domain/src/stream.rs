@@ -1,6 +1,7 @@
-//! Names of streams: `product-<sku>`, `stock-<sku>@<warehouse>`, `price-<sku>@<region>`.
+//! Names of streams: `product-<sku>`, `stock-<sku>@<warehouse>`, `price-<sku>@<region>`,
+//! `decisions-<projection>-<catalogue id>`.
 //!
-//! Ids cannot hold `@`, so a name splits in one way only.
+//! Ids cannot hold `@`, and a catalogue's id always is of 36 characters: so a name splits in one way only.
 
 use std::fmt;
 
@@ -20,7 +21,7 @@ impl StreamId {
         let stock = |sku: &Sku, warehouse: &dyn fmt::Display| Self(format!("stock-{sku}@{warehouse}"));
         match command {
             Command::RegisterProduct(_) | Command::ReviseProduct(_) | Command::DiscontinueProduct(_) => {
-                Self(format!("product-{}", command.sku()))
+                Self(format!("product-{}", command.key()))
             }
             Command::ReceiveStock(data) => stock(&data.sku, &data.warehouse),
             Command::AdjustStock(data) => stock(&data.sku, &data.warehouse),
@@ -29,6 +30,7 @@ impl StreamId {
             Command::ReleaseReservation(data) => stock(&data.sku, &data.warehouse),
             Command::ShipReservation(data) => stock(&data.sku, &data.warehouse),
             Command::SetPrice(data) => Self(format!("price-{}@{}", data.sku, data.region)),
+            Command::RecordDecision(data) => Self(format!("decisions-{}-{}", data.projection, data.catalogue_id)),
         }
     }
 
@@ -43,6 +45,7 @@ impl StreamId {
             "product" => Some(Context::Catalogue),
             "stock" => Some(Context::Inventory),
             "price" => Some(Context::Pricing),
+            "decisions" => Some(Context::Platform),
             _ => None,
         }
     }

@@ -40,6 +40,9 @@ const WORDS: &[&str] = &[
     "ShipReservation",
     "SetPrice",
     "DiscontinueProduct",
+    "RecordDecision",
+    "\"evidence\":",
+    "\"hash\":",
     "millrace.inventory.commands.ReceiveStock",
     "2030-01-01T00:00:00Z",
     "262143-12-31T23:59:60Z",
@@ -69,6 +72,10 @@ fn commands() -> Vec<Value> {
         ("ReleaseReservation", json!({"sku":"TEA","warehouse":"ham-1","reservation_id":"r-1","reason":"no"})),
         ("ShipReservation", json!({"sku":"TEA","warehouse":"ham-1","reservation_id":"r-1"})),
         ("SetPrice", json!({"sku":"TEA","region":"north","currency":"EUR","amount_minor":349})),
+        (
+            "RecordDecision",
+            json!({"projection":"stock","catalogue_id":Uuid::from_u128(9),"number":1,"at":"2030-01-01T00:00:00Z","who":"ada","action":"cut_over","generation":"stock@2","reason":"","evidence":"{}","previous":"","hash":"0f".repeat(32)}),
+        ),
     ];
     let command = |(at, (kind, data))| json!({"id": Uuid::from_u128(at as u128 + 7), "type": kind, "data": data, "correlation_id": "c", "actor": "till"});
     data.into_iter().enumerate().map(command).collect()

@@ -24,7 +24,7 @@ impl Target for Token {
     }
 
     fn words(&self) -> &'static [&'static str] {
-        &["inventory", "catalogue", "pricing", "-", ",", ".", "inventory-7-812.4021,", " "]
+        &["inventory", "catalogue", "pricing", "platform", "-", ",", ".", "inventory-7-812.4021,", " "]
     }
 
     fn generate(&self, random: &mut ChaCha8Rng) -> Option<Vec<u8>> {

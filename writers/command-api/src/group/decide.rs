@@ -159,7 +159,7 @@ pub(super) fn decide_one(
         timers: Vec::new(),
         snapshot: None,
         publish_outcome_on: None,
-        outcome_key: command.sku().to_string(),
+        outcome_key: command.key().to_owned(),
         command_type: Some(command.command_type().to_owned()),
     };
     let events = tracing::trace_span!("decide").in_scope(|| match &work.timer {
@@ -191,7 +191,7 @@ pub(super) fn decide_one(
         decided.events.push(NewEvent {
             id: event_id(envelope.id, index),
             context,
-            key: event.sku().to_string(),
+            key: event.key().to_owned(),
             schema: encoded.schema,
             body: encoded.body,
             time: envelope.received_at,
@@ -278,12 +278,13 @@ pub(super) fn warehouse_of(command: &Command) -> Option<&WarehouseId> {
         Command::RegisterProduct(_)
         | Command::ReviseProduct(_)
         | Command::DiscontinueProduct(_)
-        | Command::SetPrice(_) => None,
+        | Command::SetPrice(_)
+        | Command::RecordDecision(_) => None,
     }
 }
 
 pub(super) fn token(topology: Topology, command: &Command, position: StorePosition) -> PositionToken {
-    let partition = partition_of(command.sku().as_str().as_bytes(), topology.partitions);
+    let partition = partition_of(command.key().as_bytes(), topology.partitions);
     PositionToken::of(command.context(), partition, position)
 }
 

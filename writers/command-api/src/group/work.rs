@@ -54,7 +54,7 @@ impl Work {
         };
         let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
         is_reused.then(|| {
-            let key = envelope.command.sku().as_str();
+            let key = envelope.command.key();
             let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
             command.publish_outcome_on = Some(context);
             command.command_type = Some(envelope.command.command_type().to_owned());

@@ -57,12 +57,12 @@ pub(crate) fn apply(state: &mut ProductState, event: &Event) {
             *state = ProductState::Active(product.clone());
         }
         Event::ProductDiscontinued(_) => *state = ProductState::Discontinued,
-        Event::StockUpdated(_) | Event::PriceSet(_) => {}
+        Event::StockUpdated(_) | Event::PriceSet(_) | Event::DecisionRecorded(_) => {}
     }
 }
 
 fn active<'a>(state: &'a ProductState, command: &Command) -> Result<&'a Product, Rejection> {
-    let sku = command.sku();
+    let sku = command.key();
     match state {
         ProductState::Active(product) => Ok(product),
         ProductState::Unknown => Err(Rejection::new("product_unknown", format!("{sku} is not registered"))),

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use schemas::command::{MAX_NUMBER, ReserveStock};
 use schemas::event::{StockChange, StockUpdated};
-use schemas::{Command, Event, RegionId, ReservationId, WarehouseId};
+use schemas::{Command, Event, RegionId, ReservationId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
 use crate::aggregate::misrouted;
@@ -42,7 +42,7 @@ pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<
             let on_hand = state.on_hand.saturating_add(data.quantity);
             within_bounds(on_hand)?;
             Ok(vec![updated(
-                command,
+                &data.sku,
                 &data.warehouse,
                 region,
                 StockChange::Received,
@@ -65,7 +65,7 @@ pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<
                 ));
             }
             let mut event = updated_fields(
-                command,
+                &data.sku,
                 &data.warehouse,
                 region,
                 StockChange::Adjusted,
@@ -85,7 +85,7 @@ pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<
                 ));
             }
             Ok(vec![updated(
-                command,
+                &data.sku,
                 &data.warehouse,
                 region,
                 StockChange::Counted,
@@ -94,13 +94,13 @@ pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<
                 state.reserved,
             )])
         }
-        Command::ReserveStock(data) => reserve(state, command, data, now),
+        Command::ReserveStock(data) => reserve(state, data, now),
         Command::ReleaseReservation(data) => {
             let region = state.agreed_region(None, &data.warehouse)?;
             let reservation = state.open_reservation(&data.reservation_id)?;
             let reserved = state.reserved - reservation.quantity;
             let mut event = updated_fields(
-                command,
+                &data.sku,
                 &data.warehouse,
                 region,
                 StockChange::Released,
@@ -116,7 +116,7 @@ pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<
             let region = state.agreed_region(None, &data.warehouse)?;
             let reservation = state.open_reservation(&data.reservation_id)?;
             let mut event = updated_fields(
-                command,
+                &data.sku,
                 &data.warehouse,
                 region,
                 StockChange::Shipped,
@@ -184,7 +184,7 @@ impl StockState {
     }
 }
 
-fn reserve(state: &StockState, command: &Command, data: &ReserveStock, now: i64) -> Result<Vec<Event>, Rejection> {
+fn reserve(state: &StockState, data: &ReserveStock, now: i64) -> Result<Vec<Event>, Rejection> {
     let region = state.agreed_region(None, &data.warehouse)?;
     if data.expires_at <= now {
         return Err(Rejection::new(
@@ -203,7 +203,7 @@ fn reserve(state: &StockState, command: &Command, data: &ReserveStock, now: i64)
         return Err(Rejection::new("insufficient_stock", format!("{} asked, {available} available", data.quantity)));
     }
     let mut event = updated_fields(
-        command,
+        &data.sku,
         &data.warehouse,
         region,
         StockChange::Reserved,
@@ -228,7 +228,7 @@ fn within_bounds(on_hand: i64) -> Result<(), Rejection> {
 }
 
 fn updated(
-    command: &Command,
+    sku: &Sku,
     warehouse: &WarehouseId,
     region: RegionId,
     change: StockChange,
@@ -236,11 +236,11 @@ fn updated(
     on_hand: i64,
     reserved: i64,
 ) -> Event {
-    Event::StockUpdated(updated_fields(command, warehouse, region, change, quantity, on_hand, reserved))
+    Event::StockUpdated(updated_fields(sku, warehouse, region, change, quantity, on_hand, reserved))
 }
 
 fn updated_fields(
-    command: &Command,
+    sku: &Sku,
     warehouse: &WarehouseId,
     region: RegionId,
     change: StockChange,
@@ -249,7 +249,7 @@ fn updated_fields(
     reserved: i64,
 ) -> StockUpdated {
     StockUpdated {
-        sku: command.sku().clone(),
+        sku: sku.clone(),
         warehouse: warehouse.clone(),
         region,
         change,
