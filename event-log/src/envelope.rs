@@ -24,7 +24,7 @@ pub struct EventEnvelope {
     pub time: i64,
     /// Stream of the event.
     pub subject: String,
-    /// The SKU.
+    /// The SKU; the projection of a decision.
     pub partition_key: String,
     /// Gapless per topic and partition, from 1.
     pub sequence: u64,

@@ -281,6 +281,11 @@ async fn a_wait_ends_with_its_time_when_the_position_does_not_come() {
     assert!(!store.reader.wait_for_rows(&later, short).await.unwrap());
     assert!(store.reader.wait_for_rows(&reached, short).await.unwrap());
     assert!(store.reader.wait_for(&schemas::PositionToken::default(), short).await.unwrap());
+    // Positions of topics that are not read here do not count.
+    let foreign =
+        schemas::PositionToken::of(Context::Platform, part.partition, later.get(part.context, part.partition).unwrap());
+    assert!(store.reader.wait_for(&foreign, short).await.unwrap());
+    assert!(store.reader.wait_for_rows(&foreign, short).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]

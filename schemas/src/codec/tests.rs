@@ -170,6 +170,38 @@ fn a_command_reads_the_same_from_avro_and_from_json() {
     ));
 }
 
+proptest! {
+    /// The command and the event say the same in the same fields: one schema body serves both.
+    #[test]
+    fn a_decision_reads_back_from_avro_as_event_and_as_command(
+        (projection, id) in ("[A-Za-z0-9._-]{1,64}", any::<u128>()),
+        (number, at) in (1..=crate::command::MAX_NUMBER, 0..4_000_000_000_000_i64),
+        (who, reason, text) in ("[^\\p{Cc}\\s]{1,40}", "[^\\p{Cc}\\s]{0,40}", ".{0,200}"),
+        (hash, is_first) in ("[0-9a-f]{64}", any::<bool>()),
+    ) {
+        let decision = DecisionRecorded {
+            generation: format!("{projection}@7"),
+            projection: ProjectionId::new(projection).unwrap(),
+            catalogue_id: uuid::Uuid::from_u128(id),
+            number,
+            at,
+            who,
+            action: "rolled_back".to_owned(),
+            reason,
+            evidence: serde_json::json!({ "said": text }).to_string(),
+            previous: if is_first { String::new() } else { hash.chars().rev().collect() },
+            hash,
+        };
+        let event = Event::DecisionRecorded(decision);
+        let encoded = encode_event(&event).unwrap();
+        prop_assert_eq!(&decode_event(WriterSchema::of(encoded.schema).unwrap(), &encoded.body).unwrap(), &event);
+        let schema = SchemaRef::newest("millrace.platform.commands.RecordDecision").unwrap();
+        let from_avro = decode_command(WriterSchema::of(schema).unwrap(), &encoded.body).unwrap();
+        let from_json = Command::from_json("RecordDecision", event.to_json().to_string().as_bytes()).unwrap();
+        prop_assert_eq!(from_avro, from_json);
+    }
+}
+
 #[test]
 fn every_command_type_has_its_schema_and_the_same_fields() {
     for command_type in Command::TYPES {

@@ -32,17 +32,22 @@ impl Check {
 
     /// A text that says something, of `most` characters.
     pub(super) fn text(self, field: &'static str, text: &str, most: usize) -> Result<(), CommandError> {
-        let length = text.chars().count();
+        self.length(field, text, most)?;
         let problem = if text.trim().is_empty() {
             "is empty".to_owned()
-        } else if length > most {
-            format!("has {length} characters, at most {most} fit")
         } else if text.chars().any(|character| character.is_control() && !matches!(character, '\n' | '\r' | '\t')) {
             "has a control character".to_owned()
         } else {
             return Ok(());
         };
         Err(self.refused(field, problem))
+    }
+
+    pub(super) fn length(self, field: &'static str, text: &str, most: usize) -> Result<(), CommandError> {
+        match text.chars().count() {
+            length if length > most => Err(self.refused(field, format!("has {length} characters, at most {most} fit"))),
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn optional(self, field: &'static str, text: Option<&str>, most: usize) -> Result<(), CommandError> {

@@ -52,7 +52,8 @@ impl RecordDecision {
         if !self.reason.is_empty() {
             check.text("reason", &self.reason, MAX_DESCRIPTION)?;
         }
-        check.text("evidence", &self.evidence, MAX_EVIDENCE)?;
+        // Which characters it may have is JSON's own rule.
+        check.length("evidence", &self.evidence, MAX_EVIDENCE)?;
         if let Err(error) = serde_json::from_str::<IgnoredAny>(&self.evidence) {
             return Err(check.refused("evidence", format!("is not JSON: {error}")));
         }

@@ -63,6 +63,46 @@ fn bad_commands_are_refused_with_a_code_and_the_place() {
 }
 
 #[test]
+fn a_malformed_decision_is_refused_by_its_field() {
+    let good = serde_json::json!({
+        "projection": "stock", "catalogue_id": ID, "number": 1, "at": "1970-01-01T00:00:01Z", "who": "ada", "action": "started",
+        "generation": "stock@2", "reason": "", "evidence": "null", "previous": "", "hash": "0f".repeat(32),
+    });
+    let read = |data: &serde_json::Value| Command::from_json("RecordDecision", data.to_string().as_bytes());
+    let Ok(Command::RecordDecision(decision)) = read(&good) else { panic!("{:?}", read(&good)) };
+    assert_eq!((decision.at, decision.catalogue_id.to_string().as_str()), (1_000, ID));
+    let long = format!("\"{}\"", "x".repeat(MAX_EVIDENCE));
+    for (field, bad) in [
+        ("projection", "a b"),
+        ("catalogue_id", "7"),
+        ("who", " "),
+        ("action", "cut over"),
+        ("generation", "stock"),
+        ("generation", "stock@0"),
+        ("generation", "stock@+1"),
+        ("generation", "search@2"),
+        ("evidence", ""),
+        ("evidence", "{"),
+        ("evidence", long.as_str()),
+        ("reason", "\u{7}"),
+        ("previous", "0f"),
+        ("hash", ""),
+        ("hash", "0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F0F"),
+    ] {
+        let mut data = good.clone();
+        data[field] = bad.into();
+        let error = read(&data).unwrap_err();
+        assert!(matches!(error.code(), "invalid_field" | "invalid_data"), "{field} {bad}: {error}");
+        if let CommandError::Field { field: named, .. } = error {
+            assert_eq!(named, field);
+        }
+    }
+    let mut data = good.clone();
+    data["number"] = 0.into();
+    assert!(read(&data).unwrap_err().to_string().contains("number"));
+}
+
+#[test]
 fn an_instant_reads_the_same_as_text_and_as_number() {
     let reserve = |expires_at: &str| {
         format!(

@@ -57,6 +57,7 @@ contract!(
     streams::snapshots_are_used_and_never_lowered,
     streams::a_snapshot_that_does_not_read_is_passed_over,
     streams::everything_is_there_after_opening_again,
+    streams::a_context_may_come_later,
     streams::topology_is_fixed_once,
     commands::a_known_command_id_is_a_conflict,
     commands::outcomes_are_stored_with_their_position,

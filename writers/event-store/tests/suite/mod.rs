@@ -15,8 +15,10 @@ use event_store::{
     SqliteEventStore, StoredEvent, StreamId, Topology,
 };
 use schemas::command::SetPrice;
-use schemas::event::PriceSet;
-use schemas::{Command, Context, Event, Outcome, OutcomeKind, RegionId, Sku, StorePosition, encode_event};
+use schemas::event::{DecisionRecorded, PriceSet};
+use schemas::{
+    Command, Context, Event, Outcome, OutcomeKind, ProjectionId, RegionId, Sku, StorePosition, encode_event,
+};
 use uuid::Uuid;
 
 /// Longest time that anything in these tests may take.
@@ -198,6 +200,30 @@ pub fn set_prices(sku: &str, expected_version: u64, amounts: &[i64]) -> DecidedC
         outcome_key: sku.to_owned(),
         command_type: Some("SetPrice".to_owned()),
     }
+}
+
+/// Decision `number` on stock, on a stream that has those before it.
+pub fn record_decision(number: u64) -> DecidedCommand {
+    let hash = |number: u64| format!("{number:064x}");
+    let event = Event::DecisionRecorded(DecisionRecorded {
+        projection: ProjectionId::new("stock").unwrap(),
+        catalogue_id: Uuid::nil(),
+        number: number as i64,
+        at: NOW,
+        who: "ada".to_owned(),
+        action: "started".to_owned(),
+        generation: "stock@2".to_owned(),
+        reason: String::new(),
+        evidence: "{}".to_owned(),
+        previous: if number == 1 { String::new() } else { hash(number - 1) },
+        hash: hash(number),
+    });
+    let encoded = encode_event(&event).unwrap();
+    let mut command = set_prices("stock", number - 1, &[1]);
+    command.stream = StreamId::from_stored(format!("decisions-stock-{}", Uuid::nil()));
+    let NewEvent { context, schema, body, .. } = &mut command.events[0];
+    (*context, *schema, *body) = (event.context(), encoded.schema, encoded.body);
+    command
 }
 
 /// A refused command: an outcome and no event.

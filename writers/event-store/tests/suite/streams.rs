@@ -1,12 +1,14 @@
 //! Streams: versions, order, snapshots.
 
 use domain::{State, apply};
-use event_store::{EventStoreError, LoadRequest, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
+use event_store::{
+    EventStoreError, LoadRequest, NewSnapshot, OffsetAdvance, RelayCursor, Timer, TimerChange, Topology,
+};
 use schemas::{Context, StorePosition};
 
 use super::{
     DEADLINE, Fixture, NOW, PARTITIONS, batch, committed, committed_when, conflict_of, load_stream, price_event,
-    price_stream, set_prices,
+    price_stream, record_decision, set_prices,
 };
 
 /// What the events of a price stream come to.
@@ -46,6 +48,37 @@ pub async fn appended_events_are_loaded_back(fixture: &Fixture) {
     assert_eq!(Some(rows[1].position), appended.positions[0]);
     assert_eq!(store.read_stream(&first.stream, 2, 10).await.unwrap(), rows[1..]);
     assert_eq!(store.read_stream(&first.stream, 1, 1).await.unwrap(), rows[..1]);
+}
+
+/// A store that has known other contexts only takes the events of a new one, and counts its partitions beside the others.
+pub async fn a_context_may_come_later(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[10])])).await.unwrap();
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    let rows = committed_when(&*store, 1).await;
+    let counted = |topic: &str, partition, sequence| ((topic.to_owned(), partition), sequence);
+    let before = RelayCursor { position: rows[0].position, sequences: [counted("pricing.events", 4, 1)].into() };
+    store.save_cursor(epoch, &before).await.unwrap();
+    drop(store);
+
+    let store = fixture.open().await;
+    let lease = store.lease_relay().await.unwrap();
+    assert_eq!(lease.cursor, before);
+    let (first, second) = (record_decision(1), record_decision(2));
+    store.append(&batch(vec![first.clone()])).await.unwrap();
+    store.append(&batch(vec![second])).await.unwrap();
+    let loaded = load_stream(&*store, &first.stream).await;
+    let State::Decisions(state) = &loaded.state else { panic!("{:?}", loaded.state) };
+    assert_eq!((loaded.version, state.hashes.len()), (2, 2));
+
+    let rows = committed_when(&*store, 3).await;
+    assert_eq!(rows[2].topic, "platform.events");
+    let new = counted("platform.events", 0, 2);
+    let after = RelayCursor { position: rows[2].position, sequences: [new.clone()].into() };
+    store.save_cursor(lease.epoch, &after).await.unwrap();
+    let cursor = store.relay_cursor().await.unwrap();
+    assert_eq!(cursor.position, rows[2].position);
+    assert_eq!(cursor.sequences, [counted("pricing.events", 4, 1), new].into());
 }
 
 pub async fn a_version_conflict_writes_nothing(fixture: &Fixture) {
