@@ -1,8 +1,9 @@
-//! Load against a running Millrace, and what its users then see. Loopback only, bounded, ends by itself.
+//! Load against a running Millrace, and what its users then see; and rebuilds. Loopback only, bounded, ends by itself.
 //!
 //! `cargo run --release -p benches -- visibility --url http://127.0.0.1:8080`
 
 mod ingest;
+mod rebuild;
 mod visibility;
 
 use anyhow::{Context, bail};
@@ -21,6 +22,8 @@ enum Bench {
     Visibility(visibility::Args),
     /// Give a file of NDJSON commands in bulk; measure commands per second
     Ingest(ingest::Args),
+    /// Fill a log with generated events and rebuild a stock read model from it; measure events per second
+    Rebuild(rebuild::Args),
 }
 
 #[tokio::main]
@@ -28,6 +31,7 @@ async fn main() -> anyhow::Result<()> {
     match Cli::parse().bench {
         Bench::Visibility(args) => visibility::run(args).await,
         Bench::Ingest(args) => ingest::run(args).await,
+        Bench::Rebuild(args) => rebuild::run(args).await,
     }
 }
 

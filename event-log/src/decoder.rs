@@ -79,13 +79,18 @@ impl EventDecoder {
 
     pub async fn decode(&self, record: &Record) -> Result<DecodedEvent, DecodeError> {
         let envelope = EventEnvelope::from_headers(&record.headers)?;
-        let (writer, body) = framed(&*self.registry, &record.value).await?;
-        if writer.name() != envelope.event_type {
-            let body = writer.name().to_owned();
-            return Err(DecodeError::TypeDiffers { header: envelope.event_type, body });
-        }
-        let event = decode_event(&writer, body)?;
+        let event = self.decode_body(&envelope, &record.value).await?;
         Ok(DecodedEvent { envelope, event })
+    }
+
+    /// What a record says whose headers were read before.
+    pub async fn decode_body(&self, envelope: &EventEnvelope, value: &[u8]) -> Result<Event, DecodeError> {
+        let (writer, body) = framed(&*self.registry, value).await?;
+        if writer.name() != envelope.event_type {
+            let (header, body) = (envelope.event_type.clone(), writer.name().to_owned());
+            return Err(DecodeError::TypeDiffers { header, body });
+        }
+        Ok(decode_event(&writer, body)?)
     }
 }
 

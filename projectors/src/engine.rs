@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
-use metrics::gauge;
+use metrics::{SharedString, gauge};
 use read_models::{Generation, PartitionRef, ReadModel, ReadModelError};
 use resilience::Policy;
 use schemas::Context;
@@ -18,40 +18,13 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::DeadLetterMirror;
+use crate::bound::Standing;
 use crate::error::ProjectorError;
 use crate::metrics::HALTED;
 use crate::observer::Observer;
 use crate::projection::Projection;
+use crate::settings::ProjectorSettings;
 use crate::worker::{Request, WorkerContext, partition_worker};
-
-/// How a projector works.
-#[derive(Debug, Clone)]
-pub struct ProjectorSettings {
-    /// Consumer group; processes of one group share the partitions.
-    pub group: String,
-    /// Generation of the read model.
-    pub generation: u32,
-    /// Version of the fold that builds this generation: one of [`Projection::FOLDS`]. The first one by default; a
-    /// program's wiring sets [`Projection::CURRENT_FOLD`], or what the generation was built with.
-    pub fold_version: u32,
-    /// Partitions of each event topic.
-    pub partitions: u32,
-    /// Most events in one write.
-    pub batch: usize,
-    /// Records that may wait for one worker before its partition is paused.
-    pub buffered: usize,
-    /// How long a missing sequence may take to follow before the partition halts.
-    pub gap_patience: Duration,
-    /// Parked keys of one partition at which the projection halts.
-    pub parked_keys_limit: usize,
-    /// How often the log's end is noted in the read model.
-    pub observe_every: Duration,
-    /// Records behind the log's end from which on the projector is not ready: what it serves is too old.
-    pub not_ready_behind: u64,
-    /// Where parked events are mirrored to; an engine without one has no effect but on its read model.
-    pub dead_letter_mirror: Option<DeadLetterMirror>,
-}
 
 /// A partition that this process holds.
 struct Assignment {
@@ -84,24 +57,8 @@ struct Engine<M: ?Sized> {
     halted: HashMap<TopicPartition, String>,
     workers: JoinSet<()>,
     runs: u64,
-}
-
-impl Default for ProjectorSettings {
-    fn default() -> Self {
-        Self {
-            group: String::new(),
-            generation: 1,
-            fold_version: 1,
-            partitions: 12,
-            batch: 500,
-            buffered: 4_000,
-            gap_patience: Duration::from_secs(30),
-            parked_keys_limit: 1_000,
-            observe_every: Duration::from_millis(500),
-            not_ready_behind: 100_000,
-            dead_letter_mirror: None,
-        }
-    }
+    label: SharedString,
+    standing: Option<Standing>,
 }
 
 /// Runs a projection until `shutdown`, or until an error that trying again cannot mend.
@@ -192,16 +149,21 @@ where
         halted: HashMap::new(),
         workers: JoinSet::new(),
         runs: 0,
+        label: settings.label::<P>(),
+        standing: settings.until.is_some().then(Standing::default),
     };
     let observer = Observer {
-        projection: P::NAME,
+        label: engine.label.clone(),
+        standing: engine.standing.clone(),
         contexts: P::CONTEXTS,
         read_model: Arc::clone(read_model),
         log: Arc::clone(log),
         settings: settings.clone(),
         lag: health.part("lag"),
     };
-    let observer = tokio::spawn(observer.run(shutdown.clone()));
+    // It ends with the engine, also with one that is dropped.
+    let mut observing = JoinSet::new();
+    observing.spawn(observer.run(shutdown.clone()));
     health.ready();
     let result = loop {
         let step = tokio::select! {
@@ -226,7 +188,7 @@ where
         }
     };
     engine.stop().await;
-    observer.abort();
+    observing.abort_all();
     // So that others need not wait until this member counts as dead.
     subscription.close().await;
     result
@@ -254,7 +216,7 @@ impl<M: ?Sized> Engine<M> {
                     }
                     self.halted.remove(&at);
                 }
-                self.report_halted::<P>();
+                self.report_halted();
             }
             Signal::Records(records) => {
                 let Some(at) = records.first().map(|record| record.at.clone()) else { return Ok(()) };
@@ -264,7 +226,7 @@ impl<M: ?Sized> Engine<M> {
                 assignment.waiting += records.len();
                 // A worker that just ended says so by a request of its own.
                 let _ = assignment.records.send(records);
-                if assignment.waiting > self.settings.buffered && !assignment.paused {
+                if assignment.waiting > self.settings.buffered() && !assignment.paused {
                     assignment.paused = true;
                     subscription.pause(&at).await?;
                 }
@@ -292,7 +254,7 @@ impl<M: ?Sized> Engine<M> {
                         }
                         if self.halted.remove(&at).is_some() {
                             tracing::info!(projection = P::NAME, %at, offset, "partition goes on");
-                            self.report_halted::<P>();
+                            self.report_halted();
                         }
                     }
                 }
@@ -303,7 +265,7 @@ impl<M: ?Sized> Engine<M> {
                 }
                 if let Some(assignment) = self.assignments.get_mut(&at) {
                     assignment.waiting = assignment.waiting.saturating_sub(records);
-                    if assignment.paused && assignment.waiting <= self.settings.buffered / 2 {
+                    if assignment.paused && assignment.waiting <= self.settings.buffered() / 2 {
                         assignment.paused = false;
                         subscription.resume(&at).await?;
                     }
@@ -329,7 +291,7 @@ impl<M: ?Sized> Engine<M> {
                     Err(ProjectorError::ReadModel(error @ ReadModelError::Superseded { .. })) => {
                         tracing::warn!(%at, %error, "partition was taken over");
                         self.halted.insert(at.clone(), error.to_string());
-                        self.report_halted::<P>();
+                        self.report_halted();
                         self.reclaim_after(RECLAIM_AFTER, at, run);
                     }
                     Err(error) => self.halt::<P>(at, error),
@@ -375,6 +337,8 @@ impl<M: ?Sized> Engine<M> {
             log: Arc::clone(&self.log),
             decoder: Arc::clone(&self.decoder),
             settings: self.settings.clone(),
+            label: self.label.clone(),
+            standing: self.standing.clone(),
             records: received,
             requests: self.requests.clone(),
             cancelled: cancelled.clone(),
@@ -396,7 +360,7 @@ impl<M: ?Sized> Engine<M> {
             tracing::error!(projection = P::NAME, %at, %error, "partition halts");
         }
         self.halted.insert(at.clone(), text);
-        self.report_halted::<P>();
+        self.report_halted();
         match self.assignments.get_mut(&at) {
             Some(assignment) if error.may_come_back() => {
                 // Its worker may still wait for records that do not come.
@@ -439,8 +403,8 @@ impl<M: ?Sized> Engine<M> {
         });
     }
 
-    fn report_halted<P: Projection>(&self) {
-        gauge!(HALTED, "projection" => P::NAME).set(self.halted.len() as f64);
+    fn report_halted(&self) {
+        gauge!(HALTED, "projection" => self.label.clone()).set(self.halted.len() as f64);
         match self.halted.iter().next() {
             Some((at, why)) => self.health.not_ready(format!("{at} halted: {why}")),
             None => self.health.ready(),

@@ -3,22 +3,29 @@
 //! One worker per partition. The exact-sequence rule, the parking of poison and the resuming from the read model's
 //! own checkpoint are here; the atomic, fenced write is the read model's.
 
+mod bound;
 pub mod dead_letters;
 mod engine;
 mod error;
 mod fold;
+pub mod generations;
 mod history;
 mod metrics;
 mod observer;
 mod projection;
 mod search;
+mod settings;
 mod stock;
+mod throttle;
 mod worker;
 
 pub use dead_letters::DeadLetterMirror;
-pub use engine::{ProjectorSettings, run_projector};
+pub use engine::run_projector;
 pub use error::{FoldError, ProjectorError};
+pub use generations::{FeedSettings, GenerationStores, OpenGeneration, run_generations};
 pub use metrics::describe_metrics;
 pub use projection::{Facts, Projection};
 pub use search::SearchProjection;
+pub use settings::{ProjectorSettings, Role};
 pub use stock::StockProjection;
+pub use throttle::{Pressure, Throttle, ThrottleSettings, ThrottleStatus};

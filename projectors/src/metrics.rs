@@ -17,6 +17,7 @@ pub(crate) const LAG_EVENTS: &str = "millrace_projection_lag_events";
 pub(crate) const LIVE: &str = "millrace_projection_live";
 pub(crate) const VISIBLE_SECONDS: &str = "millrace_event_visible_seconds";
 pub(crate) const BATCH_EVENTS: &str = "millrace_projector_batch_events";
+pub(crate) const SHADOW_RATE: &str = "millrace_shadow_events_rate";
 pub(crate) const SUPERSEDED: &str = "millrace_writes_superseded_total";
 
 pub fn describe_metrics() {
@@ -38,5 +39,9 @@ pub fn describe_metrics() {
     describe_gauge!(LIVE, "1 when reads are answered, 0 while the read model is being rebuilt, by projection");
     describe_histogram!(VISIBLE_SECONDS, "From a command's arrival to its event's visibility, by projection");
     describe_histogram!(BATCH_EVENTS, "Events that shared one write, by projection");
+    describe_gauge!(
+        SHADOW_RATE,
+        "Events per second that the shadow generations of a process may apply; a million where nothing holds them back"
+    );
     describe_counter!(SUPERSEDED, "Writes refused because another owner took the partition over, by projection");
 }

@@ -4,19 +4,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::EventLog;
-use metrics::gauge;
+use metrics::{SharedString, gauge};
 use read_models::{Head, PartitionRef, ReadModel, ReadModelStatus};
 use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::engine::ProjectorSettings;
+use crate::bound::Standing;
 use crate::metrics::{LAG_EVENTS, LIVE, PARKED_KEYS};
+use crate::settings::ProjectorSettings;
 use crate::worker::now;
 
 pub(crate) struct Observer<M: ?Sized> {
-    pub(crate) projection: &'static str,
+    /// For metrics.
+    pub(crate) label: SharedString,
+    /// Of a generation that stops at a bound: where its partitions end.
+    pub(crate) standing: Option<Standing>,
     pub(crate) contexts: &'static [Context],
     pub(crate) read_model: Arc<M>,
     pub(crate) log: Arc<dyn EventLog>,
@@ -57,9 +61,13 @@ impl<M: ReadModel + ?Sized> Observer<M> {
         let mut heads = Vec::new();
         for context in self.contexts {
             match self.log.ends(context.events_topic()).await {
-                Ok(ends) => heads.extend(ends.into_iter().map(|ends| {
+                Ok(ends) => heads.extend(ends.into_iter().filter_map(|ends| {
                     let partition = PartitionRef { context: *context, partition: ends.partition };
-                    (partition, Head { next_offset: ends.next, seen_at: now() })
+                    let next_offset = match &self.standing {
+                        None => ends.next,
+                        Some(standing) => standing.end_of(partition, ends.next)?,
+                    };
+                    Some((partition, Head { next_offset, seen_at: now() }))
                 })),
                 Err(error) => tracing::debug!(%error, "log ends not seen"),
             }
@@ -74,10 +82,10 @@ impl<M: ReadModel + ?Sized> Observer<M> {
 
     fn measure(&self, status: &ReadModelStatus) {
         let lag = status.lag_events().unwrap_or(0);
-        gauge!(LAG_EVENTS, "projection" => self.projection).set(lag as f64);
+        gauge!(LAG_EVENTS, "projection" => self.label.clone()).set(lag as f64);
         let parked_keys: u64 = status.partitions.iter().map(|partition| partition.parked_keys).sum();
-        gauge!(PARKED_KEYS, "projection" => self.projection).set(parked_keys as f64);
-        gauge!(LIVE, "projection" => self.projection).set(if status.is_live() { 1.0 } else { 0.0 });
+        gauge!(PARKED_KEYS, "projection" => self.label.clone()).set(parked_keys as f64);
+        gauge!(LIVE, "projection" => self.label.clone()).set(if status.is_live() { 1.0 } else { 0.0 });
         let bound = self.settings.not_ready_behind;
         if lag > bound {
             self.lag.not_ready(format!("{lag} events behind the log, the bound is {bound}"));
@@ -103,7 +111,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let health = Health::default();
         let observer = Observer {
-            projection: "stock",
+            label: "stock".into(),
+            standing: None,
             contexts: &[Context::Inventory],
             read_model: connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap(),
             log: Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap()),

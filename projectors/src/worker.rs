@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
-use metrics::{counter, histogram};
+use metrics::{SharedString, counter, histogram};
 use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
 use resilience::{Guard, Policy, guard, retry};
 use tokio::sync::mpsc;
@@ -15,8 +15,8 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::bound::{Bound, Standing};
 use crate::dead_letters;
-use crate::engine::ProjectorSettings;
 use crate::error::ProjectorError;
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
 use crate::history::{RecentEvents, check_same, place_of};
@@ -24,6 +24,7 @@ use crate::metrics::{
     APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS,
 };
 use crate::projection::Projection;
+use crate::settings::{ProjectorSettings, Role};
 
 /// What a worker asks of the engine, which alone holds the subscription.
 #[derive(Debug)]
@@ -50,6 +51,10 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) decoder: Arc<EventDecoder>,
     pub(crate) settings: ProjectorSettings,
+    /// For metrics.
+    pub(crate) label: SharedString,
+    /// The partitions of a generation that stops at a bound.
+    pub(crate) standing: Option<Standing>,
     pub(crate) records: mpsc::UnboundedReceiver<Vec<Record>>,
     pub(crate) requests: mpsc::UnboundedSender<Request>,
     pub(crate) cancelled: CancellationToken,
@@ -65,6 +70,10 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) live: bool,
     /// The log's end when the partition was claimed: from there on it counts as live.
     head: u64,
+    /// Nothing beyond its bound is applied, and it is there: it is live though the log goes on.
+    is_at_bound: bool,
+    /// The store has no row but those in `rows`: a partition that is folded from its beginning needs to load none.
+    has_all_rows: bool,
     /// Rows as this owner last wrote or read them; right as long as its epoch holds.
     pub(crate) rows: HashMap<P::Key, P::Row>,
     /// Since when, and where, a sequence is missing.
@@ -79,6 +88,9 @@ const IDLE_CHECK: Duration = Duration::from_secs(2);
 const ATTEND_EVERY: Duration = Duration::from_secs(1);
 /// Rows kept in memory by one worker.
 const MAX_ROWS: usize = 50_000;
+/// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold up
+/// those who wait for the live side.
+const AT_ONCE: usize = 64;
 
 pub(crate) async fn partition_worker<P, M>(mut context: WorkerContext<M>)
 where
@@ -89,7 +101,18 @@ where
     // Beside the fold, and no longer than it: dropped, it ends.
     let mut mirror = JoinSet::new();
     if let Some(mirroring) = context.settings.dead_letter_mirror.clone() {
-        mirror.spawn(mirroring.run(P::NAME, Arc::clone(&context.read_model), context.partition));
+        let (mut role, read_model) = (context.settings.role.clone(), Arc::clone(&context.read_model));
+        let partition = context.partition;
+        mirror.spawn(async move {
+            // A side effect: only of the generation that serves.
+            while role.wait_for(|role| *role == Role::Serving).await.is_ok() {
+                let mut later = role.clone();
+                tokio::select! {
+                    () = mirroring.clone().run(P::NAME, Arc::clone(&read_model), partition) => {}
+                    Ok(_) = later.wait_for(|role| *role != Role::Serving) => {}
+                }
+            }
+        });
     }
     let result = tokio::select! {
         biased;
@@ -106,11 +129,16 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let mut owned = claim::<P, M>(context).await?;
+    let _held = context.standing.as_ref().map(|standing| standing.hold(context.partition));
+    let bound = Bound::of(context.settings.until.as_ref(), context.partition);
+    if bound.is_reached(&owned.checkpoint) {
+        return stand_still(context, &mut owned).await;
+    }
     let offset = retrying(|| place_of(&*context.log, &context.at, &owned.checkpoint, context.after_halt))
         .await
         .inspect_err(|error| {
             if matches!(error, ProjectorError::HistoryDiffers { .. }) {
-                counter!(DIFFERS, "projection" => P::NAME).increment(1);
+                counter!(DIFFERS, "projection" => context.label.clone()).increment(1);
             }
         })?;
     let start = Request::Start { at: context.at.clone(), offset, run: context.run };
@@ -143,14 +171,26 @@ where
             },
         };
         let Some(mut records) = records else { return Ok(()) };
-        while records.len() < context.settings.batch {
+        let role = *context.settings.role.borrow();
+        let most = context.settings.batch(role);
+        while records.len() < most {
             let Ok(more) = context.records.try_recv() else { break };
             records.extend(more);
         }
         let taken = records.len();
         let span = tracing::debug_span!("partition_worker", projection = P::NAME, partition = %context.partition, events = taken);
-        for batch in records.chunks(context.settings.batch) {
-            work_off(context, &mut owned, batch).instrument(span.clone()).await?;
+        let mut rest = records.as_slice();
+        while !rest.is_empty() {
+            let wanted = rest.len().min(most);
+            let allowed = match &context.settings.throttle {
+                Some(throttle) if role == Role::Shadow => throttle.permit(wanted).await,
+                _ => wanted,
+            };
+            let (batch, later) = rest.split_at(allowed);
+            rest = later;
+            if work_off(context, &mut owned, batch, &bound).instrument(span.clone()).await? == Went::ToTheBound {
+                return stand_still(context, &mut owned).await;
+            }
         }
         let done = Request::Done {
             at: context.at.clone(),
@@ -159,6 +199,39 @@ where
             run: context.run,
         };
         let _ = context.requests.send(done);
+    }
+}
+
+/// How far a batch was worked off.
+#[derive(PartialEq, Eq)]
+enum Went {
+    Through,
+    /// What follows is beyond the bound.
+    ToTheBound,
+}
+
+/// The generation shows what was then: its rows stay, and are answered from, until the partition is taken away.
+async fn stand_still<P, M>(context: &mut WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    owned.is_at_bound = true;
+    let fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
+    write(context, owned, fold).await?;
+    if let Some(standing) = &context.standing {
+        standing.stop(context.partition, owned.checkpoint.next_offset);
+    }
+    loop {
+        match tokio::time::timeout(IDLE_CHECK, context.records.recv()).await {
+            // Not told to be done with: so the engine does not ask for ever more of them.
+            Ok(Some(_beyond)) => {}
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                dead_letters::attend(context, owned).await?;
+                check::<P, M>(context, owned).await?;
+            }
+        }
     }
 }
 
@@ -203,6 +276,9 @@ where
         foreign_records: claimed.foreign_records,
         live: claimed.live,
         head,
+        is_at_bound: false,
+        // Where nothing was applied there is no row.
+        has_all_rows: claimed.checkpoint.sequence == 0,
         rows: HashMap::new(),
         gap: None,
         recent: RecentEvents::new(),
@@ -214,28 +290,37 @@ async fn work_off<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,
     records: &[Record],
-) -> Result<(), ProjectorError>
+    bound: &Bound,
+) -> Result<Went, ProjectorError>
 where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let mut next = owned.checkpoint.sequence;
     let mut reads = Vec::with_capacity(records.len());
-    for record in records {
+    let mut went = Went::Through;
+    for (index, record) in records.iter().enumerate() {
+        if index % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         let read = read(context, record).await?;
         if let Read::Event { envelope, .. } = &read {
             match order(next, envelope.sequence) {
+                Order::Next if bound.is_passed_by(envelope) => {
+                    went = Went::ToTheBound;
+                    break;
+                }
                 Order::Next => {
                     next = envelope.sequence;
                     owned.gap = None;
                     owned.recent.note(envelope.sequence, envelope.id);
                 }
                 // A twin, or the record of another history.
-                Order::Duplicate => check_twin::<P>(&context.at, owned, envelope)?,
+                Order::Duplicate => check_twin(context, owned, envelope)?,
                 Order::Gap { last, found } => {
                     // Not applied and not skipped past: a relay that starts again publishes the missing ones, and
                     // this one once more behind them.
-                    counter!(GAPS, "projection" => P::NAME).increment(1);
+                    counter!(GAPS, "projection" => context.label.clone()).increment(1);
                     if owned.gap.is_none() {
                         tracing::error!(partition = %context.partition, last, found, offset = record.offset, "sequence gap");
                         owned.gap = Some((Instant::now(), last, found, record.offset));
@@ -253,17 +338,22 @@ where
     let mut fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
     fold.foreign_room = FOREIGN_KEPT.saturating_sub(owned.foreign_records);
     let now = now();
-    for (record, read) in reads {
+    for (index, (record, read)) in reads.into_iter().enumerate() {
+        if index % AT_ONCE == AT_ONCE - 1 {
+            tokio::task::yield_now().await;
+        }
         fold.take(record, read, &owned.parked_keys, |key| owned.rows.get(key), now);
     }
-    write(context, owned, fold).await
+    write(context, owned, fold).await?;
+    Ok(went)
 }
 
-fn check_twin<P: Projection>(
-    at: &TopicPartition,
+fn check_twin<P: Projection, M: ?Sized>(
+    context: &WorkerContext<M>,
     owned: &Owned<P>,
     envelope: &EventEnvelope,
 ) -> Result<(), ProjectorError> {
+    let at = &context.at;
     let (sequence, id) = (envelope.sequence, envelope.id);
     let mut same = Ok(());
     if owned.recent.contradicts(sequence, id) {
@@ -271,7 +361,7 @@ fn check_twin<P: Projection>(
     } else if sequence == owned.checkpoint.sequence {
         same = check_same(at, envelope, &owned.checkpoint);
     }
-    same.inspect_err(|_| counter!(DIFFERS, "projection" => P::NAME).increment(1))
+    same.inspect_err(|_| counter!(DIFFERS, "projection" => context.label.clone()).increment(1))
 }
 
 async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<Read, ProjectorError> {
@@ -284,8 +374,8 @@ async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<
     };
     let mut delays = Policy::STORE.backoff();
     loop {
-        match context.decoder.decode(record).await {
-            Ok(decoded) => return Ok(Read::Event { envelope, event: Ok(decoded.event) }),
+        match context.decoder.decode_body(&envelope, &record.value).await {
+            Ok(event) => return Ok(Read::Event { envelope, event: Ok(event) }),
             // A registry that is down says nothing about the event: wait, never park (fault 13).
             Err(error) if error.is_transient() => {
                 tracing::warn!(at = %record.at, offset = record.offset, %error, "decoding waits");
@@ -308,6 +398,10 @@ where
 {
     if owned.rows.len() > MAX_ROWS {
         owned.rows.clear();
+        owned.has_all_rows = false;
+    }
+    if owned.has_all_rows {
+        return Ok(());
     }
     let mut missing: Vec<P::Key> = Vec::new();
     let mut seen = HashSet::new();
@@ -334,7 +428,7 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
-    let live = owned.live || fold.checkpoint.next_offset >= owned.head;
+    let live = owned.live || owned.is_at_bound || fold.checkpoint.next_offset >= owned.head;
     if fold.checkpoint == owned.checkpoint && live == owned.live {
         return Ok(());
     }
@@ -355,20 +449,20 @@ where
     };
     apply(context, &batch).instrument(tracing::debug_span!("apply")).await.inspect_err(|error| {
         if matches!(error, ProjectorError::ReadModel(ReadModelError::Superseded { .. })) {
-            counter!(SUPERSEDED, "projection" => P::NAME).increment(1);
+            counter!(SUPERSEDED, "projection" => context.label.clone()).increment(1);
         }
     })?;
     if fold.applied > 0 {
         let age = now().saturating_sub(batch.to.event_time).max(0);
-        histogram!(VISIBLE_SECONDS, "projection" => P::NAME).record(age as f64 / 1000.0);
-        histogram!(BATCH_EVENTS, "projection" => P::NAME).record(fold.applied as f64);
+        histogram!(VISIBLE_SECONDS, "projection" => context.label.clone()).record(age as f64 / 1000.0);
+        histogram!(BATCH_EVENTS, "projection" => context.label.clone()).record(fold.applied as f64);
     }
-    counter!(APPLIED, "projection" => P::NAME).increment(fold.applied);
-    counter!(DUPLICATES, "projection" => P::NAME).increment(fold.duplicates);
-    counter!(FOREIGN, "projection" => P::NAME).increment(fold.foreign);
-    counter!(FOREIGN_DROPPED, "projection" => P::NAME).increment(fold.foreign_dropped);
+    counter!(APPLIED, "projection" => context.label.clone()).increment(fold.applied);
+    counter!(DUPLICATES, "projection" => context.label.clone()).increment(fold.duplicates);
+    counter!(FOREIGN, "projection" => context.label.clone()).increment(fold.foreign);
+    counter!(FOREIGN_DROPPED, "projection" => context.label.clone()).increment(fold.foreign_dropped);
     owned.foreign_records += fold.foreign - fold.foreign_dropped;
-    counter!(PARKED, "projection" => P::NAME).increment(batch.parked.len() as u64);
+    counter!(PARKED, "projection" => context.label.clone()).increment(batch.parked.len() as u64);
     owned.checkpoint = batch.to;
     owned.live = batch.live;
     owned.parked_keys.extend(fold.newly_parked);

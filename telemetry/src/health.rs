@@ -1,6 +1,7 @@
 //! Readiness by component: a process is ready when each of its components says so.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use serde::Serialize;
@@ -8,7 +9,7 @@ use serde::Serialize;
 /// The components of a process. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Health {
-    components: Arc<Mutex<BTreeMap<String, State>>>,
+    components: Arc<Mutex<BTreeMap<String, Line>>>,
 }
 
 /// One component's line in the health report.
@@ -16,6 +17,8 @@ pub struct Health {
 pub struct ComponentHealth {
     name: String,
     health: Health,
+    /// Shared with its parts.
+    is_beside: Arc<AtomicBool>,
 }
 
 /// What `/readyz` answers.
@@ -24,6 +27,12 @@ pub struct HealthReport {
     pub ready: bool,
     /// Component to `ready`, or why it is not.
     pub components: BTreeMap<String, String>,
+}
+
+#[derive(Debug)]
+struct Line {
+    state: State,
+    is_beside: Arc<AtomicBool>,
 }
 
 #[derive(Debug, Clone)]
@@ -39,7 +48,11 @@ enum State {
 impl Health {
     /// Adds a component, which is not ready until it says so.
     pub fn component(&self, name: impl Into<String>) -> ComponentHealth {
-        let component = ComponentHealth { name: name.into(), health: self.clone() };
+        self.add(name.into(), Arc::default())
+    }
+
+    fn add(&self, name: String, is_beside: Arc<AtomicBool>) -> ComponentHealth {
+        let component = ComponentHealth { name, health: self.clone(), is_beside };
         component.not_ready("starting");
         component
     }
@@ -47,11 +60,11 @@ impl Health {
     pub fn report(&self) -> HealthReport {
         let components = self.components.lock().unwrap_or_else(PoisonError::into_inner);
         HealthReport {
-            ready: !components.values().any(|state| matches!(state, State::NotReady(_))),
+            ready: !components.values().any(Line::holds_up),
             components: components
                 .iter()
-                .map(|(name, state)| {
-                    let text = match state {
+                .map(|(name, line)| {
+                    let text = match &line.state {
                         State::Ready => "ready".to_owned(),
                         State::Degraded(why) | State::NotReady(why) => why.clone(),
                     };
@@ -61,8 +74,17 @@ impl Health {
         }
     }
 
-    fn set(&self, name: &str, state: State) {
-        self.components.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned(), state);
+    fn set(&self, component: &ComponentHealth, state: State) {
+        let line = Line { state, is_beside: Arc::clone(&component.is_beside) };
+        self.components.lock().unwrap_or_else(PoisonError::into_inner).insert(component.name.clone(), line);
+    }
+}
+
+// === impl Line ===
+
+impl Line {
+    fn holds_up(&self) -> bool {
+        matches!(self.state, State::NotReady(_)) && !self.is_beside.load(Ordering::Relaxed)
     }
 }
 
@@ -70,22 +92,34 @@ impl Health {
 
 impl ComponentHealth {
     pub fn ready(&self) {
-        self.health.set(&self.name, State::Ready);
+        self.health.set(self, State::Ready);
     }
 
     /// Says what it cannot do, and that it is ready for the rest.
     pub fn degraded(&self, why: impl Into<String>) {
-        self.health.set(&self.name, State::Degraded(why.into()));
+        self.health.set(self, State::Degraded(why.into()));
     }
 
     /// A component beside this one, named after it, not ready until it says so.
     pub fn part(&self, name: &str) -> ComponentHealth {
-        self.health.component(format!("{} {name}", self.name))
+        self.health.add(format!("{} {name}", self.name), Arc::clone(&self.is_beside))
+    }
+
+    /// Whether it, with its parts, only runs beside what the process is for: then it is told of, and the process is ready
+    /// without it.
+    pub fn set_beside(&self, is_beside: bool) {
+        self.is_beside.store(is_beside, Ordering::Relaxed);
+    }
+
+    /// Takes it, with its parts, out of the report: there is no such component any more.
+    pub fn remove(&self) {
+        let mut components = self.health.components.lock().unwrap_or_else(PoisonError::into_inner);
+        components.retain(|_, line| !Arc::ptr_eq(&line.is_beside, &self.is_beside));
     }
 
     /// Says why not, for whoever reads `/readyz`.
     pub fn not_ready(&self, why: impl Into<String>) {
-        self.health.set(&self.name, State::NotReady(why.into()));
+        self.health.set(self, State::NotReady(why.into()));
     }
 }
 
@@ -110,5 +144,24 @@ mod tests {
         let report = health.report();
         assert!(report.ready);
         assert_eq!(report.components["relay"], "one of two topics is halted");
+    }
+
+    #[test]
+    fn a_component_that_runs_beside_holds_nothing_up_and_can_go() {
+        let health = Health::default();
+        let shadow = health.component("stock@2 projector");
+        let lag = shadow.part("lag");
+        health.component("stock projector").ready();
+        assert!(!health.report().ready);
+        shadow.set_beside(true);
+        lag.not_ready("far behind");
+        let report = health.report();
+        assert!(report.ready);
+        assert_eq!(report.components["stock@2 projector lag"], "far behind");
+        shadow.set_beside(false);
+        assert!(!health.report().ready);
+        shadow.remove();
+        assert_eq!(health.report().components.keys().collect::<Vec<_>>(), ["stock projector"]);
+        assert!(health.report().ready);
     }
 }

@@ -1,0 +1,326 @@
+//! Which generations of a read model are fed: an engine for each one that the catalogue says.
+//!
+//! The catalogue is looked at every 250 ms. A generation that comes gets an engine with a consumer group of its own; one
+//! that is retired loses it, and then its data, piece by piece. What happens to one of them touches no other: a fold that
+//! this program does not have, a store that refuses, an engine that ends are told in the health of that one alone. While
+//! the catalogue cannot be read, what runs goes on.
+
+mod feed;
+mod lost;
+mod removal;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use event_log::{EventLog, SchemaRegistry};
+use futures::future::BoxFuture;
+use read_models::generations::{GenerationEntry, GenerationState, Share};
+use read_models::{Catalogue, Generation, Generations, ReadModel, ReadModelError};
+use telemetry::{ComponentHealth, Health};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::ProjectorError;
+use crate::projection::Projection;
+use crate::settings::{ProjectorSettings, Role};
+use crate::throttle::{Pressure, STEP};
+use crate::worker::now;
+use feed::Feed;
+use lost::Known;
+use removal::Removals;
+
+/// Where the generations of a read model are kept, as the wiring opens them.
+#[async_trait]
+pub trait GenerationStores<P: Projection>: Send + Sync + 'static {
+    type Model: ReadModel<Key = P::Key, Row = P::Row> + ?Sized + 'static;
+
+    /// Keeps the catalogue.
+    fn catalogue(&self) -> &dyn Generations;
+
+    /// A handle on one generation, for this process to write. Called again after it failed. `shutdown` ends the wait for
+    /// one that another process holds: then there is none.
+    async fn open(
+        &self,
+        generation: u32,
+        health: &Health,
+        shutdown: &CancellationToken,
+    ) -> Result<Option<OpenGeneration<Self::Model>>, ReadModelError>;
+}
+
+/// A generation that this process may write.
+pub struct OpenGeneration<M: ?Sized> {
+    pub read_model: Arc<M>,
+    /// Consumer group of those who write it.
+    pub group: String,
+    /// What must run beside its engine, if anything. It ends when it is told to, or fails.
+    pub beside: Option<Beside>,
+}
+
+/// Work beside an engine, begun with what tells it to end.
+pub type Beside = Box<dyn FnOnce(CancellationToken) -> BoxFuture<'static, Result<(), ReadModelError>> + Send>;
+
+/// How generations are fed.
+#[derive(Debug, Clone)]
+pub struct FeedSettings {
+    /// Of each engine, but for what the generation says: its number, fold, bound, group and role.
+    pub projector: ProjectorSettings,
+    /// Whether the failure of the engine that feeds what serves ends all: who watches processes starts them anew.
+    pub ends_with_serving: bool,
+    /// How long after it was retired a generation's data is removed: until then every process has stopped feeding it.
+    pub remove_after: Duration,
+}
+
+/// How often the catalogue is looked at.
+const LOOK_EVERY: Duration = STEP;
+/// Age at which the reports of serving processes are too old to say how reads are.
+const REPORTS_MS: i64 = 5_000;
+/// Live traffic is over when no event has come for so long.
+const QUIET_AFTER: Duration = Duration::from_secs(3);
+
+impl Default for FeedSettings {
+    fn default() -> Self {
+        Self { projector: ProjectorSettings::default(), ends_with_serving: true, remove_after: Duration::from_secs(10) }
+    }
+}
+
+/// Name of a generation's consumer group where all processes share it: `millrace-stock`, `millrace-stock@2`.
+pub fn group_of(name: &str, generation: u32) -> String {
+    match generation {
+        1 => format!("millrace-{name}"),
+        number => format!("millrace-{name}@{number}"),
+    }
+}
+
+/// Feeds every generation that is to be fed until `shutdown`, or until the one that serves fails for good.
+pub async fn run_generations<P, S>(
+    stores: Arc<S>,
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+    settings: FeedSettings,
+    health: Health,
+    shutdown: CancellationToken,
+) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    S: GenerationStores<P>,
+{
+    let mut supervisor = Supervisor::<P, S> {
+        feeds: BTreeMap::new(),
+        removals: Removals::new(settings.remove_after),
+        known: None,
+        live_end: (0, Instant::now()),
+        is_told: false,
+        first: health.component(component_of(P::NAME, 1)),
+        stores,
+        log,
+        registry,
+        settings,
+        health,
+        shutdown,
+    };
+    let result = supervisor.run().await;
+    supervisor.stop_all().await;
+    result
+}
+
+struct Supervisor<P: Projection, S: GenerationStores<P>> {
+    stores: Arc<S>,
+    log: Arc<dyn EventLog>,
+    registry: Arc<dyn SchemaRegistry>,
+    settings: FeedSettings,
+    health: Health,
+    shutdown: CancellationToken,
+    feeds: BTreeMap<u32, Feed<P, S>>,
+    removals: Removals,
+    /// The catalogue as it was last read, with its decisions.
+    known: Option<Known>,
+    /// The log's end as noted with what serves, and since when it is that.
+    live_end: (u64, Instant),
+    /// The catalogue could not be read, and it was said.
+    is_told: bool,
+    /// Until the catalogue is read the first generation stands for all.
+    first: ComponentHealth,
+}
+
+// === impl Supervisor ===
+
+impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
+    async fn run(&mut self) -> Result<(), ProjectorError> {
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let shutdown = self.shutdown.clone();
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                _ = ticks.tick() => {}
+            }
+            // What is under way in a store ends with the store's own patience; nothing here needs to be finished.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return Ok(()),
+                looked = self.look() => looked?,
+            }
+        }
+    }
+
+    async fn look(&mut self) -> Result<(), ProjectorError> {
+        if let Some(catalogue) = self.read_catalogue().await? {
+            self.follow(&catalogue).await;
+            self.removals.follow::<P, S>(&catalogue, &self.stores);
+            self.observe(&catalogue).await;
+        }
+        for (number, feed) in &mut self.feeds {
+            let Some(error) = feed.tend().await else { continue };
+            let is_serving = self.known.as_ref().is_some_and(|known| known.catalogue.serving == *number);
+            if is_serving && self.settings.ends_with_serving {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// `None` while it cannot be read.
+    async fn read_catalogue(&mut self) -> Result<Option<Catalogue>, ProjectorError> {
+        let stores = Arc::clone(&self.stores);
+        let read = async {
+            let found = stores.catalogue().catalogue().await?;
+            lost::follow(stores.catalogue(), &mut self.known, found).await
+        };
+        match read.await {
+            Ok(catalogue) => {
+                self.is_told = false;
+                Ok(Some(catalogue))
+            }
+            // From the first look on it may not get better by itself.
+            Err(error) if self.known.is_none() && !error.is_transient() => {
+                self.first.not_ready(error.to_string());
+                Err(error.into())
+            }
+            Err(error) => {
+                if self.known.is_none() {
+                    self.first.not_ready(error.to_string());
+                }
+                if !self.is_told {
+                    tracing::warn!(projection = P::NAME, %error, "the catalogue is not read for now; what runs goes on");
+                    self.is_told = true;
+                }
+                Ok(None)
+            }
+        }
+    }
+
+    /// Starts and stops engines until they are those that the catalogue says.
+    async fn follow(&mut self, catalogue: &Catalogue) {
+        let wanted = self.wanted(catalogue);
+        let gone: Vec<u32> = self.feeds.keys().filter(|number| !wanted.contains_key(number)).copied().collect();
+        for number in gone {
+            if let Some(feed) = self.feeds.remove(&number) {
+                tracing::info!(projection = P::NAME, generation = number, "generation is fed no more");
+                feed.stop().await;
+            }
+        }
+        if !wanted.contains_key(&1) {
+            self.first.remove();
+        }
+        for (number, entry) in wanted {
+            let role = role_of(catalogue, number);
+            if let Some(feed) = self.feeds.get_mut(&number).filter(|feed| feed.is_of(&entry)) {
+                feed.set_role(role);
+                continue;
+            }
+            // Another entry under the same number: the store was wiped, and begun anew.
+            if let Some(feed) = self.feeds.remove(&number) {
+                feed.stop().await;
+            }
+            tracing::info!(projection = P::NAME, generation = number, fold = entry.fold_version, "generation is fed");
+            let component = match number {
+                1 => self.first.clone(),
+                _ => self.health.component(component_of(P::NAME, number)),
+            };
+            let settings = self.settings_of(number, &entry);
+            let (stores, log, registry) = (Arc::clone(&self.stores), Arc::clone(&self.log), Arc::clone(&self.registry));
+            let feed = Feed::start(stores, log, registry, settings, entry, role, self.health.clone(), component);
+            self.feeds.insert(number, feed);
+        }
+    }
+
+    /// What is fed, by number. A store in which nothing was built yet is built as this program would.
+    fn wanted(&self, catalogue: &Catalogue) -> BTreeMap<u32, GenerationEntry> {
+        if catalogue.generations.is_empty() {
+            let first = Generation {
+                name: P::NAME.to_owned(),
+                number: catalogue.serving,
+                fold_version: P::CURRENT_FOLD,
+                partitions: self.settings.projector.partitions,
+            };
+            return BTreeMap::from([(catalogue.serving, GenerationEntry::fed(&first))]);
+        }
+        let fed = catalogue.generations.iter().filter(|(_, entry)| entry.state == GenerationState::Fed);
+        fed.map(|(number, entry)| (*number, entry.clone())).collect()
+    }
+
+    fn settings_of(&self, number: u32, entry: &GenerationEntry) -> ProjectorSettings {
+        ProjectorSettings {
+            generation: number,
+            fold_version: entry.fold_version,
+            partitions: entry.partitions,
+            until: entry.until.clone(),
+            ..self.settings.projector.clone()
+        }
+    }
+
+    /// Tells the throttle how those who are served fare, while there is somebody to hold back.
+    async fn observe(&mut self, catalogue: &Catalogue) {
+        let Some(throttle) = &self.settings.projector.throttle else { return };
+        if !self.feeds.values().any(Feed::is_shadow) {
+            return;
+        }
+        let mut pressure = Pressure::default();
+        if let Some(serving) = self.feeds.get(&catalogue.serving).and_then(Feed::read_model)
+            && let Ok(status) = serving.status().await
+        {
+            let ends = status.partitions.iter().filter_map(|partition| partition.head).map(|head| head.next_offset);
+            let end = ends.sum();
+            if end != self.live_end.0 {
+                self.live_end = (end, Instant::now());
+            }
+            pressure.live_lag = status.lag_events().unwrap_or(0);
+            pressure.events_come = self.live_end.1.elapsed() < QUIET_AFTER;
+        }
+        if let Ok(reports) = self.stores.catalogue().read_reports(now(), REPORTS_MS).await {
+            pressure.reads = reports.iter().map(|report| report.requests).sum();
+            pressure.read_p99_ms = reports.iter().map(|report| report.p99_ms).fold(0.0, f64::max);
+        }
+        throttle.observe(P::NAME, pressure);
+    }
+
+    async fn stop_all(&mut self) {
+        // All are told first, so that they end at once.
+        self.feeds.values().for_each(Feed::tell_to_stop);
+        for (_, feed) in std::mem::take(&mut self.feeds) {
+            feed.wait().await;
+        }
+        self.removals.stop();
+    }
+}
+
+fn component_of(name: &str, generation: u32) -> String {
+    match generation {
+        1 => format!("{name} projector"),
+        number => format!("{name}@{number} projector"),
+    }
+}
+
+fn role_of(catalogue: &Catalogue, number: u32) -> Role {
+    let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number);
+    if catalogue.serving == number {
+        Role::Serving
+    } else if catalogue.previous == Some(number) || candidate.is_some_and(|candidate| candidate.share != Share::None) {
+        Role::Kept
+    } else {
+        Role::Shadow
+    }
+}

@@ -1,0 +1,189 @@
+//! How fast shadow generations may be built, so that those who are served do not notice.
+//!
+//! The rate is halved each time that the live side is found to suffer (its events wait, or its reads are slow), and grows
+//! by steps while it does not: what is free is used, and given back at once. With nobody to disturb there is no bound.
+//! One throttle is shared by all shadow engines of a process: they stand in each other's way as well.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use metrics::gauge;
+use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
+
+use crate::metrics::SHADOW_RATE;
+
+/// When shadows yield.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ThrottleSettings {
+    /// Events that may wait for a read model that serves.
+    pub live_lag_events: u64,
+    /// Milliseconds that the 99th of a hundred reads may take.
+    pub read_p99_ms: f64,
+}
+
+/// What the live side of one read model looks like.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Pressure {
+    /// Events that wait for the generation that serves.
+    pub live_lag: u64,
+    /// Events came for it since the last look.
+    pub events_come: bool,
+    /// Requests that the reports of serving processes tell of.
+    pub reads: u64,
+    /// Of the slowest process.
+    pub read_p99_ms: f64,
+}
+
+/// How fast shadows are built, and why not faster. Kept with the generation, for whoever asks.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ThrottleStatus {
+    /// Events per second of all shadows of the process; `None`: as fast as they can.
+    pub rate: Option<f64>,
+    /// What they yield to; `None` while nothing suffers.
+    pub yields_to: Option<String>,
+}
+
+/// Shared by the shadow engines of a process. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Throttle {
+    shared: Arc<Mutex<Shared>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    settings: ThrottleSettings,
+    status: ThrottleStatus,
+    /// Newest of each read model.
+    pressures: BTreeMap<&'static str, Pressure>,
+    stepped_at: Instant,
+    /// Events that were let through since the last step.
+    let_through: u64,
+    /// When the next events may go.
+    next_at: Instant,
+}
+
+/// How often the rate is set anew.
+pub(crate) const STEP: Duration = Duration::from_millis(250);
+/// Events per second that shadows always get: a replay that stands still for ever is none.
+const FLOOR: f64 = 500.0;
+/// Events per second at first, and by which the rate grows with each step.
+const FIRST: f64 = 10_000.0;
+const GROWTH: f64 = 2_500.0;
+/// Above this there is nothing left to hold back.
+const CEILING: f64 = 1_000_000.0;
+/// Time between two pieces of work of a shadow that is held back: the shorter, the less its writes hold up others.
+const PIECE: Duration = Duration::from_millis(50);
+/// Smallest piece, in events.
+const LEAST: usize = 50;
+
+impl Default for ThrottleSettings {
+    fn default() -> Self {
+        Self { live_lag_events: 2_000, read_p99_ms: 50.0 }
+    }
+}
+
+// === impl Throttle ===
+
+impl Throttle {
+    pub fn new(settings: ThrottleSettings) -> Self {
+        let now = Instant::now();
+        let shared = Shared {
+            settings,
+            status: ThrottleStatus { rate: Some(FIRST), yields_to: None },
+            pressures: BTreeMap::new(),
+            stepped_at: now,
+            let_through: 0,
+            next_at: now,
+        };
+        Self { shared: Arc::new(Mutex::new(shared)) }
+    }
+
+    /// Notes how a read model's live side stands, and sets the rate anew when it is time.
+    pub fn observe(&self, read_model: &'static str, pressure: Pressure) {
+        let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+        shared.pressures.insert(read_model, pressure);
+        let (now, since) = (Instant::now(), shared.stepped_at.elapsed());
+        // Several read models look in turn: one step for all of them.
+        if since + STEP / 5 < STEP {
+            return;
+        }
+        let used = shared.let_through as f64 / since.as_secs_f64();
+        let worst = shared.pressures.values().copied().reduce(Pressure::worse).unwrap_or_default();
+        shared.status = step(&shared.status, &shared.settings, worst, used);
+        shared.stepped_at = now;
+        shared.let_through = 0;
+        gauge!(SHADOW_RATE).set(shared.status.rate.unwrap_or(CEILING));
+    }
+
+    pub fn status(&self) -> ThrottleStatus {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
+    }
+
+    /// Waits until a shadow may go on, and says with how many events, `wanted` at most.
+    pub(crate) async fn permit(&self, wanted: usize) -> usize {
+        let (at, events) = {
+            let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
+            shared.grant(wanted, Instant::now())
+        };
+        tokio::time::sleep_until(at).await;
+        events
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// When how many events may go.
+    fn grant(&mut self, wanted: usize, now: Instant) -> (Instant, usize) {
+        let Some(rate) = self.status.rate else {
+            self.let_through += wanted as u64;
+            self.next_at = now;
+            return (now, wanted);
+        };
+        let events = wanted.min(LEAST.max((rate * PIECE.as_secs_f64()) as usize));
+        let at = self.next_at.max(now);
+        self.next_at = at + Duration::from_secs_f64(events as f64 / rate);
+        self.let_through += events as u64;
+        (at, events)
+    }
+}
+
+// === impl Pressure ===
+
+impl Pressure {
+    fn worse(self, other: Self) -> Self {
+        Self {
+            live_lag: self.live_lag.max(other.live_lag),
+            events_come: self.events_come || other.events_come,
+            reads: self.reads + other.reads,
+            read_p99_ms: self.read_p99_ms.max(other.read_p99_ms),
+        }
+    }
+}
+
+/// The next rate. `used` is what was let through of late, in events per second.
+fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, used: f64) -> ThrottleStatus {
+    let yields_to = if pressure.live_lag > settings.live_lag_events {
+        Some(format!("{} events wait for the live side, the bound is {}", pressure.live_lag, settings.live_lag_events))
+    } else if pressure.reads > 0 && pressure.read_p99_ms > settings.read_p99_ms {
+        Some(format!("p99 of reads is {:.1} ms, the bound is {} ms", pressure.read_p99_ms, settings.read_p99_ms))
+    } else {
+        None
+    };
+    let rate = if yields_to.is_some() {
+        // What is allowed and not used would have to be halved many times before it has an effect.
+        let now = last.rate.map_or(used, |rate| rate.min(used.max(FLOOR)));
+        Some((now / 2.0).max(FLOOR))
+    } else if !pressure.events_come && pressure.reads == 0 {
+        None
+    } else {
+        // A bound far above what is used holds nobody back when it is needed.
+        last.rate.or(Some(used.max(FIRST))).map(|rate| (rate + GROWTH).min((2.0 * used).max(rate)).min(CEILING))
+    };
+    ThrottleStatus { rate, yields_to }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,78 @@
+use super::*;
+
+const BUSY: Pressure = Pressure { live_lag: 10, events_come: true, reads: 100, read_p99_ms: 5.0 };
+
+fn at(rate: Option<f64>) -> ThrottleStatus {
+    ThrottleStatus { rate, yields_to: None }
+}
+
+fn stepped(last: Option<f64>, pressure: Pressure, used: f64) -> ThrottleStatus {
+    step(&at(last), &ThrottleSettings::default(), pressure, used)
+}
+
+#[test]
+fn it_yields_to_events_that_wait_and_to_slow_reads_down_to_a_floor() {
+    let lagging = Pressure { live_lag: 2_001, ..BUSY };
+    let status = stepped(Some(40_000.0), lagging, 40_000.0);
+    assert_eq!(status.rate, Some(20_000.0));
+    assert_eq!(status.yields_to.unwrap(), "2001 events wait for the live side, the bound is 2000");
+    let slow = Pressure { read_p99_ms: 50.1, ..BUSY };
+    let status = stepped(Some(600.0), slow, 600.0);
+    assert_eq!((status.rate, status.yields_to.is_some()), (Some(FLOOR), true));
+    assert_eq!(stepped(Some(FLOOR), slow, 0.0).rate, Some(FLOOR), "never less");
+    assert_eq!(stepped(Some(20_000.0), Pressure { live_lag: 2_000, ..BUSY }, 20_000.0).yields_to, None, "at the bound");
+}
+
+#[test]
+fn the_first_yield_has_an_effect_however_high_the_bound_was() {
+    let lagging = Pressure { live_lag: 5_000, ..BUSY };
+    assert_eq!(stepped(None, lagging, 90_000.0).rate, Some(45_000.0));
+    assert_eq!(stepped(Some(900_000.0), lagging, 90_000.0).rate, Some(45_000.0));
+}
+
+#[test]
+fn it_grows_while_nothing_suffers_and_what_it_has_is_used() {
+    assert_eq!(stepped(Some(20_000.0), BUSY, 20_000.0).rate, Some(20_000.0 + GROWTH));
+    assert_eq!(stepped(Some(20_000.0), BUSY, 3.0).rate, Some(20_000.0));
+    assert_eq!(stepped(None, BUSY, 80_000.0).rate, Some(80_000.0 + GROWTH));
+    assert_eq!(stepped(Some(FLOOR), BUSY, FLOOR).rate, Some(2.0 * FLOOR));
+}
+
+#[test]
+fn with_nobody_to_disturb_there_is_no_bound() {
+    let idle = Pressure { live_lag: 3, ..Pressure::default() };
+    assert_eq!(stepped(Some(FLOOR), idle, FLOOR), at(None));
+    // A report of slow reads from when there were some holds nobody back.
+    assert_eq!(stepped(Some(FLOOR), Pressure { read_p99_ms: 900.0, ..idle }, FLOOR), at(None));
+    assert!(stepped(None, Pressure { events_come: true, ..idle }, 0.0).rate.is_some());
+    assert!(stepped(None, Pressure { reads: 1, ..idle }, 0.0).rate.is_some());
+}
+
+#[test]
+fn what_is_let_through_keeps_to_the_rate_in_small_pieces() {
+    let throttle = Throttle::new(ThrottleSettings::default());
+    let mut shared = throttle.shared.lock().unwrap();
+    let begun = Instant::now();
+    let (mut now, mut let_through) = (begun, 0);
+    while now < begun + Duration::from_secs(10) {
+        let (at, events) = shared.grant(10_000, now);
+        assert!((LEAST..=(FIRST / 20.0) as usize).contains(&events), "{events}");
+        now = at;
+        let_through += events;
+    }
+    let wanted = 10.0 * FIRST;
+    assert!((0.95 * wanted..1.05 * wanted).contains(&(let_through as f64)), "{let_through}");
+    // Time that was not used is not made up for.
+    let later = now + Duration::from_secs(60);
+    assert_eq!(shared.grant(10_000, later).0, later);
+    assert!(shared.grant(10_000, later).0 > later);
+    shared.status.rate = None;
+    assert_eq!(shared.grant(10_000, later), (later, 10_000));
+}
+
+#[test]
+fn the_worst_of_all_read_models_counts() {
+    let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0 };
+    let worst = BUSY.worse(other);
+    assert_eq!(worst, Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0 });
+}
