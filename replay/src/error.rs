@@ -12,6 +12,17 @@ pub enum ReplayError {
     Log(#[from] EventLogError),
     #[error(transparent)]
     Projector(#[from] ProjectorError),
+    #[error("{path}: {problem}")]
+    File { path: String, problem: String },
+    #[error("setting {key}: {problem}")]
+    Setting { key: &'static str, problem: String },
+    /// All that is wrong with who owns what.
+    #[error("{file}: {}", problems.join("; "))]
+    Ownership { file: String, problems: Vec<String> },
+    #[error("the catalogue of {name} changed {attempts} times while this was decided; try again")]
+    Contended { name: &'static str, attempts: u32 },
+    #[error("what a replay keeps of itself is damaged: {problem}")]
+    Damaged { problem: String },
 }
 
 // === impl ReplayError ===
@@ -23,6 +34,11 @@ impl ReplayError {
             ReplayError::ReadModel(error) => error.is_transient(),
             ReplayError::Log(error) => error.is_transient(),
             ReplayError::Projector(error) => error.is_transient(),
+            ReplayError::Contended { .. } => true,
+            ReplayError::File { .. }
+            | ReplayError::Setting { .. }
+            | ReplayError::Ownership { .. }
+            | ReplayError::Damaged { .. } => false,
         }
     }
 }

@@ -3,8 +3,33 @@
 //! Invariants R1 (no cutover without clean parity at one vector, and approval), R2 (rollback is one step and loses
 //! nothing) and R3 (a replay causes no outside effect) are kept here.
 
+mod by;
+mod controller;
+mod decide;
 mod error;
 mod evidence;
+pub mod gates;
+#[cfg(test)]
+mod memory;
+mod next_steps;
+mod observed;
+mod operations;
+mod outcome;
+pub mod ownership;
+pub mod plan;
+mod record;
+pub mod triggers;
 
+pub use by::By;
+pub use controller::run_controller;
+pub use decide::{CutoverRequest, StartRequest};
 pub use error::ReplayError;
 pub use evidence::{ParityEvidence, QueryEvidence};
+pub use gates::Missing;
+pub use next_steps::next_steps;
+pub use observed::{Observed, ObservedGeneration, ReadSums};
+pub use operations::Operations;
+pub use outcome::{Done, NextStep, Outcome, Refused, Reversal};
+pub use ownership::Ownership;
+pub use plan::Plan;
+pub use record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay};

@@ -1,0 +1,519 @@
+//! What an operation makes of a catalogue: the next one and the decision that leads to it, or what is missing. Pure.
+//!
+//! Invariant R2: [`rollback`] asks for nothing but a generation that is still fed, and only ever leads back to one that
+//! served before; the way forward is [`cutover`]'s alone.
+
+use read_models::Generation;
+use read_models::generations::{Candidate, Catalogue, GenerationEntry, GenerationState, Source, Until, Verdict};
+use serde_json::{Value, json};
+
+use crate::by::By;
+use crate::error::ReplayError;
+use crate::evidence::ParityEvidence;
+use crate::gates::{Entering, Missing, missing};
+use crate::next_steps::instant;
+use crate::observed::Observed;
+use crate::outcome::Reversal;
+use crate::ownership::Ownership;
+use crate::plan::Plan;
+use crate::record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back};
+
+/// What a new replay is to build, and how it comes to serve.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StartRequest {
+    pub fold_version: u32,
+    /// Versions of the fold that this program contains.
+    pub known_folds: Vec<u32>,
+    pub until: Option<Until>,
+    pub source: Source,
+    pub plan: Plan,
+    /// Whether stages are entered by themselves.
+    pub automatic: bool,
+    pub throttle: Option<ThrottleBounds>,
+}
+
+/// What a cutover is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct CutoverRequest {
+    pub generation: u32,
+    /// By its name; the next one otherwise.
+    pub stage: Option<String>,
+    pub forced: bool,
+}
+
+/// A change that may be written.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Decided {
+    pub to: Catalogue,
+    pub verdict: Verdict,
+    pub done: String,
+    pub reversal: Reversal,
+}
+
+/// Longest position vector in a decision's evidence, in bytes: a command carries 100,000 characters at most.
+const MAX_VECTOR: usize = 50_000;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ruling {
+    Change(Box<Decided>),
+    Refuse(Vec<Missing>),
+}
+
+pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, by: &By) -> Result<Ruling, ReplayError> {
+    if !request.known_folds.contains(&request.fold_version) {
+        let known: Vec<String> = request.known_folds.iter().map(u32::to_string).collect();
+        let sentence =
+            format!("this program has no fold {} of {name}; it has {}", request.fold_version, known.join(", "));
+        return refuse("unknown_fold", sentence);
+    }
+    let Some(serving) = catalogue.generations.get(&catalogue.serving) else {
+        let sentence = format!("nothing serves yet; start `millrace project {name}` once, which builds {name}@1");
+        return refuse("nothing_serves", sentence);
+    };
+    let number = catalogue.next_number();
+    let record = ReplayRecord {
+        started_by: by.who().to_owned(),
+        started_at: by.at(),
+        reason: by.reason().to_owned(),
+        plan: request.plan.clone(),
+        automatic: request.automatic,
+        throttle: request.throttle,
+        parity: None,
+        excused_fields: Vec::new(),
+        approvals: Vec::new(),
+        stage: None,
+        cut_over: None,
+        has_served: false,
+    };
+    let entry = GenerationEntry {
+        fold_version: request.fold_version,
+        partitions: serving.partitions,
+        state: GenerationState::Fed,
+        until: request.until.clone(),
+        source: request.source,
+        replay: record.to_value()?,
+    };
+    let mut to = catalogue.clone();
+    to.generations.insert(number, entry);
+    let stages: Vec<&str> = request.plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let evidence = json!({
+        "fold_version": request.fold_version,
+        "until": request.until.as_ref().map(Until::to_string),
+        "source": request.source,
+        "automatic": request.automatic,
+        "stages": stages,
+    });
+    let done = match &request.until {
+        None => {
+            format!("{name}@{number} is built beside {name}@{}, with fold {}", catalogue.serving, request.fold_version)
+        }
+        Some(until) => format!("{name}@{number} is built up to {until}, to be asked for by its number"),
+    };
+    change(name, to, number, by, "started", evidence, done)
+}
+
+pub(crate) fn note_parity(
+    name: &str,
+    catalogue: &Catalogue,
+    evidence: &ParityEvidence,
+    excused_fields: &[String],
+    by: &By,
+) -> Result<Ruling, ReplayError> {
+    let number = evidence.generation;
+    let mut record = match replay_of(name, catalogue, number)? {
+        Ok(record) => record,
+        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
+    };
+    if record.parity.as_ref().is_some_and(|known| known.at > evidence.at) {
+        let sentence = format!("a newer comparison of {name}@{number} is known; run `replay verify {name}` again");
+        return refuse("older_parity", sentence);
+    }
+    record.approvals.clear();
+    record.parity = Some(evidence.clone());
+    record.excused_fields = excused_fields.to_vec();
+    let is_clean = evidence.is_clean();
+    let done = format!(
+        "{name}@{number} was compared with {name}@{} over {} keys: {}",
+        evidence.against,
+        evidence.compared_keys,
+        if is_clean { "nothing differs but what rules cover" } else { "they differ" }
+    );
+    let mut evidence = json!(evidence);
+    if evidence["vector"].as_str().is_some_and(|vector| vector.len() > MAX_VECTOR) {
+        evidence["vector"] = json!("too long to be published; the report has it");
+    }
+    let to = with_record(catalogue, number, &record)?;
+    change(name, to, number, by, "verified", evidence, done)
+}
+
+pub(crate) fn approve(
+    name: &str,
+    catalogue: &Catalogue,
+    number: u32,
+    by: &By,
+    ownership: &Ownership,
+) -> Result<Ruling, ReplayError> {
+    let mut record = match replay_of(name, catalogue, number)? {
+        Ok(record) => record,
+        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
+    };
+    let who = by.who();
+    if !ownership.may_approve(name, who) {
+        let approvers = ownership.approvers(name).join(", ");
+        return refuse(
+            "no_approver",
+            format!("{who} is no approver of {name} in ownership.toml; these are: {approvers}"),
+        );
+    }
+    if is_same_person(who, &record.started_by) {
+        let sentence =
+            format!("{who} started {name}@{number}, and nobody approves what they started; ask another approver");
+        return refuse("self_approved", sentence);
+    }
+    let Some(parity) = record.parity.as_ref() else {
+        let sentence = format!("{name}@{number} was not compared yet; run `replay verify {name}` first");
+        return refuse("no_parity", sentence);
+    };
+    if !parity.is_clean() {
+        let sentence =
+            format!("the newest comparison of {name}@{number} found differences; there is nothing to approve");
+        return refuse("parity_differs", sentence);
+    }
+    let report_sha256 = parity.report_sha256.clone();
+    let evidence = json!({
+        "report_sha256": report_sha256,
+        "compared_at": parity.at,
+        "compared_keys": parity.compared_keys,
+        "excused_keys": parity.excused_keys,
+    });
+    if record.approvals.iter().any(|approval| is_same_person(&approval.by, who)) {
+        return refuse("approved_already", format!("{who} approved this comparison of {name}@{number} already"));
+    }
+    record.approvals.push(Approval { by: who.to_owned(), at: by.at(), reason: by.reason().to_owned(), report_sha256 });
+    let needed = record.plan.approvals.needed;
+    let given = record.approvals.len();
+    let done = format!("{who} approved {name}@{number}: {given} of {needed}");
+    let to = with_record(catalogue, number, &record)?;
+    change(name, to, number, by, "approved", evidence, done)
+}
+
+pub(crate) fn cutover(
+    name: &str,
+    catalogue: &Catalogue,
+    request: &CutoverRequest,
+    by: &By,
+    observed: &Observed,
+    ownership: &Ownership,
+) -> Result<Ruling, ReplayError> {
+    let number = request.generation;
+    let mut record = match replay_of(name, catalogue, number)? {
+        Ok(record) => record,
+        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
+    };
+    if request.forced && by.reason().is_empty() {
+        return refuse("no_reason", "a stage is only forced with a reason; add `--reason`");
+    }
+    let stages: Vec<&str> = record.plan.stages.iter().map(|stage| stage.name.as_str()).collect();
+    let wanted = wanted_stage(catalogue, request)?;
+    let Some(index) = wanted.as_deref().and_then(|wanted| record.plan.position(wanted)) else {
+        let wanted = wanted.unwrap_or_default();
+        return refuse("unknown_stage", format!("there is no stage {wanted:?}; use one of {}", stages.join(", ")));
+    };
+    let entering =
+        Entering { name, generation: number, stage: index, who: by.who(), forced: request.forced, now: by.at() };
+    let missing = missing(catalogue, &record, observed, entering, ownership);
+    let stage = record.plan.stages.get(index).cloned();
+    let Some(stage) = stage.filter(|_| missing.is_empty()) else {
+        return Ok(Ruling::Refuse(missing));
+    };
+
+    let before = record.stage.clone();
+    record.stage = Some(EnteredStage { index, at: by.at(), version: catalogue.version + 1, forced: request.forced });
+    let serving = catalogue.serving;
+    let mut to = catalogue.clone();
+    let (action, done) = match stage.share.partial() {
+        Some(share) => {
+            to.candidate = Some(Candidate {
+                generation: number,
+                share,
+                mirror_percent: stage.mirror_percent,
+                excused_fields: record.excused_fields.clone(),
+            });
+            ("stage_entered", format!("{name}@{number} is in stage {}: {}", stage.name, stage.share))
+        }
+        None => {
+            to.candidate = None;
+            to.previous = Some(serving);
+            to.serving = number;
+            record.cut_over = Some(CutOver { at: by.at(), from: serving });
+            record.has_served = true;
+            ("cut_over", format!("{name}@{number} serves; {name}@{serving} is still fed"))
+        }
+    };
+    let mirrored = before.map(|stage| observed.mirrored(number, &stage));
+    let evidence = json!({
+        "stage": stage.name,
+        "share": stage.share,
+        "forced": request.forced,
+        "lag_events": observed.of(number).lag_events,
+        "report_sha256": record.parity.as_ref().map(|parity| &parity.report_sha256),
+        "approved_by": record.approvals.iter().map(|approval| &approval.by).collect::<Vec<_>>(),
+        "mirrored": mirrored.map(|sums| json!({
+            "requests": sums.requests, "errors": sums.errors, "differing": sums.differing, "p99_ms": sums.p99_ms,
+        })),
+    });
+    set_record(&mut to, number, &record)?;
+    change(name, to, number, by, action, evidence, done)
+}
+
+/// Takes a generation back: the candidate, or what serves.
+pub(crate) fn rollback(
+    name: &str,
+    catalogue: &Catalogue,
+    leaving: u32,
+    by: &By,
+    evidence: Value,
+) -> Result<Ruling, ReplayError> {
+    let candidate = catalogue.candidate.as_ref().map(|candidate| candidate.generation);
+    let serving = catalogue.serving;
+    let mut to = catalogue.clone();
+    let (answers, done) = if candidate == Some(leaving) {
+        (serving, format!("{name}@{serving} answers everything again; {name}@{leaving} stays fed"))
+    } else if leaving == serving {
+        let Some((cut_over, _)) = way_back(catalogue)? else {
+            return refuse("no_way_back", no_way_back(name, catalogue)?);
+        };
+        to.serving = cut_over.from;
+        to.previous = Some(serving);
+        // It was on its way to replace what is left now.
+        if let Some(candidate) = candidate {
+            begin_again(&mut to, candidate)?;
+        }
+        (cut_over.from, format!("{name}@{} serves again; {name}@{serving} stays fed", cut_over.from))
+    } else {
+        let sentence = format!("{name}@{leaving} answers nobody; {name}@{serving} serves");
+        return refuse("nothing_to_roll_back", sentence);
+    };
+    let stage = stage_name(catalogue, leaving)?;
+    to.candidate = None;
+    begin_again(&mut to, leaving)?;
+    let evidence = json!({"from_stage": stage, "answers": format!("{name}@{answers}"), "because": evidence});
+    change(name, to, leaving, by, "rolled_back", evidence, done)
+}
+
+/// Ends a generation that answers nobody. `early` names an approver who lets it happen within the rollback window.
+pub(crate) fn retire(
+    name: &str,
+    catalogue: &Catalogue,
+    number: u32,
+    early: Option<&str>,
+    by: &By,
+    ownership: &Ownership,
+) -> Result<Ruling, ReplayError> {
+    if let Some(missing) = still_answers(name, catalogue, number, "retired") {
+        return Ok(Ruling::Refuse(vec![missing]));
+    }
+    let way_back = way_back(catalogue)?.filter(|(cut_over, _)| cut_over.from == number);
+    if let Some((cut_over, record)) = &way_back {
+        let window = i64::try_from(record.plan.rollback.window.as_millis()).unwrap_or(i64::MAX);
+        let ends = cut_over.at.saturating_add(window);
+        let is_let = |approver: &str| {
+            let is_other = !is_same_person(approver, by.who()) && !is_same_person(approver, &record.started_by);
+            is_other && ownership.may_approve(name, approver)
+        };
+        match early {
+            _ if by.at() >= ends => {}
+            Some(approver) if is_let(approver) => {}
+            Some(approver) => {
+                let sentence = format!(
+                    "{approver} may not let {name}@{number} go early: use an approver of ownership.toml other than {} \
+                     and {}",
+                    by.who(),
+                    record.started_by
+                );
+                return refuse("not_approved", sentence);
+            }
+            None => {
+                let sentence = format!(
+                    "{name}@{number} is the way back until {}; wait, or name an approver with `--early`",
+                    instant(ends)
+                );
+                return refuse("rollback_window", sentence);
+            }
+        }
+    }
+    let mut to = catalogue.clone();
+    end(&mut to, number);
+    let done = if way_back.is_some() {
+        format!(
+            "{name}@{number} is removed; nothing leads back behind {name}@{} any more: only a forward fix is left",
+            catalogue.serving
+        )
+    } else {
+        format!("{name}@{number} is removed")
+    };
+    let evidence = json!({"serving": format!("{name}@{}", catalogue.serving), "early": early});
+    change(name, to, number, by, "retired", evidence, done)
+}
+
+/// Ends a replay that never served.
+pub(crate) fn abort(name: &str, catalogue: &Catalogue, number: u32, by: &By) -> Result<Ruling, ReplayError> {
+    let record = match replay_of(name, catalogue, number)? {
+        Ok(record) => record,
+        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
+    };
+    if record.has_served {
+        let sentence = format!("{name}@{number} has served; use `replay retire {name}@{number}`");
+        return refuse("has_served", sentence);
+    }
+    if let Some(missing) = still_answers(name, catalogue, number, "aborted") {
+        return Ok(Ruling::Refuse(vec![missing]));
+    }
+    let mut to = catalogue.clone();
+    end(&mut to, number);
+    let done = format!("{name}@{number} is removed; it never served");
+    change(name, to, number, by, "aborted", json!({}), done)
+}
+
+/// The stage that is asked for by name, or the one that is next; at the end of the plan, its last.
+pub(crate) fn wanted_stage(catalogue: &Catalogue, request: &CutoverRequest) -> Result<Option<String>, ReplayError> {
+    if request.stage.is_some() {
+        return Ok(request.stage.clone());
+    }
+    let record = catalogue.generations.get(&request.generation).map(ReplayRecord::of).transpose()?.flatten();
+    Ok(record.and_then(|record| {
+        let due = record.stage.as_ref().map_or(0, |stage| stage.index + 1);
+        record.plan.stages.get(due).or(record.plan.stages.last()).map(|stage| stage.name.clone())
+    }))
+}
+
+// === What they are made of ===
+
+fn change(
+    name: &str,
+    to: Catalogue,
+    number: u32,
+    by: &By,
+    action: &'static str,
+    evidence: Value,
+    done: String,
+) -> Result<Ruling, ReplayError> {
+    let generation = to.generation(name, number).unwrap_or(Generation {
+        name: name.to_owned(),
+        number,
+        fold_version: 0,
+        partitions: 0,
+    });
+    let verdict = Verdict {
+        at: by.at(),
+        who: by.who().to_owned(),
+        action,
+        generation,
+        reason: by.reason().to_owned(),
+        evidence: rounded(evidence),
+    };
+    let reversal =
+        if matches!(action, "retired" | "aborted") { Reversal::ForwardFixOnly } else { Reversal::Reversible };
+    Ok(Ruling::Change(Box::new(Decided { to, verdict, done, reversal })))
+}
+
+/// A decision's hash is taken of its JSON form, and must be the same once that was read back: of a float with few digits
+/// it is, of any other one the last digit may change.
+fn rounded(value: Value) -> Value {
+    match value {
+        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
+            Some(float) => json!((float * 1e6).round() / 1e6),
+            None => Value::Number(number),
+        },
+        Value::Array(values) => values.into_iter().map(rounded).collect(),
+        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, rounded(value))).collect(),
+        other => other,
+    }
+}
+
+/// The record of a generation that a replay builds and that is still fed.
+fn replay_of(name: &str, catalogue: &Catalogue, number: u32) -> Result<Result<ReplayRecord, Missing>, ReplayError> {
+    let Some(entry) = catalogue.generations.get(&number) else {
+        let there: Vec<String> = catalogue.fed().map(|number| format!("{name}@{number}")).collect();
+        let sentence = format!("there is no {name}@{number}; there is {}", there.join(", "));
+        return Ok(Err(Missing::new("unknown_generation", sentence)));
+    };
+    if entry.state != GenerationState::Fed {
+        let sentence = format!("{name}@{number} is retired; start another replay");
+        return Ok(Err(Missing::new("retired", sentence)));
+    }
+    let none = || Missing::new("no_replay", format!("{name}@{number} is not built by a replay; start one"));
+    Ok(ReplayRecord::of(entry)?.ok_or_else(none))
+}
+
+fn still_answers(name: &str, catalogue: &Catalogue, number: u32, wanted: &str) -> Option<Missing> {
+    let state = catalogue.generations.get(&number).map(|entry| entry.state);
+    let Some(GenerationState::Fed) = state else {
+        let sentence = match state {
+            None => format!("there is no {name}@{number}; see `replay list`"),
+            Some(_) => format!("{name}@{number} is retired already"),
+        };
+        return Some(Missing::new(if state.is_none() { "unknown_generation" } else { "retired" }, sentence));
+    };
+    if catalogue.serving == number {
+        let sentence =
+            format!("{name}@{number} serves and cannot be {wanted}; roll back, or cut another one over first");
+        return Some(Missing::new("serves", sentence));
+    }
+    let is_candidate = catalogue.candidate.as_ref().is_some_and(|candidate| candidate.generation == number);
+    is_candidate.then(|| {
+        let sentence = format!("{name}@{number} is being cut over and cannot be {wanted}; roll it back first");
+        Missing::new("candidate", sentence)
+    })
+}
+
+fn no_way_back(name: &str, catalogue: &Catalogue) -> Result<String, ReplayError> {
+    let serving = catalogue.serving;
+    let entry = catalogue.generations.get(&serving);
+    let cut_over = entry.map(ReplayRecord::of).transpose()?.flatten().and_then(|record| record.cut_over);
+    Ok(match cut_over {
+        Some(cut_over) => format!(
+            "{name}@{}, which served before, is retired: only a forward fix is left; mend the fold and start another replay",
+            cut_over.from
+        ),
+        None => format!("{name}@{serving} serves and no cutover led to it; there is nothing to roll back"),
+    })
+}
+
+fn stage_name(catalogue: &Catalogue, number: u32) -> Result<Option<String>, ReplayError> {
+    let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
+    Ok(record.and_then(|record| record.current_stage().map(|stage| stage.name.clone())))
+}
+
+/// A generation that was rolled back needs a comparison and an approval of its own for a second cutover.
+fn begin_again(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
+    let Some(mut record) = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten() else {
+        return Ok(());
+    };
+    record.begin_again();
+    set_record(to, number, &record)
+}
+
+fn end(to: &mut Catalogue, number: u32) {
+    if let Some(entry) = to.generations.get_mut(&number) {
+        entry.state = GenerationState::Retired;
+    }
+    to.previous = to.previous.filter(|previous| *previous != number);
+}
+
+fn with_record(catalogue: &Catalogue, number: u32, record: &ReplayRecord) -> Result<Catalogue, ReplayError> {
+    let mut to = catalogue.clone();
+    set_record(&mut to, number, record)?;
+    Ok(to)
+}
+
+fn set_record(to: &mut Catalogue, number: u32, record: &ReplayRecord) -> Result<(), ReplayError> {
+    if let Some(entry) = to.generations.get_mut(&number) {
+        entry.replay = record.to_value()?;
+    }
+    Ok(())
+}
+
+fn refuse(code: &'static str, sentence: impl Into<String>) -> Result<Ruling, ReplayError> {
+    Ok(Ruling::Refuse(vec![Missing::new(code, sentence)]))
+}

@@ -1,0 +1,148 @@
+use read_models::Generation;
+use read_models::generations::{MirrorReport, ReadReport};
+
+use super::*;
+use crate::evidence::{ParityEvidence, QueryEvidence};
+use crate::memory::{HOUR, SECOND, STAGES, clean, level, ownership};
+use crate::observed::ObservedGeneration;
+use crate::plan::Plan;
+use crate::record::Approval;
+
+fn catalogue() -> Catalogue {
+    let of = |number| Generation { name: "stock".to_owned(), number, fold_version: number, partitions: 4 };
+    let mut catalogue = Catalogue::of_built(Some(&of(1)));
+    catalogue.generations.insert(2, GenerationEntry::fed(&of(2)));
+    catalogue
+}
+
+/// Compared at 0 and approved, in the stage of that place since 0.
+fn record(stage: Option<usize>) -> ReplayRecord {
+    let parity = clean(2, 1, 0);
+    let approval =
+        Approval { by: "ann".to_owned(), at: 0, reason: String::new(), report_sha256: parity.report_sha256.clone() };
+    ReplayRecord {
+        started_by: "eve".to_owned(),
+        started_at: 0,
+        reason: String::new(),
+        plan: Plan::parse("stages.toml", STAGES).unwrap(),
+        automatic: false,
+        throttle: None,
+        parity: Some(parity),
+        excused_fields: Vec::new(),
+        approvals: vec![approval],
+        stage: stage.map(|index| EnteredStage { index, at: 0, version: 7, forced: false }),
+        cut_over: None,
+        has_served: false,
+    }
+}
+
+fn entering(stage: usize, now: i64) -> Entering<'static> {
+    Entering { name: "stock", generation: 2, stage, who: "eve", forced: false, now }
+}
+
+fn mirrored(requests: u64, errors: u64, differing: u64, p99_ms: f64) -> Observed {
+    let mirror =
+        MirrorReport { generation: 2, catalogue_version: 7, requests, errors, differing, p99_ms, samples: Vec::new() };
+    let report = ReadReport {
+        process: "a".to_owned(),
+        at: 0,
+        seconds: 5.0,
+        requests: 1_000,
+        errors: 0,
+        p99_ms: 10.0,
+        mirror: Some(mirror),
+    };
+    Observed { reads: vec![report], ..level() }
+}
+
+fn codes(record: &ReplayRecord, observed: &Observed, entering: Entering<'_>) -> Vec<&'static str> {
+    missing(&catalogue(), record, observed, entering, &ownership()).iter().map(|missing| missing.code).collect()
+}
+
+const NOTHING: [&str; 0] = [];
+
+#[test]
+fn nothing_is_missing_from_a_clean_fresh_approved_and_level_replay() {
+    assert_eq!(codes(&record(None), &level(), entering(0, 1)), NOTHING);
+}
+
+#[test]
+fn parity_must_be_clean_fresh_and_with_what_serves() {
+    let with = |parity| ReplayRecord { parity, ..record(None) };
+    assert_eq!(codes(&with(None), &level(), entering(0, 1)), ["no_parity", "not_approved"]);
+    let other = Some(ParityEvidence { against: 3, ..clean(2, 1, 0) });
+    assert_eq!(codes(&with(other), &level(), entering(0, 1)), ["no_parity"]);
+    let nowhere = Some(ParityEvidence { vector: String::new(), ..clean(2, 1, 0) });
+    assert_eq!(codes(&with(nowhere), &level(), entering(0, 1)), ["no_parity"]);
+    let queries = Some(QueryEvidence { queries: 9, worst_overlap: 0.1, below_bound: 2 });
+    let dirty = with(Some(ParityEvidence { queries, ..clean(2, 1, 0) }));
+    let missing = missing(&catalogue(), &dirty, &level(), entering(0, 1), &ownership());
+    assert_eq!(missing[0].code, "parity_differs");
+    assert!(missing[0].sentence.contains("2 of 9 queries"), "{}", missing[0].sentence);
+    assert_eq!(codes(&record(None), &level(), entering(0, HOUR)), NOTHING);
+    assert_eq!(codes(&record(None), &level(), entering(0, HOUR + 1)), ["parity_old"]);
+}
+
+#[test]
+fn an_approval_counts_while_its_giver_is_an_approver_and_somebody_else() {
+    let approved_by = |name: &str| {
+        let mut record = record(None);
+        record.approvals[0].by = name.to_owned();
+        record
+    };
+    assert_eq!(codes(&approved_by("bob"), &level(), entering(0, 1)), NOTHING);
+    for name in ["eve", "EVE ", "mallory"] {
+        assert_eq!(codes(&approved_by(name), &level(), entering(0, 1)), ["not_approved"], "{name}");
+    }
+    let by_cutter = Entering { who: "Ann", ..entering(0, 1) };
+    assert_eq!(codes(&record(None), &level(), by_cutter), ["not_approved"]);
+    let mut two = record(None);
+    two.plan.approvals.needed = 2;
+    assert_eq!(codes(&two, &level(), entering(0, 1)), ["not_approved"]);
+    two.approvals.push(Approval { by: "bob".to_owned(), ..two.approvals[0].clone() });
+    assert_eq!(codes(&two, &level(), entering(0, 1)), NOTHING);
+}
+
+#[test]
+fn the_candidate_must_have_caught_up_and_be_readable() {
+    let at = |lag_events, is_live| {
+        let mut observed = level();
+        observed.generations.insert(2, ObservedGeneration { lag_events, is_live });
+        observed
+    };
+    assert_eq!(codes(&record(None), &at(Some(1_000), true), entering(0, 1)), NOTHING);
+    assert_eq!(codes(&record(None), &at(Some(1_001), true), entering(0, 1)), ["not_caught_up"]);
+    assert_eq!(codes(&record(None), &at(None, false), entering(0, 1)), ["rebuilding", "not_caught_up"]);
+    assert_eq!(codes(&record(None), &Observed::default(), entering(0, 1)), ["rebuilding", "not_caught_up"]);
+    let forced = Entering { forced: true, ..entering(0, 1) };
+    assert_eq!(codes(&record(None), &at(None, false), forced), ["rebuilding"]);
+}
+
+#[test]
+fn a_stage_is_left_when_what_was_mirrored_is_good() {
+    let record = record(Some(0));
+    let minute = 60 * SECOND;
+    assert_eq!(codes(&record, &mirrored(100, 1, 0, 20.0), entering(1, minute)), NOTHING);
+    assert_eq!(codes(&record, &mirrored(100, 1, 0, 20.0), entering(1, minute - 1)), ["too_early"]);
+    assert_eq!(codes(&record, &mirrored(99, 0, 0, 20.0), entering(1, minute)), ["too_few_mirrored"]);
+    assert_eq!(codes(&record, &mirrored(100, 2, 0, 20.0), entering(1, minute)), ["mirror_errors"]);
+    assert_eq!(codes(&record, &mirrored(100, 0, 1, 20.0), entering(1, minute)), ["mirror_differs"]);
+    assert_eq!(codes(&record, &mirrored(100, 0, 0, 20.1), entering(1, minute)), ["mirror_slow"]);
+    let mut unbounded = record.clone();
+    unbounded.plan.stages[0].exit.min_mirrored = 0;
+    assert_eq!(codes(&unbounded, &level(), entering(1, minute)), ["too_few_mirrored"], "of nothing every bound holds");
+    let mut later = record;
+    later.stage = Some(EnteredStage { index: 0, at: 0, version: 8, forced: false });
+    let of_before = mirrored(100, 1, 0, 20.0);
+    assert_eq!(codes(&later, &of_before, entering(1, minute)), ["too_few_mirrored"], "of an earlier stage");
+}
+
+#[test]
+fn no_force_enters_a_stage_that_answers() {
+    let dirty = ReplayRecord { parity: None, approvals: Vec::new(), ..record(Some(0)) };
+    let forced = |stage| Entering { forced: true, ..entering(stage, HOUR) };
+    assert_eq!(codes(&ReplayRecord { stage: None, ..dirty.clone() }, &level(), forced(0)), NOTHING);
+    assert_eq!(codes(&dirty, &level(), forced(1)), ["not_forcible"]);
+    let tenth = ReplayRecord { stage: record(Some(1)).stage, ..dirty };
+    assert_eq!(codes(&tenth, &level(), forced(2)), ["not_forcible"]);
+}

@@ -1,0 +1,79 @@
+//! What can be done next with the generations of a read model, and whether it can be taken back.
+
+use humantime::{format_duration, format_rfc3339_seconds};
+use read_models::generations::{Catalogue, GenerationState};
+
+use crate::error::ReplayError;
+use crate::outcome::{NextStep, Reversal};
+use crate::record::{ReplayRecord, current_replay, way_back};
+
+/// In the order in which one thinks of them. Whether the gates let one do it is another question.
+pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, ReplayError> {
+    let mut steps = Vec::new();
+    if let Some(number) = current_replay(catalogue) {
+        steps.extend(of_replay(name, catalogue, number)?);
+    }
+    let serving = catalogue.serving;
+    match way_back(catalogue)? {
+        Some((cut_over, record)) => {
+            let from = cut_over.from;
+            if catalogue.candidate.is_none() {
+                let effect = format!("{name}@{from} serves again; it was fed all the time");
+                steps.push(NextStep::new(format!("rollback {name}"), effect, Reversal::Reversible));
+            }
+            let window = record.plan.rollback.window;
+            let effect = format!(
+                "{name}@{from} is removed, {} after the cutover of {} at the earliest; then only a forward fix is left",
+                format_duration(window),
+                instant(cut_over.at)
+            );
+            steps.push(NextStep::new(format!("retire {name}@{from}"), effect, Reversal::ForwardFixOnly));
+        }
+        None if steps.is_empty() => {
+            let effect = format!(
+                "nothing leads back behind {name}@{serving}: what is wrong is mended in a new version of the fold, and \
+                 built beside it"
+            );
+            steps.push(NextStep::new(format!("start {name}"), effect, Reversal::ForwardFixOnly));
+        }
+        None => {}
+    }
+    Ok(steps)
+}
+
+fn of_replay(name: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextStep>, ReplayError> {
+    let Some(entry) = catalogue.generations.get(&number).filter(|entry| entry.state == GenerationState::Fed) else {
+        return Ok(Vec::new());
+    };
+    let Some(record) = ReplayRecord::of(entry)? else {
+        return Ok(Vec::new());
+    };
+    let mut steps = Vec::new();
+    let serving = catalogue.serving;
+    if record.parity.is_none() {
+        let effect = format!("compares {name}@{number} with {name}@{serving} at one position");
+        steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
+    } else if record.approvals_besides(&[&record.started_by]).count() < record.plan.approvals.needed as usize {
+        let effect = format!("an approver other than {} takes the comparison as good", record.started_by);
+        steps.push(NextStep::new(format!("approve {name}"), effect, Reversal::Reversible));
+    }
+    let due = record.stage.as_ref().map_or(0, |stage| stage.index + 1);
+    if let Some(stage) = record.plan.stages.get(due) {
+        let effect = format!("enters stage {}: {}", stage.name, stage.share);
+        steps.push(NextStep::new(format!("cutover {name}"), effect, Reversal::Reversible));
+    }
+    if catalogue.candidate.is_some() {
+        let effect = format!("{name}@{serving} answers everything again; {name}@{number} stays fed");
+        steps.push(NextStep::new(format!("rollback {name}"), effect, Reversal::Reversible));
+    }
+    let end = if record.has_served { "retire" } else { "abort" };
+    let effect = format!("{name}@{number} is removed; another replay may be started");
+    steps.push(NextStep::new(format!("{end} {name}@{number}"), effect, Reversal::ForwardFixOnly));
+    Ok(steps)
+}
+
+/// Milliseconds since 1970, as RFC 3339.
+pub(crate) fn instant(at: i64) -> String {
+    let since = std::time::Duration::from_millis(u64::try_from(at).unwrap_or(0));
+    std::time::UNIX_EPOCH.checked_add(since).map_or_else(String::new, |time| format_rfc3339_seconds(time).to_string())
+}

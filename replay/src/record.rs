@@ -1,0 +1,148 @@
+//! What a replay keeps of itself, in the catalogue's entry of the generation that it builds: every process that looks at
+//! the catalogue sees the same, and a killed one forgets nothing.
+//!
+//! What the generation is built of (until when, from which source) is in the entry itself.
+
+use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use crate::error::ReplayError;
+use crate::evidence::ParityEvidence;
+use crate::plan::{Plan, Stage};
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReplayRecord {
+    pub started_by: String,
+    /// Milliseconds since 1970, like all times here.
+    pub started_at: i64,
+    pub reason: String,
+    pub plan: Plan,
+    /// Whether stages are entered by themselves once their gates let them.
+    pub automatic: bool,
+    /// Bounds at which the build yields; what the program was told otherwise.
+    #[serde(default)]
+    pub throttle: Option<ThrottleBounds>,
+    /// The newest comparison.
+    #[serde(default)]
+    pub parity: Option<ParityEvidence>,
+    /// Fields whose differences its rules excuse: mirrored answers are compared without them.
+    #[serde(default)]
+    pub excused_fields: Vec<String>,
+    /// For that comparison: a newer one voids them.
+    #[serde(default)]
+    pub approvals: Vec<Approval>,
+    /// The stage it is in; `None` before the first, and after a rollback.
+    #[serde(default)]
+    pub stage: Option<EnteredStage>,
+    /// The cutover to all, while it stands.
+    #[serde(default)]
+    pub cut_over: Option<CutOver>,
+    /// Whether it ever served all.
+    #[serde(default)]
+    pub has_served: bool,
+}
+
+/// When a build yields to the live side.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct ThrottleBounds {
+    /// Events that may wait for the generation that serves.
+    pub live_lag_events: u64,
+    /// 99th percentile of reads, milliseconds.
+    pub read_p99_ms: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Approval {
+    pub by: String,
+    pub at: i64,
+    pub reason: String,
+    /// Names the report that was approved.
+    pub report_sha256: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnteredStage {
+    /// Place in the plan.
+    pub index: usize,
+    pub at: i64,
+    /// Version of the catalogue that began it: mirrored reads are counted from there.
+    pub version: u64,
+    /// Without its gates; only ever one that answers nobody.
+    pub forced: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CutOver {
+    pub at: i64,
+    /// What served before: where a rollback goes.
+    pub from: u32,
+}
+
+// === impl ReplayRecord ===
+
+impl ReplayRecord {
+    /// Of a generation; `None` for one that no replay built.
+    pub fn of(entry: &GenerationEntry) -> Result<Option<Self>, ReplayError> {
+        if entry.replay.is_null() {
+            return Ok(None);
+        }
+        let record = serde_json::from_value(entry.replay.clone());
+        record.map(Some).map_err(|error| ReplayError::Damaged { problem: error.to_string() })
+    }
+
+    /// As the catalogue keeps it.
+    pub fn to_value(&self) -> Result<Value, ReplayError> {
+        serde_json::to_value(self).map_err(|error| ReplayError::Damaged { problem: error.to_string() })
+    }
+
+    /// The stage that it is in.
+    pub fn current_stage(&self) -> Option<&Stage> {
+        self.plan.stages.get(self.stage.as_ref()?.index)
+    }
+
+    /// Approvals of the newest comparison by persons other than these.
+    pub fn approvals_besides<'r>(&'r self, persons: &'r [&str]) -> impl Iterator<Item = &'r Approval> {
+        let report = self.parity.as_ref().map(|parity| parity.report_sha256.as_str());
+        let counts = move |approval: &&Approval| {
+            Some(approval.report_sha256.as_str()) == report
+                && !persons.iter().any(|person| is_same_person(person, &approval.by))
+        };
+        self.approvals.iter().filter(counts)
+    }
+
+    /// Takes back all that a second cutover needs anew.
+    pub(crate) fn begin_again(&mut self) {
+        self.stage = None;
+        self.cut_over = None;
+        self.parity = None;
+        self.approvals.clear();
+        self.automatic = false;
+    }
+}
+
+/// Whether two names are one person's: nobody approves what `Ann` started as `ann`.
+pub fn is_same_person(one: &str, other: &str) -> bool {
+    one.trim().to_lowercase() == other.trim().to_lowercase()
+}
+
+/// The replay that an operation means when it names none: of the candidate, or the newest that may still come to serve.
+pub fn current_replay(catalogue: &Catalogue) -> Option<u32> {
+    let may_serve = |entry: &GenerationEntry| {
+        entry.state == GenerationState::Fed && entry.until.is_none() && !entry.replay.is_null()
+    };
+    catalogue.candidate.as_ref().map(|candidate| candidate.generation).or_else(|| {
+        let newer = catalogue.generations.range(catalogue.serving + 1..).rev();
+        newer.into_iter().find(|(_, entry)| may_serve(entry)).map(|(number, _)| *number)
+    })
+}
+
+/// Where a rollback of what serves would go, while that is still fed, and the cutover that led away from it.
+pub fn way_back(catalogue: &Catalogue) -> Result<Option<(CutOver, ReplayRecord)>, ReplayError> {
+    let Some(record) = catalogue.generations.get(&catalogue.serving).map(ReplayRecord::of).transpose()?.flatten()
+    else {
+        return Ok(None);
+    };
+    let is_fed = |number| catalogue.generations.get(&number).is_some_and(|entry| entry.state == GenerationState::Fed);
+    Ok(record.cut_over.clone().filter(|cut_over| is_fed(cut_over.from)).map(|cut_over| (cut_over, record)))
+}
