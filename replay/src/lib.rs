@@ -9,6 +9,7 @@ mod decide;
 mod error;
 mod evidence;
 pub mod gates;
+mod history;
 #[cfg(test)]
 mod memory;
 mod next_steps;
@@ -17,6 +18,7 @@ mod operations;
 mod outcome;
 pub mod ownership;
 pub mod plan;
+mod publish;
 mod record;
 pub mod triggers;
 
@@ -26,10 +28,12 @@ pub use decide::{CutoverRequest, StartRequest};
 pub use error::ReplayError;
 pub use evidence::{ParityEvidence, QueryEvidence};
 pub use gates::Missing;
+pub use history::History;
 pub use next_steps::next_steps;
 pub use observed::{Observed, ObservedGeneration, ReadSums};
 pub use operations::Operations;
 pub use outcome::{Done, NextStep, Outcome, Refused, Reversal};
 pub use ownership::Ownership;
 pub use plan::Plan;
+pub use publish::{command_id, publish_decisions};
 pub use record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay};
