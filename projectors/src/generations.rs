@@ -40,11 +40,12 @@ pub trait GenerationStores<P: Projection>: Send + Sync + 'static {
     fn catalogue(&self) -> &dyn Generations;
 
     /// A handle on one generation, for this process to write. Called again after it failed. `shutdown` ends the wait for
-    /// one that another process holds: then there is none.
+    /// one that another process holds: then there is none. What runs beside its engine is told of by companions of
+    /// `health`.
     async fn open(
         &self,
         generation: u32,
-        health: &Health,
+        health: &ComponentHealth,
         shutdown: &CancellationToken,
     ) -> Result<Option<OpenGeneration<Self::Model>>, ReadModelError>;
 }
@@ -112,7 +113,7 @@ where
         known: None,
         live_end: (0, Instant::now()),
         is_told: false,
-        first: health.component(component_of(P::NAME, 1)),
+        first: health.component(component_of(P::NAME, 1, "projector")),
         stores,
         log,
         registry,
@@ -238,11 +239,11 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             tracing::info!(projection = P::NAME, generation = number, fold = entry.fold_version, "generation is fed");
             let component = match number {
                 1 => self.first.clone(),
-                _ => self.health.component(component_of(P::NAME, number)),
+                _ => self.health.component(component_of(P::NAME, number, "projector")),
             };
             let settings = self.settings_of(number, &entry);
             let (stores, log, registry) = (Arc::clone(&self.stores), Arc::clone(&self.log), Arc::clone(&self.registry));
-            let feed = Feed::start(stores, log, registry, settings, entry, role, self.health.clone(), component);
+            let feed = Feed::start(stores, log, registry, settings, entry, role, component);
             self.feeds.insert(number, feed);
         }
     }
@@ -307,10 +308,11 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
     }
 }
 
-fn component_of(name: &str, generation: u32) -> String {
+/// Name of a component of a generation: `stock projector`, `stock@2 projector`.
+pub fn component_of(name: &str, generation: u32, part: &str) -> String {
     match generation {
-        1 => format!("{name} projector"),
-        number => format!("{name}@{number} projector"),
+        1 => format!("{name} {part}"),
+        number => format!("{name}@{number} {part}"),
     }
 }
 

@@ -102,7 +102,12 @@ impl ComponentHealth {
 
     /// A component beside this one, named after it, not ready until it says so.
     pub fn part(&self, name: &str) -> ComponentHealth {
-        self.health.add(format!("{} {name}", self.name), Arc::clone(&self.is_beside))
+        self.companion(format!("{} {name}", self.name))
+    }
+
+    /// A component of another name that counts and goes as this one does, not ready until it says so.
+    pub fn companion(&self, name: impl Into<String>) -> ComponentHealth {
+        self.health.add(name.into(), Arc::clone(&self.is_beside))
     }
 
     /// Whether it, with its parts, only runs beside what the process is for: then it is told of, and the process is ready
@@ -151,6 +156,7 @@ mod tests {
         let health = Health::default();
         let shadow = health.component("stock@2 projector");
         let lag = shadow.part("lag");
+        let _indexer = shadow.companion("search@2 indexer");
         health.component("stock projector").ready();
         assert!(!health.report().ready);
         shadow.set_beside(true);

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use event_log::{EventLog, SchemaRegistry};
 use read_models::generations::GenerationEntry;
-use telemetry::{ComponentHealth, Health};
+use telemetry::ComponentHealth;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -35,7 +35,6 @@ struct Engine<P: Projection, S: GenerationStores<P>> {
     log: Arc<dyn EventLog>,
     registry: Arc<dyn SchemaRegistry>,
     settings: ProjectorSettings,
-    health: Health,
     component: ComponentHealth,
     /// Once it is open.
     read_model: Arc<OnceLock<Arc<S::Model>>>,
@@ -51,7 +50,6 @@ const END_WITHIN: Duration = Duration::from_secs(7);
 // === impl Feed ===
 
 impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
-    #[expect(clippy::too_many_arguments, reason = "the parts of an engine, each of another kind")]
     pub(super) fn start(
         stores: Arc<S>,
         log: Arc<dyn EventLog>,
@@ -59,7 +57,6 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
         settings: ProjectorSettings,
         entry: GenerationEntry,
         role: Role,
-        health: Health,
         component: ComponentHealth,
     ) -> Self {
         let (role_sender, role_receiver) = watch::channel(role);
@@ -69,7 +66,6 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
             log,
             registry,
             settings: ProjectorSettings { role: role_receiver, ..settings },
-            health,
             component: component.clone(),
             read_model: Arc::default(),
             stop: stop.clone(),
@@ -178,7 +174,6 @@ impl<P: Projection, S: GenerationStores<P>> Clone for Engine<P, S> {
             log: Arc::clone(&self.log),
             registry: Arc::clone(&self.registry),
             settings: self.settings.clone(),
-            health: self.health.clone(),
             component: self.component.clone(),
             read_model: Arc::clone(&self.read_model),
             stop: self.stop.clone(),
@@ -220,7 +215,7 @@ impl<P: Projection, S: GenerationStores<P>> Engine<P, S> {
     async fn open(&self) -> Result<Option<super::OpenGeneration<S::Model>>, ProjectorError> {
         let mut delays = resilience::Policy::STORE.backoff();
         loop {
-            match self.stores.open(self.settings.generation, &self.health, &self.stop).await {
+            match self.stores.open(self.settings.generation, &self.component, &self.stop).await {
                 Err(error) if error.is_transient() => {
                     self.component.not_ready(error.to_string());
                     delays.wait().await;

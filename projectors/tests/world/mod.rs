@@ -17,7 +17,7 @@ use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event, partition_of};
 use serde_json::json;
-use telemetry::Health;
+use telemetry::{ComponentHealth, Health};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -256,7 +256,7 @@ impl GenerationStores<StockProjection> for Stores {
     async fn open(
         &self,
         generation: u32,
-        _health: &Health,
+        _health: &ComponentHealth,
         _shutdown: &CancellationToken,
     ) -> Result<Option<OpenGeneration<Self::Model>>, ReadModelError> {
         let group = projectors::generations::group_of("stock", generation);
