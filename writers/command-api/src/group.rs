@@ -1,7 +1,7 @@
 //! A group: load, decide, append; on a conflict all of it again, on fresh state, in a fresh transaction.
 //!
 //! The whole group is decided again after a conflict, not only the command that conflicted: a later command of the
-//! group may have been decided on the state that the earlier one no longer has.
+//! group may have been decided on the state that the earlier one no longer has. It is decided again in smaller pieces.
 //!
 //! A store that goes away while a group is decided has time to come back. A group that finds it away, as others did
 //! before, is refused at once: its senders know when to come again.
@@ -40,8 +40,26 @@ pub(crate) struct GroupState {
     pub(crate) settings: HandlerSettings,
 }
 
-/// Decides and commits a group, and answers each of its submissions.
+/// Decides and commits what was gathered, and answers each submission, in their order.
+///
+/// A group that met another writer is tried again with half of its submissions, down to one: a large group is slow to
+/// decide anew and likely to meet the next of the other's, and two writers of the same few streams would starve each
+/// other.
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
+    let mut size = submissions.len();
+    while !submissions.is_empty() {
+        let rest = submissions.split_off(size.min(submissions.len()));
+        size = submissions.len();
+        submissions = decide(state, submissions).await;
+        if !submissions.is_empty() {
+            size = submissions.len().div_ceil(2);
+        }
+        submissions.extend(rest);
+    }
+}
+
+/// Decides one group until it has an outcome. More than one submission come back when they met another writer.
+async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec<Submission> {
     let deadline = Instant::now() + state.settings.retry_for;
     let mut backoff = Policy::CONFLICT.backoff();
     let mut is_first = true;
@@ -52,7 +70,7 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
             Err(HandlerError::OffsetTaken { topic, partition, expected, stored }) => {
                 submissions = refuse_taken(submissions, &topic, partition, expected, stored);
                 if submissions.is_empty() {
-                    return;
+                    return submissions;
                 }
                 continue;
             }
@@ -61,23 +79,22 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
                 let was_away = is_first && state.store.refusal().is_some();
                 is_first = false;
                 if error.is_transient() && !was_away && Instant::now() < deadline {
-                    let cause = if matches!(error, HandlerError::Store(EventStoreError::Conflict { .. })) {
-                        "conflict"
-                    } else {
-                        "unavailable"
-                    };
-                    counter!(RETRIES, "cause" => cause).increment(1);
+                    let met = matches!(error, HandlerError::Store(EventStoreError::Conflict { .. }));
+                    counter!(RETRIES, "cause" => if met { "conflict" } else { "unavailable" }).increment(1);
                     tracing::debug!(%error, "group is decided again");
+                    if met && submissions.len() > 1 {
+                        return submissions;
+                    }
                     backoff.wait().await;
                     continue;
                 }
                 tracing::warn!(%error, "group was not decided");
                 fail(submissions, &error);
-                return;
+                return Vec::new();
             }
         };
         answer(submissions, outcomes);
-        return;
+        return Vec::new();
     }
 }
 
