@@ -31,13 +31,17 @@ pub(crate) struct Observer<M: ?Sized> {
 /// How often the lag is measured: a count over all partitions, of every process of the group.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
+/// How long the read model may take to answer. Past it the lag is reckoned without its answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 // === impl Observer ===
 
 impl<M: ReadModel + ?Sized> Observer<M> {
     pub(crate) async fn run(self, shutdown: CancellationToken) {
         let mut ticks = tokio::time::interval(self.settings.observe_every);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut measured_at = Instant::now();
+        let mut measured_at: Option<Instant> = None;
+        let mut known: Option<ReadModelStatus> = None;
         self.lag.ready();
         loop {
             tokio::select! {
@@ -45,19 +49,38 @@ impl<M: ReadModel + ?Sized> Observer<M> {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            self.note_heads().await;
-            if measured_at.elapsed() < MEASURE_EVERY {
+            let heads = self.heads().await;
+            self.note(&heads).await;
+            if measured_at.is_some_and(|at| at.elapsed() < MEASURE_EVERY) {
                 continue;
             }
-            measured_at = Instant::now();
-            // A store that does not answer is told by who works with it.
-            if let Ok(status) = self.read_model.status().await {
-                self.measure(&status);
-            }
+            measured_at = Some(Instant::now());
+            let told = tokio::time::timeout(PATIENCE, self.read_model.status()).await;
+            self.reckon(&mut known, told.ok().and_then(Result::ok), &heads);
         }
     }
 
-    async fn note_heads(&self) {
+    /// Holds what the read model tells, or last told when it is slow or away, against the log as it is now: it falls
+    /// behind whether or not it can say so.
+    fn reckon(
+        &self,
+        known: &mut Option<ReadModelStatus>,
+        told: Option<ReadModelStatus>,
+        heads: &[(PartitionRef, Head)],
+    ) {
+        if told.is_some() {
+            *known = told;
+        }
+        let Some(status) = known else { return };
+        for partition in &mut status.partitions {
+            if let Some((_, head)) = heads.iter().find(|(of, _)| *of == partition.partition) {
+                partition.head = Some(*head);
+            }
+        }
+        self.measure(status);
+    }
+
+    async fn heads(&self) -> Vec<(PartitionRef, Head)> {
         let mut heads = Vec::new();
         for context in self.contexts {
             match self.log.ends(context.events_topic()).await {
@@ -72,11 +95,17 @@ impl<M: ReadModel + ?Sized> Observer<M> {
                 Err(error) => tracing::debug!(%error, "log ends not seen"),
             }
         }
+        heads
+    }
+
+    async fn note(&self, heads: &[(PartitionRef, Head)]) {
         if heads.is_empty() {
             return;
         }
-        if let Err(error) = self.read_model.observe(&heads).await {
-            tracing::debug!(%error, "log ends not noted");
+        match tokio::time::timeout(PATIENCE, self.read_model.observe(heads)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "log ends not noted"),
+            Err(_) => tracing::debug!("log ends not noted: the read model is slow"),
         }
     }
 
@@ -132,9 +161,18 @@ mod tests {
                 parked_events: 0,
             }],
         };
+        let heads = |next_offset| {
+            [(PartitionRef { context: Context::Inventory, partition: 0 }, Head { next_offset, seen_at: 1 })]
+        };
         observer.measure(&behind(11));
         assert_eq!(health.report().components["stock projector lag"], "11 events behind the log, the bound is 10");
         observer.measure(&behind(10));
         assert!(health.report().ready);
+        // It does not answer any more, and the log goes on.
+        let mut known = None;
+        observer.reckon(&mut known, Some(behind(1)), &heads(10));
+        assert!(health.report().ready);
+        observer.reckon(&mut known, None, &heads(12));
+        assert_eq!(health.report().components["stock projector lag"], "12 events behind the log, the bound is 10");
     }
 }
