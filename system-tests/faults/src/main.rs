@@ -142,14 +142,15 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         eprintln!("fault {}: {word}, {:.1} s", verdict.id, verdict.seconds);
         eprint!("{}", verdict.explain());
         verdicts.push(verdict);
+        // After each: what was seen stays when a later one hangs.
+        if let Some(file) = &cli.json {
+            let faults: Vec<_> = verdicts.iter().map(Verdict::to_json).collect();
+            let json = serde_json::json!({"seed": cli.seed, "events": cli.events, "faults": faults});
+            std::fs::write(file, serde_json::to_vec_pretty(&json)?).with_context(|| file.display().to_string())?;
+        }
     }
     println!("{}", report::table(&verdicts));
     let passed = verdicts.iter().filter(|verdict| verdict.is_passed()).count();
-    if let Some(file) = cli.json {
-        let faults: Vec<_> = verdicts.iter().map(Verdict::to_json).collect();
-        let json = serde_json::json!({"seed": cli.seed, "events": cli.events, "faults": faults});
-        std::fs::write(&file, serde_json::to_vec_pretty(&json)?).with_context(|| file.display().to_string())?;
-    }
     println!("{passed} passed, {} failed", verdicts.len() - passed);
     Ok(passed == verdicts.len())
 }

@@ -31,6 +31,8 @@ pub struct Figures {
     pub recovery_seconds: f64,
     /// From the end of the fault until all of the load is.
     pub quiet_seconds: f64,
+    /// How long the audit at the end took.
+    pub audit_seconds: f64,
 }
 
 /// What came of one scenario.
@@ -92,6 +94,7 @@ impl Verdict {
             "latest_visible_seconds": self.figures.latest_seconds,
             "recovery_seconds": self.figures.recovery_seconds,
             "quiet_seconds": self.figures.quiet_seconds,
+            "audit_seconds": self.figures.audit_seconds,
             "seconds": self.seconds,
             "violations": self.violations.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "not_run": self.not_run,

@@ -279,6 +279,22 @@ impl System {
         }
     }
 
+    /// Waits until a process has ended by itself, with `word` at the end of its log.
+    pub async fn ends(&mut self, name: &str, word: &str, within: Duration) -> anyhow::Result<()> {
+        let begun = std::time::Instant::now();
+        while self.program(name)?.is_running() {
+            if begun.elapsed() > within {
+                bail!("{name} does not end within {within:?}: {}", self.readiness(name).await);
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let end = self.program(name)?.log_end(5);
+        if !end.contains(word) {
+            bail!("{name} ended and does not speak of {word:?}: {end}");
+        }
+        Ok(())
+    }
+
     /// Starts a process again and waits until it is ready.
     pub async fn start(&mut self, name: &str) -> anyhow::Result<()> {
         self.program(name)?.start()?;

@@ -54,16 +54,22 @@ pub struct Trial<'a> {
     pub settings: &'a Settings,
     /// Events that the scenario wrote into the event table itself.
     pub made: HashSet<Uuid>,
+    /// Events that the scenario discarded from the dead letters.
+    pub discarded: HashSet<Uuid>,
     /// Whether the scenario put records on the event topics that are no events.
     pub foreign: bool,
     pub violations: Vec<Violation>,
     /// A refusal leaves no event: a restored event store may have lost it.
     pub refusals_lost: bool,
     pub disk: Option<Disk>,
+    /// The exit code that `millrace audit` must end with at last: 3 where the fault leaves a difference on purpose.
+    pub audit_code: i32,
     plan: LoadPlan,
 }
 
 const SETTLE: Duration = Duration::from_secs(90);
+/// The promised bound of an orderly end.
+const ENDS_WITHIN: Duration = Duration::from_secs(10);
 
 /// Runs one scenario; what goes wrong on the way is part of the verdict.
 pub async fn run(scenario: &Scenario, servers: &mut Servers, settings: &Settings) -> Verdict {
@@ -134,7 +140,7 @@ async fn attempt(
         partitions: Table::read(&system.deployment).await?.partitions,
         urls: vec![system.commands_url()],
     };
-    settle(&system, &journal, &HashSet::new(), SETTLE).await.context("before the fault")?;
+    settle(&system, &journal, &HashSet::new(), settings.settle()).await.context("before the fault")?;
     let readers = Readers::start(&system.queries_url(), journal.clone(), settings.seed, settings.skus)?;
     let counters = Counters::start(system.names().iter().map(|name| system.url(name)).collect())?;
     let load = Load::start(plan.clone(), journal.clone())?;
@@ -147,10 +153,12 @@ async fn attempt(
         journal,
         settings,
         made: HashSet::new(),
+        discarded: HashSet::new(),
         foreign: false,
         violations: Vec::new(),
         refusals_lost: false,
         disk: disk.flatten(),
+        audit_code: 0,
         plan,
     };
     let tried = trial.go_through(scenario, verdict).await;
@@ -206,6 +214,15 @@ async fn small_disk(
     Ok(disk)
 }
 
+// === impl Settings ===
+
+impl Settings {
+    /// How long everything may take to come to rest.
+    fn settle(&self) -> Duration {
+        SETTLE * self.slack
+    }
+}
+
 // === impl Trial ===
 
 impl Trial<'_> {
@@ -221,8 +238,8 @@ impl Trial<'_> {
         verdict.figures.recovery_seconds = healed.elapsed().as_secs_f64();
         verdict.figures.latest_seconds = lateness.finish().await.as_secs_f64();
         probed?;
-        self.load.finish(SETTLE).await?;
-        let (table, expected) = settle(&self.system, &self.journal, &self.made, SETTLE).await?;
+        self.load.finish(self.settings.settle()).await?;
+        let (table, expected) = settle(&self.system, &self.journal, &self.discarded, self.settings.settle()).await?;
         verdict.figures.quiet_seconds = healed.elapsed().as_secs_f64();
         let told = self.compare(&table, &expected, &mut verdict.figures).await?;
         verdict.figures.answers = told.answers;
@@ -258,6 +275,19 @@ impl Trial<'_> {
         found.extend(wrong);
         figures.duplicates_dropped = self.counters.total("millrace_events_duplicate_total");
         figures.superseded = self.counters.total("millrace_writes_superseded_total");
+        if self.system.is_embedded() {
+            // Its directory is for one process at a time.
+            self.system.program("up")?.stop("TERM", ENDS_WITHIN).await?;
+        }
+        let begun = Instant::now();
+        let (code, differs) = self.system.run(&["audit", "--show", "5"])?;
+        figures.audit_seconds = begun.elapsed().as_secs_f64();
+        if code != self.audit_code {
+            found.push(Violation::new(
+                "audit",
+                format!("ends with exit code {code}, not {}: {differs}", self.audit_code),
+            ));
+        }
         self.violations.extend(found);
         Ok(told)
     }
@@ -272,9 +302,9 @@ impl Trial<'_> {
     /// Gives one command and reads until both read models show it.
     pub async fn probe(&mut self) -> anyhow::Result<()> {
         let position = self.acknowledged().await?;
-        let url = self.system.queries_url();
-        shows(&url, &format!("/v1/stock/{}", sku(0)), &position, SETTLE).await?;
-        shows(&url, "/v1/search?limit=1&facets=false", &position, SETTLE).await
+        let (url, within) = (self.system.queries_url(), self.settings.settle());
+        shows(&url, &format!("/v1/stock/{}", sku(0)), &position, within).await?;
+        shows(&url, "/v1/search?limit=1&facets=false", &position, within).await
     }
 
     /// Gives one command, of the first SKU, and where its event stands.
@@ -325,7 +355,7 @@ pub async fn shows(url: &str, path: &str, position: &PositionToken, within: Dura
 pub async fn settle(
     system: &System,
     journal: &Journal,
-    made: &HashSet<Uuid>,
+    discarded: &HashSet<Uuid>,
     within: Duration,
 ) -> anyhow::Result<(Table, Expected)> {
     let begun = Instant::now();
@@ -334,7 +364,8 @@ pub async fn settle(
         entries.commands.iter().filter(|(_, entry)| entry.by_topic).map(|(id, _)| *id).collect()
     };
     loop {
-        let table = Table::read(&system.deployment).await?;
+        let mut table = Table::read(&system.deployment).await?;
+        table.discarded.clone_from(discarded);
         let waiting = topic_commands.iter().filter(|id| !table.outcomes.contains_key(id)).count();
         if waiting == 0 && Table::count(&system.deployment).await? == table.events.len() as u64 {
             let expected = Expected::of(&table);
@@ -345,10 +376,7 @@ pub async fn settle(
             }
         }
         if begun.elapsed() > within {
-            let made = made.len();
-            bail!(
-                "the event table does not come to rest within {within:?}: {waiting} topic commands wait, {made} made"
-            );
+            bail!("the event table does not come to rest within {within:?}: {waiting} topic commands wait");
         }
         tokio::time::sleep(Duration::from_millis(100)).await;
     }

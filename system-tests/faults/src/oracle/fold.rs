@@ -74,6 +74,9 @@ impl Expected {
             // No projection reads what the platform says of itself.
             let Some(context) = context.filter(|context| *context != Context::Platform) else { continue };
             expected.head.advance(context, partition, stored.position);
+            if table.discarded.contains(&stored.id) {
+                continue;
+            }
             // Events behind an unreadable one of the same key and topic wait for it.
             let key = (stored.topic.clone(), stored.key.clone());
             let event = decode(stored).ok().filter(is_possible);

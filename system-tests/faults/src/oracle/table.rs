@@ -1,6 +1,6 @@
 //! The event table as it is, and the stored outcomes beside it: everything else is measured by them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -20,6 +20,8 @@ pub struct Table {
     pub outcomes: HashMap<Uuid, Outcome>,
     /// Partitions of each topic.
     pub partitions: u32,
+    /// Events that an operator took out of the dead letters: no read model folds them.
+    pub discarded: HashSet<Uuid>,
 }
 
 const PAGE: usize = 20_000;
@@ -43,7 +45,8 @@ impl Table {
             }
         }
         let topology = store.topology().await?.context("the event store has no topology")?;
-        Ok(Self { events, outcomes: outcomes(deployment).await?, partitions: topology.partitions })
+        let outcomes = outcomes(deployment).await?;
+        Ok(Self { events, outcomes, partitions: topology.partitions, discarded: HashSet::new() })
     }
 
     /// Rows in the table, counted past the horizon: whatever is committed.

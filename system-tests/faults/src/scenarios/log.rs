@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use event_log::{NewRecord, TopicPartition};
 use futures::FutureExt;
 use futures::future::LocalBoxFuture;
 use rdkafka::admin::{AdminOptions, NewPartitions, NewTopic, TopicReplication};
@@ -126,11 +127,36 @@ fn partitions_raised<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow:
             bail!("the partitions of {topic} cannot be raised: {code}");
         }
         trial.system.complains("relay", "partitions", NOTICED).await.context("the new partition is not noticed")?;
+        stray(trial).await?;
         // Kafka cannot lower it: the topic is made anew, and filled from the event table.
         make_again(trial).await?;
         reconcile(trial, &[]).await
     }
     .boxed_local()
+}
+
+/// An event of ours in the partition that nobody should use, as of a producer that counts the partitions itself, and a
+/// projector that starts while it lies there.
+async fn stray(trial: &mut Trial<'_>) -> anyhow::Result<()> {
+    let topic = Context::Inventory.events_topic();
+    let log = event_log::connect_event_log(&format!("kafka://{}", trial.servers.kafka.address())).await?;
+    let first = log.ends(topic).await?.into_iter().find(|ends| ends.next > ends.first);
+    let ends = first.context("no event was published")?;
+    let copied = log.read(&TopicPartition::new(topic, ends.partition), ends.first, 1).await?;
+    let record = copied.into_iter().next().context("the first event cannot be read")?;
+    let at = TopicPartition::new(topic, trial.plan().partitions);
+    log.publish(vec![NewRecord {
+        at,
+        key: record.key.to_vec(),
+        headers: record.headers,
+        value: record.value.to_vec(),
+        timestamp: 0,
+    }])
+    .await?;
+    trial.system.program("stock")?.kill()?;
+    trial.system.program("stock")?.start()?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    Ok(())
 }
 
 fn topic_made_again<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>> {
