@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use read_models::ReadChoice;
 use schemas::{CommandEnvelope, Outcome, OutcomeKind, PositionToken};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -98,8 +99,14 @@ async fn show(
     if repeated > 0 {
         tracing::debug!(repeated, "generated commands were refused");
     }
+    let anything = ReadChoice::default();
     let visible = tokio::select! {
-        visible = async { tokio::try_join!(stock.wait_for(&last, FIRST_DATA), search.wait_for(&last, FIRST_DATA)) } => visible,
+        visible = async {
+            tokio::try_join!(
+                stock.wait_for(&last, &anything, FIRST_DATA),
+                search.wait_for(&last, FIRST_DATA),
+            )
+        } => visible,
         () = shutdown.cancelled() => return Ok(()),
     };
     if !matches!(visible, Ok((true, true))) {

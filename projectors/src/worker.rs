@@ -417,7 +417,7 @@ where
     if missing.is_empty() {
         return Ok(());
     }
-    let rows = retrying(|| async { Ok(context.read_model.load(context.partition, &missing).await?) }).await?;
+    let rows = retrying(|| async { Ok(context.read_model.load(context.partition, &missing).await?.rows) }).await?;
     owned.rows.extend(missing.into_iter().zip(rows).filter_map(|(key, row)| row.map(|row| (key, row))));
     Ok(())
 }

@@ -14,6 +14,7 @@ use event_log::{
 };
 use projectors::dead_letters::http::{DeadLettersApi, router};
 use projectors::{DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, StockProjection, run_projector};
+use read_models::ReadChoice;
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
@@ -164,7 +165,7 @@ impl Fixture {
     }
 
     async fn stock(&self, sku: &str) -> StockAnswer {
-        self.stock.stock(&[Sku::new(sku).unwrap()]).await.unwrap().remove(0)
+        self.stock.stock(&[Sku::new(sku).unwrap()], &ReadChoice::default()).await.unwrap().answers.remove(0)
     }
 
     /// Waits until everything that was published is applied or parked.

@@ -7,7 +7,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use read_models::ReadModelError;
+use read_models::{ReadChoice, ReadModelError};
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
@@ -90,14 +90,17 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
+    let choice = ReadChoice { generation: None, key: sku.to_string(), region: params.region.clone() };
     if let Some(min) = min_position(&headers)? {
         let wait = api.settings.position_wait;
-        let (stock, search) = tokio::try_join!(api.stock.wait_for(&min, wait), api.search.wait_for_rows(&min, wait))?;
+        let (stock, search) =
+            tokio::try_join!(api.stock.wait_for(&min, &choice, wait), api.search.wait_for_rows(&min, wait))?;
         if !(stock && search) {
             return Err(not_yet(&min, &api.settings));
         }
     }
-    let (described, stock) = tokio::join!(api.search.product(&sku), api.stock.stock(std::slice::from_ref(&sku)));
+    let (described, stock) =
+        tokio::join!(api.search.product(&sku), api.stock.stock(std::slice::from_ref(&sku), &choice));
     if let (Err(_), Err(error)) = (&described, &stock) {
         return Err(refused(error));
     }
@@ -114,7 +117,7 @@ pub(crate) async fn page(
     }
     match stock {
         Ok(mut found) => {
-            if let Some(found) = found.pop() {
+            if let Some(found) = found.answers.pop() {
                 position.merge(&found.position);
                 let stock = view(found, params.region.as_ref());
                 if !stock.regions.is_empty() {

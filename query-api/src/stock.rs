@@ -7,6 +7,7 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use read_models::ReadChoice;
 use read_models::stock::{StockAnswer, StockRow};
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
@@ -103,7 +104,7 @@ pub(crate) async fn one(
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
-    let mut found = read(&api, &headers, std::slice::from_ref(&sku)).await?;
+    let mut found = read(&api, &headers, std::slice::from_ref(&sku), params.region.as_ref()).await?;
     let unknown = || {
         Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("{sku} has no stock event")).into_response()
     };
@@ -158,7 +159,7 @@ pub(crate) async fn many(
     }
     let mut list = StockList { items: Vec::new(), missing: Vec::new() };
     let mut position = PositionToken::default();
-    for found in read(&api, &headers, &skus).await? {
+    for found in read(&api, &headers, &skus, params.region.as_ref()).await? {
         position.merge(&found.position);
         let is_parked = found.parked;
         let stock = view(found, params.region.as_ref());
@@ -171,13 +172,20 @@ pub(crate) async fn many(
     Ok(answer(&headers, &list, &position))
 }
 
-async fn read(api: &QueryApi, headers: &HeaderMap, skus: &[Sku]) -> Result<Vec<StockAnswer>, Problem> {
+async fn read(
+    api: &QueryApi,
+    headers: &HeaderMap,
+    skus: &[Sku],
+    region: Option<&RegionId>,
+) -> Result<Vec<StockAnswer>, Problem> {
+    let key = skus.first().map(ToString::to_string).unwrap_or_default();
+    let choice = ReadChoice { generation: None, key, region: region.cloned() };
     if let Some(min) = min_position(headers)?
-        && !api.stock.wait_for(&min, api.settings.position_wait).await?
+        && !api.stock.wait_for(&min, &choice, api.settings.position_wait).await?
     {
         return Err(not_yet(&min, &api.settings));
     }
-    Ok(api.stock.stock(skus).await?)
+    Ok(api.stock.stock(skus, &choice).await?.answers)
 }
 
 /// Adds warehouses up to regions and a total.

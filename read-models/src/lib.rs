@@ -25,5 +25,5 @@ pub use error::ReadModelError;
 pub use generations::{Catalogue, Generations, ReadChoice};
 pub use metrics::describe_metrics;
 pub use parked::{FOREIGN_KEY, ParkedEvent, ParkedKey, ParkedPlace};
-pub use read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+pub use read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 pub use status::{PartitionStatus, ReadModelStatus};

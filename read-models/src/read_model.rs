@@ -81,6 +81,15 @@ pub struct RowPage<K, R> {
     pub next: Option<String>,
 }
 
+/// Some rows of a partition, and the checkpoint that they are true at.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loaded<R> {
+    /// The default where the partition was never claimed.
+    pub checkpoint: Checkpoint,
+    /// In the order of the keys.
+    pub rows: Vec<Option<R>>,
+}
+
 /// Where a projection's rows live.
 #[async_trait]
 pub trait ReadModel: DeadLetters {
@@ -89,15 +98,15 @@ pub trait ReadModel: DeadLetters {
     /// A row, in the shape of the fold's version.
     type Row: Clone + PartialEq + fmt::Debug + Send + Sync;
 
-    /// Creates the generation where it is missing; refuses one of another fold version or partition count.
+    /// Creates the generation where it is missing; refuses one of another fold version or partition count, and, with
+    /// [`ReadModelError::Retired`], one that is retired: `claim` and `apply` refuse it as well.
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError>;
 
     /// Takes a partition over: a higher epoch, and the state to go on from.
     async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError>;
 
-    /// The rows of some keys of one partition, in the order of the keys.
-    async fn load(&self, partition: PartitionRef, keys: &[Self::Key])
-    -> Result<Vec<Option<Self::Row>>, ReadModelError>;
+    /// The rows of some keys of one partition, and its checkpoint, read as one.
+    async fn load(&self, partition: PartitionRef, keys: &[Self::Key]) -> Result<Loaded<Self::Row>, ReadModelError>;
 
     /// Writes a batch, or nothing. Refused with [`ReadModelError::CheckpointMoved`] unless the stored checkpoint is
     /// exactly `batch.from`, or when the store has none: a partition is claimed before it is written. Refused with
@@ -140,6 +149,17 @@ impl Generation {
             needed: told(wanted),
             remedy: "run the program that built it, or build a new generation by a replay".to_owned(),
         })
+    }
+
+    /// Refuses another one than a handle is bound to.
+    pub(crate) fn check_bound(&self, bound: Option<u32>) -> Result<(), ReadModelError> {
+        match bound {
+            Some(number) if number != self.number => {
+                let problem = format!("this handle is bound to {}@{number}", self.name);
+                Err(ReadModelError::Permanent { name: self.to_string(), problem })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Refuses a partition that is none of this generation's.

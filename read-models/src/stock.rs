@@ -10,6 +10,7 @@ use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
 use crate::error::ReadModelError;
+use crate::generations::{Generations, ReadChoice};
 use crate::read_model::ReadModel;
 
 pub use redis::RedisStock;
@@ -49,22 +50,41 @@ pub struct StockAnswer {
     pub parked: bool,
 }
 
-/// What the query API needs of a stock read model.
+/// What one request was answered: all of it from one generation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StockRead {
+    pub generation: u32,
+    /// In the order asked.
+    pub answers: Vec<StockAnswer>,
+}
+
+/// What the query API needs of a stock read model. Which generation answers is the catalogue's word and the request's,
+/// whatever the handle is bound to or writes.
 #[async_trait]
 pub trait StockReader: Send + Sync {
     /// The stock of each SKU, in the order asked. Rows and position of a SKU are read as one.
-    /// [`ReadModelError::Rebuilding`] while a partition is not live.
-    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError>;
+    /// [`ReadModelError::Rebuilding`] while a partition is not live, [`ReadModelError::UnknownGeneration`] where the
+    /// one that is asked for is not there.
+    async fn stock(&self, skus: &[Sku], choice: &ReadChoice) -> Result<StockRead, ReadModelError>;
 
-    /// Waits until the partitions that `min` names (those of inventory) are at least there; returns early when they
-    /// are, [`ReadModelError::Unavailable`] never: `Ok(false)` when `timeout` passed first.
-    async fn wait_for(&self, min: &PositionToken, timeout: std::time::Duration) -> Result<bool, ReadModelError>;
+    /// Waits until the partitions that `min` names (those of inventory) are at least there, in the generation that
+    /// answers `choice`; returns early when they are, [`ReadModelError::Unavailable`] never: `Ok(false)` when `timeout`
+    /// passed first.
+    async fn wait_for(
+        &self,
+        min: &PositionToken,
+        choice: &ReadChoice,
+        timeout: std::time::Duration,
+    ) -> Result<bool, ReadModelError>;
 }
 
-/// A stock store: written by the projector, read by the query API.
-pub trait StockReadModel: ReadModel<Key = StockKey, Row = StockRow> + StockReader {}
-
-impl<T: ReadModel<Key = StockKey, Row = StockRow> + StockReader> StockReadModel for T {}
+/// A stock store: written by projectors, read by the query API. It keeps the catalogue of its generations.
+pub trait StockReadModel: ReadModel<Key = StockKey, Row = StockRow> + StockReader + Generations {
+    /// A handle on the same connection or file that is bound to one generation: written after `prepare`, and without it
+    /// told of by `status`, `rows`, `load` and the dead letters. A handle that is neither bound nor prepared tells of
+    /// what serves.
+    fn of_generation(&self, number: u32) -> SharedStock;
+}
 
 /// A shared stock store.
 pub type SharedStock = Arc<dyn StockReadModel>;

@@ -38,7 +38,7 @@ async fn goes_on(store: &Fixture, skus: &[Sku]) {
         ..batch(0, &claimed, checkpoint(step))
     };
     stock.apply(&written).await.unwrap();
-    let answer = stock.stock(skus).await.unwrap().remove(0);
+    let answer = stock.answers(skus).await.unwrap().remove(0);
     assert_eq!(answer.warehouses[0].1, row(step as i64, step));
     assert_eq!(answer.position, at(0).token(checkpoint(step).position));
 }
@@ -55,9 +55,9 @@ async fn functions_come_back(store: &Fixture, nodes: &[String]) {
     flush().await;
     goes_on(store, &skus).await;
     flush().await;
-    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+    assert_eq!(store.stock.answers(&skus).await.unwrap()[0].warehouses.len(), 1);
     flush().await;
-    assert_eq!(store.stock.load(at(0), &[key(&skus[0], "south")]).await.unwrap(), [None]);
+    assert_eq!(store.stock.load(at(0), &[key(&skus[0], "south")]).await.unwrap().rows, [None]);
     flush().await;
     assert_eq!(store.stock.status().await.unwrap().partitions[0].checkpoint, checkpoint(2));
     flush().await;
@@ -93,7 +93,7 @@ async fn an_emptied_store_is_rebuilt_and_never_answers_zero() {
     goes_on(&store, &skus).await;
     let owner = store.stock.claim(at(0)).await.unwrap();
     server.ask(&["FLUSHALL"]).await;
-    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    assert!(matches!(store.stock.answers(&skus).await, Err(ReadModelError::Rebuilding { .. })));
     let refused = store.stock.apply(&batch(0, &owner, checkpoint(2))).await.unwrap_err();
     assert!(
         matches!(refused, ReadModelError::CheckpointMoved { found, .. } if found == Checkpoint::default()),
@@ -103,7 +103,7 @@ async fn an_emptied_store_is_rebuilt_and_never_answers_zero() {
     let again = store.stock.claim(at(0)).await.unwrap();
     assert_eq!((again.checkpoint, again.live), (Checkpoint::default(), false));
     assert!(again.epoch > owner.epoch, "{} after {}", again.epoch, owner.epoch);
-    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    assert!(matches!(store.stock.answers(&skus).await, Err(ReadModelError::Rebuilding { .. })));
     goes_on(&store, &skus).await;
 }
 
@@ -117,9 +117,9 @@ async fn a_lost_mark_of_the_generation_comes_back_while_its_partitions_go_on() {
     goes_on(&store, &skus).await;
     let prefix = store.url.split_once("prefix=").unwrap().1;
     assert_eq!(server.ask(&["DEL", &format!("{prefix}:{{stock}}:generations")]).await, "int(1)");
-    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    assert!(matches!(store.stock.answers(&skus).await, Err(ReadModelError::Rebuilding { .. })));
     store.stock.observe(&[]).await.unwrap();
-    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+    assert_eq!(store.stock.answers(&skus).await.unwrap()[0].warehouses.len(), 1);
 }
 
 #[tokio::test]
@@ -136,7 +136,7 @@ async fn reads_follow_the_pointer_at_once() {
     let changes = vec![(key(&skus[0], "north"), row(77, 1))];
     shadow.apply(&Batch { changes, live: true, ..batch(0, &claimed, checkpoint(9)) }).await.unwrap();
 
-    let on_hand = async || store.stock.stock(&skus).await.unwrap()[0].warehouses[0].1.on_hand;
+    let on_hand = async || store.stock.answers(&skus).await.unwrap()[0].warehouses[0].1.on_hand;
     let marks = format!("{}:{{stock}}:generations", store.url.split_once("prefix=").unwrap().1);
     for (serving, expected) in [("2", 77), ("1", 1), ("2", 77)] {
         server.ask(&["HSET", &marks, "serving", serving]).await;
@@ -155,12 +155,12 @@ async fn a_killed_server_is_unavailable_and_then_goes_on() {
     server.kill();
     for _ in 0..3 {
         let begun = Instant::now();
-        let down = store.stock.stock(&skus).await.unwrap_err();
+        let down = store.stock.answers(&skus).await.unwrap_err();
         assert!(matches!(down, ReadModelError::Unavailable { .. }) && begun.elapsed().as_secs() < 6, "{down}");
     }
     assert!(matches!(connect_stock(&store.url).await, Err(ReadModelError::Unavailable { .. })));
     server.restart().await;
-    let answer = until_available(|| store.stock.stock(&skus)).await.remove(0);
+    let answer = until_available(|| store.stock.answers(&skus)).await.remove(0);
     assert_eq!(answer.position, at(0).token(checkpoint(1).position));
     goes_on(&store, &skus).await;
 }
@@ -169,7 +169,7 @@ async fn a_killed_server_is_unavailable_and_then_goes_on() {
 async fn until_refused(store: &Fixture, skus: &[Sku]) {
     let begun = Instant::now();
     loop {
-        match store.stock.stock(skus).await {
+        match store.stock.answers(skus).await {
             Err(ReadModelError::BreakerOpen { .. }) => return,
             Err(ReadModelError::Unavailable { .. }) => assert!(begun.elapsed() < DEADLINE),
             other => panic!("{other:?}"),
@@ -190,9 +190,9 @@ async fn reads_are_refused_at_once_while_the_server_is_away_and_go_on_soon_after
     let begun = Instant::now();
     let min = at(0).token(checkpoint(1).position);
     for _ in 0..20 {
-        let read = store.stock.stock(&skus).await;
+        let read = store.stock.answers(&skus).await;
         assert!(matches!(read, Err(ReadModelError::BreakerOpen { .. })), "{read:?}");
-        let waited = store.stock.wait_for(&min, DEADLINE).await;
+        let waited = store.stock.wait_for(&min, any(), DEADLINE).await;
         assert!(matches!(waited, Err(ReadModelError::BreakerOpen { .. })), "{waited:?}");
         let status = store.stock.status().await;
         assert!(matches!(status, Err(ReadModelError::BreakerOpen { .. })), "{status:?}");
@@ -203,7 +203,7 @@ async fn reads_are_refused_at_once_while_the_server_is_away_and_go_on_soon_after
 
     server.restart().await;
     let begun = Instant::now();
-    until_available(|| store.stock.stock(&skus)).await;
+    until_available(|| store.stock.answers(&skus)).await;
     assert!(begun.elapsed().as_secs() < 5, "{:?}", begun.elapsed());
     goes_on(&store, &skus).await;
 }
@@ -218,11 +218,11 @@ async fn a_frozen_server_costs_some_reads_their_time_and_the_others_nothing() {
     goes_on(&store, &skus).await;
     server.signal("-STOP");
     let begun = Instant::now();
-    futures::future::join_all((0..5).map(|_| store.stock.stock(&skus))).await;
+    futures::future::join_all((0..5).map(|_| store.stock.answers(&skus))).await;
     until_refused(&store, &skus).await;
     assert!(begun.elapsed().as_secs() < 4, "{:?}", begun.elapsed());
     server.signal("-CONT");
-    until_available(|| store.stock.stock(&skus)).await;
+    until_available(|| store.stock.answers(&skus)).await;
     goes_on(&store, &skus).await;
 }
 
@@ -238,7 +238,7 @@ async fn a_server_that_forgot_everything_is_rebuilding() {
     server.restart().await;
     let claimed = until_available(|| store.stock.claim(at(0))).await;
     assert_eq!(claimed.checkpoint, Checkpoint::default());
-    assert!(matches!(store.stock.stock(&skus).await, Err(ReadModelError::Rebuilding { .. })));
+    assert!(matches!(store.stock.answers(&skus).await, Err(ReadModelError::Rebuilding { .. })));
     goes_on(&store, &skus).await;
 }
 
@@ -255,9 +255,9 @@ async fn a_frozen_server_ends_every_call_in_time() {
     let write = batch(0, &claimed, checkpoint(1));
     let min = at(0).token(checkpoint(1).position);
     let (read, write, wait) = tokio::join!(
-        store.stock.stock(&skus),
+        store.stock.answers(&skus),
         store.stock.apply(&write),
-        store.stock.wait_for(&min, std::time::Duration::from_millis(200)),
+        store.stock.wait_for(&min, any(), std::time::Duration::from_millis(200)),
     );
     assert!(matches!(read, Err(ReadModelError::Unavailable { .. })));
     assert!(matches!(write, Err(ReadModelError::Unavailable { .. })));
@@ -281,10 +281,10 @@ async fn full_memory_refuses_the_whole_batch_and_passes() {
     let written = Batch { changes: vec![(key(&skus[0], "north"), row(1, 1))], ..batch(0, &claimed, checkpoint(1)) };
     let refused = store.stock.apply(&written).await.unwrap_err();
     assert!(matches!(refused, ReadModelError::Unavailable { .. }), "{refused}");
-    assert!(store.stock.stock(&skus).await.unwrap()[0].warehouses.is_empty());
+    assert!(store.stock.answers(&skus).await.unwrap()[0].warehouses.is_empty());
     server.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     store.stock.apply(&written).await.unwrap();
-    assert_eq!(store.stock.stock(&skus).await.unwrap()[0].warehouses.len(), 1);
+    assert_eq!(store.stock.answers(&skus).await.unwrap()[0].warehouses.len(), 1);
 }
 
 #[tokio::test]

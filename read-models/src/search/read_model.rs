@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+use crate::read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 use crate::row_scan;
 use crate::search::builds::{Builds, HeldBuild, Watch};
 use crate::search::indexer::{self, IndexerHome};
@@ -195,18 +195,16 @@ impl ReadModel for SearchReadModel {
             .await
     }
 
-    async fn load(
-        &self,
-        _partition: PartitionRef,
-        keys: &[SearchKey],
-    ) -> Result<Vec<Option<SearchRow>>, ReadModelError> {
+    async fn load(&self, partition: PartitionRef, keys: &[SearchKey]) -> Result<Loaded<SearchRow>, ReadModelError> {
         let generation = self.prepared()?;
         let keys = keys.to_vec();
         self.home
             .file
             .blocking(move |file| {
                 file.read(|transaction| {
-                    keys.iter().map(|key| rows::load(transaction, generation.number, key)).collect()
+                    let rows = keys.iter().map(|key| rows::load(transaction, generation.number, key));
+                    let rows = rows.collect::<Result<_, _>>()?;
+                    Ok(Loaded { checkpoint: ledger::checkpoint(transaction, generation.number, partition)?, rows })
                 })
             })
             .await

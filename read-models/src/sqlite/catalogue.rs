@@ -27,6 +27,11 @@ pub(crate) fn catalogue(connection: &Connection) -> Result<Option<Catalogue>, Ab
     Ok(found)
 }
 
+/// As it is stored, so that who has read it before need not parse it again.
+pub(crate) fn text(connection: &Connection) -> rusqlite::Result<Option<String>> {
+    connection.prepare_cached("SELECT document FROM catalogue")?.query_row([], |row| row.get(0)).optional()
+}
+
 /// Writes the catalogue and its decisions; refused with [`ReadModelError::CatalogueMoved`] unless `to` follows on the
 /// stored one. `name` is the read model's.
 pub(crate) fn change(connection: &Connection, name: &str, to: &Catalogue, decisions: &[Decision]) -> Result<(), Abort> {

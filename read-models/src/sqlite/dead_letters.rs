@@ -36,6 +36,11 @@ pub(crate) trait InSqlite: Send + Sync + 'static {
 
     /// The generation that this process writes.
     fn written_generation(&self) -> Option<Arc<Generation>>;
+
+    /// The generation that it tells of while it writes none; `None`: of what serves.
+    fn bound_generation(&self) -> Option<u32> {
+        None
+    }
 }
 
 /// `generation`, `context`, `partition`: with what every statement here begins.
@@ -373,13 +378,10 @@ async fn reading<T: InSqlite, A: Send + 'static>(
     model: &T,
     work: impl FnOnce(&Transaction<'_>, &Generation) -> Result<A, Abort> + Send + 'static,
 ) -> Result<A, ReadModelError> {
-    let written = model.written_generation();
+    let (written, bound) = (model.written_generation(), model.bound_generation());
     let file = model.file().await?;
     file.blocking(move |file| {
-        file.read(|transaction| match written {
-            Some(written) => work(transaction, &written),
-            None => work(transaction, &ledger::serving(transaction, T::NAME)?),
-        })
+        file.read(|transaction| work(transaction, &ledger::told_of(transaction, T::NAME, written.as_deref(), bound)?))
     })
     .await
 }
@@ -388,13 +390,10 @@ async fn writing<T: InSqlite>(
     model: &T,
     work: impl FnOnce(&Transaction<'_>, &Generation) -> Result<(), Abort> + Send + 'static,
 ) -> Result<(), ReadModelError> {
-    let written = model.written_generation();
+    let (written, bound) = (model.written_generation(), model.bound_generation());
     let file = model.file_to_write().await?;
     file.blocking(move |file| {
-        file.write(|transaction| match written {
-            Some(written) => work(transaction, &written),
-            None => work(transaction, &ledger::serving(transaction, T::NAME)?),
-        })
+        file.write(|transaction| work(transaction, &ledger::told_of(transaction, T::NAME, written.as_deref(), bound)?))
     })
     .await
 }

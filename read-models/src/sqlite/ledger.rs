@@ -45,7 +45,24 @@ pub(crate) fn serving(connection: &Connection, name: &str) -> Result<Generation,
     Ok(found.ok_or_else(|| ReadModelError::Rebuilding { name: name.to_owned() })?)
 }
 
-fn generation(connection: &Connection, name: &str, number: u32) -> rusqlite::Result<Option<Generation>> {
+/// What a store tells of: the generation that it writes, or the one that it is bound to, or else what serves.
+pub(crate) fn told_of(
+    connection: &Connection,
+    name: &str,
+    written: Option<&Generation>,
+    bound: Option<u32>,
+) -> Result<Generation, Abort> {
+    match (written, bound) {
+        (Some(written), _) => Ok(written.clone()),
+        (None, Some(number)) => Ok(generation(connection, name, number)?.ok_or_else(|| {
+            let there = "no such rows".to_owned();
+            ReadModelError::UnknownGeneration { name: name.to_owned(), wanted: number, there }
+        })?),
+        (None, None) => serving(connection, name),
+    }
+}
+
+pub(crate) fn generation(connection: &Connection, name: &str, number: u32) -> rusqlite::Result<Option<Generation>> {
     connection
         .prepare_cached("SELECT fold_version, partitions FROM generations WHERE number = ?1")?
         .query_row([number], |row| {
@@ -152,6 +169,15 @@ pub(crate) fn held(
             Ok(Held { checkpoint: checkpoint_of(row)?, epoch: read(row.get(5)?), live: row.get(6)? })
         })
         .optional()
+}
+
+/// The default where the partition was never claimed.
+pub(crate) fn checkpoint(
+    connection: &Connection,
+    generation: u32,
+    partition: PartitionRef,
+) -> rusqlite::Result<Checkpoint> {
+    Ok(held(connection, generation, partition)?.map(|held| held.checkpoint).unwrap_or_default())
 }
 
 /// The position of a partition that reads may be answered from; `Rebuilding` while it is not live.

@@ -12,12 +12,15 @@ mod address;
 pub mod codec;
 mod connection;
 mod dead_letters;
+mod generations;
 mod keys;
 mod reader;
+mod removal;
 mod scan;
 mod writer;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwapOption;
@@ -31,25 +34,32 @@ use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
 use crate::metrics;
 use crate::parked::FOREIGN_KEY;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+use crate::read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 use crate::status::{PartitionStatus, ReadModelStatus};
 use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
 use address::RedisAddress;
 use connection::{Call, RedisServers};
+use generations::Seen;
 use keys::PartitionKeys;
+use removal::Removal;
 use writer::Applied;
 
 /// A stock store in Redis.
+#[derive(Clone)]
 pub struct RedisStock {
     servers: RedisServers,
     /// For reads that somebody waits for. Projectors do without: they wait and try again by themselves.
-    reads: Breaker,
+    reads: Arc<Breaker>,
     /// Before every key.
     prefix: String,
-    /// What this process writes; `None` in one that only reads.
-    prepared: ArcSwapOption<Generation>,
-    /// The generation that served the last read: it is read at once, while the pointer is checked.
-    last_served: ArcSwapOption<Generation>,
+    /// What this handle writes; `None` in one that only reads.
+    prepared: Arc<ArcSwapOption<Generation>>,
+    /// The only generation that this handle writes or tells of.
+    bound: Option<u32>,
+    /// The pointer as last seen: what it says is read at once, while it is looked at again.
+    seen: Arc<ArcSwapOption<Seen>>,
+    /// How far the removal of each retired generation is.
+    removals: Arc<Mutex<HashMap<u32, Removal>>>,
 }
 
 // === impl RedisStock ===
@@ -67,10 +77,12 @@ impl RedisStock {
         let servers = RedisServers::connect(&address).await?;
         Ok(Self {
             servers,
-            reads: Breaker::new("redis", BreakerSettings::default()),
+            reads: Arc::new(Breaker::new("redis", BreakerSettings::default())),
             prefix: address.prefix().to_owned(),
-            prepared: ArcSwapOption::empty(),
-            last_served: ArcSwapOption::empty(),
+            prepared: Arc::default(),
+            bound: None,
+            seen: Arc::default(),
+            removals: Arc::default(),
         })
     }
 
@@ -96,22 +108,21 @@ impl RedisStock {
             .arg(generation.number)
             .arg(codec::built(generation));
         let built: String = self.parse(self.servers.call(call).await?)?;
+        if built == codec::RETIRED {
+            return Err(retired(generation));
+        }
         let found = codec::generation(generation.number, &built)
             .ok_or_else(|| self.servers.damaged(format!("generation {generation}: {built:?}")))?;
         found.check(generation)
     }
 
-    /// What this process writes, or else what serves.
-    async fn told_of(&self) -> Result<Arc<Generation>, ReadModelError> {
-        match self.prepared.load_full() {
-            Some(prepared) => Ok(prepared),
-            None => self.serving().await,
-        }
-    }
-
     fn checkpoint(&self, partition: PartitionRef, fields: Value) -> Result<Checkpoint, ReadModelError> {
         let fields: Vec<Option<String>> = self.parse(fields)?;
-        codec::checkpoint(&fields).ok_or_else(|| self.servers.damaged(format!("checkpoint of {partition}: {fields:?}")))
+        self.checkpoint_of(partition, &fields)
+    }
+
+    fn checkpoint_of(&self, partition: PartitionRef, fields: &[Option<String>]) -> Result<Checkpoint, ReadModelError> {
+        codec::checkpoint(fields).ok_or_else(|| self.servers.damaged(format!("checkpoint of {partition}: {fields:?}")))
     }
 
     async fn partition_status(
@@ -148,6 +159,7 @@ impl ReadModel for RedisStock {
     type Row = StockRow;
 
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        generation.check_bound(self.bound)?;
         self.mark(generation).await?;
         self.prepared.store(Some(Arc::new(generation.clone())));
         Ok(())
@@ -168,6 +180,9 @@ impl ReadModel for RedisStock {
         let mut answer = answer.into_iter();
         let mut next = || answer.next().unwrap_or(Value::Nil);
         let outcome: String = self.parse(next())?;
+        if outcome == codec::RETIRED {
+            return Err(retired(&generation));
+        }
         let told: String = self.parse(next())?;
         if outcome == "built" {
             let found = codec::generation(generation.number, &told)
@@ -181,19 +196,22 @@ impl ReadModel for RedisStock {
         Ok(Claimed { epoch, checkpoint, parked_keys, foreign_records: self.parse(next())?, live: live == "1" })
     }
 
-    async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Vec<Option<StockRow>>, ReadModelError> {
-        if keys.is_empty() {
-            return Ok(Vec::new());
-        }
-        let at = self.keys(self.prepared()?.number, partition);
-        let names: Vec<String> = keys.iter().map(|key| at.sku(&key.sku)).collect();
+    async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Loaded<StockRow>, ReadModelError> {
+        let at = self.keys(self.told_of().await?.number, partition);
+        let mut names = vec![at.state()];
+        names.extend(keys.iter().map(|key| at.sku(&key.sku)));
         let warehouses: Vec<&str> = keys.iter().map(|key| key.warehouse.as_str()).collect();
         let answer = self.servers.call(Call::reading("load", &names).arg(warehouses)).await?;
-        let rows: Vec<Option<String>> = self.parse(answer)?;
+        let (checkpoint, rows): (Vec<Option<String>>, Vec<Option<String>>) = self.parse(answer)?;
+        let checkpoint = match checkpoint.iter().all(Option::is_none) {
+            true => Checkpoint::default(),
+            false => self.checkpoint_of(partition, &checkpoint)?,
+        };
         if rows.len() != keys.len() {
             return Err(self.servers.damaged(format!("{} rows for {} keys", rows.len(), keys.len())));
         }
-        rows.into_iter().map(|row| row.map(|row| self.row(&row)).transpose()).collect()
+        let rows = rows.into_iter().map(|row| row.map(|row| self.row(&row)).transpose()).collect::<Result<_, _>>()?;
+        Ok(Loaded { checkpoint, rows })
     }
 
     async fn apply(&self, batch: &Batch<StockKey, StockRow>) -> Result<(), ReadModelError> {
@@ -204,6 +222,7 @@ impl ReadModel for RedisStock {
             let name = generation.to_string();
             match self.write(&generation, batch).await? {
                 Applied::Written => Ok(()),
+                Applied::Retired => Err(ReadModelError::Retired { name }),
                 Applied::Superseded { current } => {
                     Err(ReadModelError::Superseded { name, partition, epoch: batch.epoch, current })
                 }
@@ -220,7 +239,8 @@ impl ReadModel for RedisStock {
         // The mark may be on another server than the partitions, and lost without them.
         self.mark(&generation).await?;
         let observed = heads.iter().map(|(partition, head)| {
-            let call = Call::new("observe", &[self.keys(generation.number, *partition).head()])
+            let at = self.keys(generation.number, *partition);
+            let call = Call::new("observe", &[at.head(), at.state()])
                 .arg(head.next_offset.to_string())
                 .arg(head.seen_at.max(0).to_string());
             self.servers.call(call)
@@ -261,4 +281,8 @@ impl ReadModel for RedisStock {
         any.arg(keys::generations(&self.prefix)).arg("serving");
         self.servers.command(&any).await.map(|_| ())
     }
+}
+
+fn retired(generation: &Generation) -> ReadModelError {
+    ReadModelError::Retired { name: generation.to_string() }
 }

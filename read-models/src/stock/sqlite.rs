@@ -3,6 +3,8 @@
 //! One process writes; its own readers are woken by the write. A poll finds what another process wrote, so that
 //! `serve` can read beside `project stock`.
 
+mod generations;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -14,25 +16,34 @@ use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId, partition_of};
 
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
+use crate::generations::ReadChoice;
 use crate::metrics;
-use crate::read_model::{Batch, Claimed, Generation, Head, ReadModel, RowPage};
+use crate::read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 use crate::row_scan;
 use crate::sqlite::dead_letters::{self, InSqlite};
-use crate::sqlite::{Abort, Layout, SqliteFile, ledger};
+use crate::sqlite::{Abort, Layout, SqliteFile, catalogue, ledger};
 use crate::status::ReadModelStatus;
-use crate::stock::{CONTEXTS, NAME, StockAnswer, StockKey, StockReader, StockRow};
+use crate::stock::{CONTEXTS, NAME, StockAnswer, StockKey, StockRead, StockReader, StockRow};
+use generations::{Seen, check_fed};
 
-const LAYOUT: Layout =
-    Layout { tables: &[ledger::TABLES, include_str!("sqlite.sql")], additions: &[dead_letters::TABLES] };
+const LAYOUT: Layout = Layout {
+    tables: &[ledger::TABLES, include_str!("sqlite.sql")],
+    additions: &[dead_letters::TABLES, catalogue::TABLES, generations::TABLES],
+};
 const REMEDY: &str = "stop Millrace and delete the file: it is rebuilt from the event log";
 /// How often a waiting read looks for what another process wrote.
 const POLL: Duration = Duration::from_millis(20);
 
 /// A stock store in a SQLite file.
+#[derive(Clone)]
 pub struct SqliteStock {
     file: SqliteFile,
-    /// What this process writes; `None` in one that only reads.
-    prepared: ArcSwapOption<Generation>,
+    /// What this handle writes; `None` in one that only reads.
+    prepared: Arc<ArcSwapOption<Generation>>,
+    /// The only generation that this handle writes or tells of.
+    bound: Option<u32>,
+    /// The catalogue as last read.
+    seen: Arc<ArcSwapOption<Seen>>,
 }
 
 // === impl SqliteStock ===
@@ -41,14 +52,18 @@ impl SqliteStock {
     /// Opens the file, and makes it when it is missing. Blocks for as long as that takes.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open(NAME, path.as_ref(), &LAYOUT, REMEDY)?;
-        Ok(Self { file, prepared: ArcSwapOption::empty() })
+        Ok(Self::of_file(file))
     }
 
     /// Opens a file that another process writes. [`ReadModelError::Rebuilding`] while there is none.
     pub fn open_read_only(path: impl AsRef<Path>) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open_read_only(NAME, path.as_ref(), &LAYOUT, REMEDY)?
             .ok_or_else(|| ReadModelError::Rebuilding { name: NAME.to_owned() })?;
-        Ok(Self { file, prepared: ArcSwapOption::empty() })
+        Ok(Self::of_file(file))
+    }
+
+    fn of_file(file: SqliteFile) -> Self {
+        Self { file, prepared: Arc::default(), bound: None, seen: Arc::default() }
     }
 
     fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {
@@ -56,6 +71,18 @@ impl SqliteStock {
             name: NAME.to_owned(),
             problem: "no generation was prepared in this process".to_owned(),
         })
+    }
+
+    /// Reads of what this handle writes or is bound to, or else of what serves.
+    async fn told<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Transaction<'_>, &Generation) -> Result<T, Abort> + Send + 'static,
+    ) -> Result<T, ReadModelError> {
+        let (prepared, bound) = (self.prepared.load_full(), self.bound);
+        let read = move |file: &SqliteFile| {
+            file.read(|transaction| work(transaction, &ledger::told_of(transaction, NAME, prepared.as_deref(), bound)?))
+        };
+        self.file.blocking(read).await
     }
 }
 
@@ -65,9 +92,16 @@ impl ReadModel for SqliteStock {
     type Row = StockRow;
 
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        generation.check_bound(self.bound)?;
         let wanted = Arc::new(generation.clone());
         let stored = Arc::clone(&wanted);
-        self.file.blocking(move |file| file.write(|transaction| ledger::prepare(transaction, &stored))).await?;
+        let prepare = move |file: &SqliteFile| {
+            file.write(|transaction| {
+                check_fed(transaction, &stored)?;
+                ledger::prepare(transaction, &stored)
+            })
+        };
+        self.file.blocking(prepare).await?;
         self.prepared.store(Some(wanted));
         Ok(())
     }
@@ -77,28 +111,30 @@ impl ReadModel for SqliteStock {
         generation.check_partition(partition, &CONTEXTS)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
         self.file
-            .blocking(move |file| file.write(|transaction| ledger::claim(transaction, &generation, partition, now)))
-            .await
-    }
-
-    async fn load(&self, _partition: PartitionRef, keys: &[StockKey]) -> Result<Vec<Option<StockRow>>, ReadModelError> {
-        let generation = self.prepared()?;
-        let keys = keys.to_vec();
-        self.file
             .blocking(move |file| {
-                file.read(|transaction| {
-                    let mut select = transaction.prepare_cached(
-                        "SELECT region, on_hand, reserved, version FROM stock
-                         WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
-                    )?;
-                    let mut row = |key: &StockKey| {
-                        let place = params![generation.number, key.sku.as_str(), key.warehouse.as_str()];
-                        select.query_row(place, |row| row_of(row, 0)).optional()
-                    };
-                    Ok(keys.iter().map(&mut row).collect::<rusqlite::Result<_>>()?)
+                file.write(|transaction| {
+                    check_fed(transaction, &generation)?;
+                    ledger::claim(transaction, &generation, partition, now)
                 })
             })
             .await
+    }
+
+    async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Loaded<StockRow>, ReadModelError> {
+        let keys = keys.to_vec();
+        self.told(move |transaction, generation| {
+            let mut select = transaction.prepare_cached(
+                "SELECT region, on_hand, reserved, version FROM stock
+                 WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
+            )?;
+            let mut row = |key: &StockKey| {
+                let place = params![generation.number, key.sku.as_str(), key.warehouse.as_str()];
+                select.query_row(place, |row| row_of(row, 0)).optional()
+            };
+            let rows = keys.iter().map(&mut row).collect::<rusqlite::Result<_>>()?;
+            Ok(Loaded { checkpoint: ledger::checkpoint(transaction, generation.number, partition)?, rows })
+        })
+        .await
     }
 
     async fn apply(&self, batch: &Batch<StockKey, StockRow>) -> Result<(), ReadModelError> {
@@ -109,6 +145,7 @@ impl ReadModel for SqliteStock {
             self.file
                 .blocking(move |file| {
                     file.write(|transaction| {
+                        check_fed(transaction, &generation)?;
                         ledger::advance(transaction, &generation, &batch)?;
                         write_rows(transaction, generation.number, &batch.changes)
                     })
@@ -122,23 +159,17 @@ impl ReadModel for SqliteStock {
         let generation = self.prepared()?;
         let heads = heads.to_vec();
         self.file
-            .blocking(move |file| file.write(|transaction| ledger::observe(transaction, &generation, &heads)))
+            .blocking(move |file| {
+                file.write(|transaction| {
+                    check_fed(transaction, &generation)?;
+                    ledger::observe(transaction, &generation, &heads)
+                })
+            })
             .await
     }
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
-        let prepared = self.prepared.load_full();
-        self.file
-            .blocking(move |file| {
-                file.read(|transaction| {
-                    let generation = match prepared {
-                        Some(prepared) => prepared.as_ref().clone(),
-                        None => ledger::serving(transaction, NAME)?,
-                    };
-                    ledger::status(transaction, &generation, &CONTEXTS)
-                })
-            })
-            .await
+        self.told(|transaction, generation| ledger::status(transaction, generation, &CONTEXTS)).await
     }
 
     async fn rows(
@@ -147,20 +178,12 @@ impl ReadModel for SqliteStock {
         from: Option<&str>,
         limit: usize,
     ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
-        let prepared = self.prepared.load_full();
-        let from = row_scan::place(NAME, from)?;
-        self.file
-            .blocking(move |file| {
-                file.read(|transaction| {
-                    let generation = match prepared {
-                        Some(prepared) => prepared.as_ref().clone(),
-                        None => ledger::serving(transaction, NAME)?,
-                    };
-                    generation.check_partition(partition, &CONTEXTS)?;
-                    scan(transaction, &generation, partition, from.unwrap_or_default(), limit)
-                })
-            })
-            .await
+        let from = row_scan::place(NAME, from)?.unwrap_or_default();
+        self.told(move |transaction, generation| {
+            generation.check_partition(partition, &CONTEXTS)?;
+            scan(transaction, generation, partition, from, limit)
+        })
+        .await
     }
 
     async fn ping(&self) -> Result<(), ReadModelError> {
@@ -190,33 +213,43 @@ impl InSqlite for SqliteStock {
     fn written_generation(&self) -> Option<Arc<Generation>> {
         self.prepared.load_full()
     }
+
+    fn bound_generation(&self) -> Option<u32> {
+        self.bound
+    }
 }
 
 #[async_trait]
 impl StockReader for SqliteStock {
-    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
-        let skus = skus.to_vec();
+    async fn stock(&self, skus: &[Sku], choice: &ReadChoice) -> Result<StockRead, ReadModelError> {
+        let (skus, choice, stock) = (skus.to_vec(), choice.clone(), self.clone());
         self.file
             .blocking(move |file| {
                 file.read(|transaction| {
-                    let generation = ledger::serving(transaction, NAME)?;
-                    skus.into_iter().map(|sku| answer(transaction, &generation, sku)).collect()
+                    let generation = stock.chosen(transaction, &choice)?;
+                    let answers = skus.into_iter().map(|sku| answer(transaction, &generation, sku));
+                    Ok(StockRead { generation: generation.number, answers: answers.collect::<Result<_, _>>()? })
                 })
             })
             .await
     }
 
-    async fn wait_for(&self, min: &PositionToken, timeout: Duration) -> Result<bool, ReadModelError> {
+    async fn wait_for(
+        &self,
+        min: &PositionToken,
+        choice: &ReadChoice,
+        timeout: Duration,
+    ) -> Result<bool, ReadModelError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut written = self.file.written();
         loop {
             written.mark_unchanged();
-            let min = min.clone();
+            let (min, choice, stock) = (min.clone(), choice.clone(), self.clone());
             let is_reached = self
                 .file
                 .blocking(move |file| {
                     file.read(|transaction| {
-                        let generation = ledger::serving(transaction, NAME)?;
+                        let generation = stock.chosen(transaction, &choice)?;
                         ledger::is_reached(transaction, &generation, &CONTEXTS, &min)
                     })
                 })

@@ -41,7 +41,7 @@ fn parked(sequence: u64) -> ParkedEvent {
 /// Nothing of a refused batch is there, nor is a document marked as changed.
 async fn unchanged(store: &Fixture, found: Checkpoint) {
     let model = store.model();
-    assert_eq!(model.load(AT, &[named("A", "x").0]).await.unwrap(), [None]);
+    assert_eq!(model.load(AT, &[named("A", "x").0]).await.unwrap().rows, [None]);
     assert!(model.parked(AT, None, 10).await.unwrap().is_empty());
     let claimed = model.claim(AT).await.unwrap();
     assert_eq!((claimed.checkpoint, claimed.live, claimed.parked_keys.len()), (found, false, 0));
@@ -92,7 +92,7 @@ async fn what_was_applied_is_loaded_and_claimed_after_a_restart() {
     store.start().await;
     for (key, row) in &rows {
         let absent = SearchKey::Product(sku("Z"));
-        let loaded = store.model().load(home(key), &[absent, key.clone()]).await.unwrap();
+        let loaded = store.model().load(home(key), &[absent, key.clone()]).await.unwrap().rows;
         assert_eq!(loaded, [None, Some(row.clone())]);
         assert!(store.model().claim(home(key)).await.unwrap().checkpoint.sequence > 0);
     }

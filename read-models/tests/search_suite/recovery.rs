@@ -102,7 +102,7 @@ async fn an_index_that_is_ahead_of_its_rows_is_made_again() {
         std::fs::copy(earlier.join(file.file_name().unwrap()), file).ok();
     }
     store.start().await;
-    assert_eq!(store.model().load(home(&named("B", "").0), &[named("B", "").0]).await.unwrap(), [None]);
+    assert_eq!(store.model().load(home(&named("B", "").0), &[named("B", "").0]).await.unwrap().rows, [None]);
     // The log gives them again, in other batches, before the indexer looks.
     let again = store.write(vec![named("B", "Leek"), named("C", "Leek"), named("D", "Leek")]).await;
     store.write(vec![named("E", "Leek")]).await;

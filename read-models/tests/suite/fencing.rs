@@ -56,16 +56,16 @@ pub async fn what_was_applied_is_loaded_and_claimed(store: &Fixture) {
     store.stock.apply(&written).await.unwrap();
 
     let keys = [key(&skus[1], "north"), key(&skus[2], "north"), key(&skus[0], "south"), key(&skus[1], "south")];
-    let rows = store.stock.load(at(1), &keys).await.unwrap();
+    let rows = store.stock.load(at(1), &keys).await.unwrap().rows;
     assert_eq!(rows, [Some(row(0, 2)), None, Some(changes[1].1.clone()), None]);
-    assert!(store.stock.load(at(1), &[]).await.unwrap().is_empty());
+    assert!(store.stock.load(at(1), &[]).await.unwrap().rows.is_empty());
 
     let again = store.stock.claim(at(1)).await.unwrap();
     assert_eq!((again.checkpoint, again.live), (checkpoint(3), true));
     // The next batch goes on from there, and its rows replace the old ones. Live stays live.
     let next = Batch { changes: vec![(key(&skus[0], "north"), row(4, 2))], ..batch(1, &again, checkpoint(4)) };
     store.stock.apply(&next).await.unwrap();
-    assert_eq!(store.stock.load(at(1), &[key(&skus[0], "north")]).await.unwrap(), [Some(row(4, 2))]);
+    assert_eq!(store.stock.load(at(1), &[key(&skus[0], "north")]).await.unwrap().rows, [Some(row(4, 2))]);
     assert!(store.stock.claim(at(1)).await.unwrap().live);
 }
 
@@ -123,7 +123,7 @@ pub async fn a_superseded_owner_changes_nothing(store: &Fixture) {
 
 /// Nothing of a refused batch is there.
 async fn unchanged(store: &Fixture, partition: u32, sku: &Sku, checkpoint: Checkpoint) {
-    assert_eq!(store.stock.load(at(partition), &[key(sku, "north")]).await.unwrap(), [None]);
+    assert_eq!(store.stock.load(at(partition), &[key(sku, "north")]).await.unwrap().rows, [None]);
     assert!(store.stock.parked(at(partition), None, 10).await.unwrap().is_empty());
     let claimed = store.stock.claim(at(partition)).await.unwrap();
     assert_eq!((claimed.checkpoint, claimed.live), (checkpoint, false));
@@ -181,7 +181,7 @@ pub async fn five_thousand_rows_are_one_batch(store: &Fixture) {
     let big = Batch { changes: changes.clone(), parked, ..batch(1, &claimed, checkpoint(5_000)) };
     tokio::time::timeout(DEADLINE, store.stock.apply(&big)).await.unwrap().unwrap();
     let keys: Vec<_> = changes.iter().map(|(key, _)| key.clone()).collect();
-    let rows = store.stock.load(at(1), &keys).await.unwrap();
+    let rows = store.stock.load(at(1), &keys).await.unwrap().rows;
     assert!(rows.into_iter().eq(changes.into_iter().map(|(_, row)| Some(row))));
     assert_eq!(store.stock.parked(at(1), None, 10_000).await.unwrap().len(), 500);
 }
@@ -199,7 +199,7 @@ pub async fn owners_side_by_side_write_each_step_once(store: &Fixture) {
             if claimed.checkpoint.sequence == STEPS {
                 return written;
             }
-            let held = stock.load(at(0), &[key(&sku, "north")]).await.unwrap().remove(0);
+            let held = stock.load(at(0), &[key(&sku, "north")]).await.unwrap().rows.remove(0);
             let next = row(held.map_or(0, |row| row.on_hand) + 1, 1);
             let step = Batch {
                 changes: vec![(key(&sku, "north"), next)],
@@ -214,6 +214,6 @@ pub async fn owners_side_by_side_write_each_step_once(store: &Fixture) {
     });
     let written = tokio::time::timeout(DEADLINE, futures::future::join_all(owners)).await.unwrap();
     assert_eq!(written.iter().sum::<u64>(), STEPS);
-    let row = store.stock.load(at(0), &[key(&sku, "north")]).await.unwrap().remove(0).unwrap();
+    let row = store.stock.load(at(0), &[key(&sku, "north")]).await.unwrap().rows.remove(0).unwrap();
     assert_eq!(row.on_hand as u64, STEPS);
 }

@@ -8,10 +8,14 @@ pub mod parking;
 pub mod reading;
 pub mod scanning;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef, Resolution};
+use async_trait::async_trait;
+use read_models::stock::{SharedStock, StockAnswer, StockKey, StockRow, connect_stock};
+use read_models::{
+    Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef, ReadChoice, ReadModelError, Resolution,
+};
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 
 /// Longest time that anything in these tests may take.
@@ -80,6 +84,25 @@ impl Fixture {
             self.stock.apply(&Batch { live: true, ..batch(number, &claimed, to) }).await.unwrap();
         }
     }
+}
+
+/// Reads that do not care which generation answers.
+#[async_trait]
+pub trait Answers {
+    async fn answers(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError>;
+}
+
+#[async_trait]
+impl Answers for SharedStock {
+    async fn answers(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
+        Ok(self.stock(skus, any()).await?.answers)
+    }
+}
+
+/// What serves.
+pub fn any() -> &'static ReadChoice {
+    static ANY: LazyLock<ReadChoice> = LazyLock::new(ReadChoice::default);
+    &ANY
 }
 
 pub fn generation() -> Generation {

@@ -57,7 +57,7 @@ pub async fn answers_tell_whether_the_sku_is_parked(store: &Fixture) {
         ..batch(2, &claimed, checkpoint(2))
     };
     store.stock.apply(&written).await.unwrap();
-    let answers = store.stock.stock(&skus).await.unwrap();
+    let answers = store.stock.answers(&skus).await.unwrap();
     assert_eq!((answers[0].parked, answers[0].warehouses.len()), (true, 1));
     assert_eq!((answers[1].parked, answers[1].warehouses.len()), (false, 0));
 }

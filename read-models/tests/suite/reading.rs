@@ -11,20 +11,20 @@ use super::*;
 pub async fn reads_are_refused_until_the_partition_is_live(store: &Fixture) {
     let skus = skus_of(0, 1);
     let is_rebuilding = |answer| matches!(answer, Err(ReadModelError::Rebuilding { .. }));
-    assert!(is_rebuilding(store.stock.stock(&skus).await), "nothing prepared");
+    assert!(is_rebuilding(store.stock.answers(&skus).await), "nothing prepared");
     assert!(matches!(store.stock.status().await, Err(ReadModelError::Rebuilding { .. })));
     store.stock.prepare(&generation()).await.unwrap();
-    assert!(is_rebuilding(store.stock.stock(&skus).await), "nobody claimed it");
+    assert!(is_rebuilding(store.stock.answers(&skus).await), "nobody claimed it");
     let claimed = store.stock.claim(at(0)).await.unwrap();
-    assert!(is_rebuilding(store.stock.stock(&skus).await), "not folded");
+    assert!(is_rebuilding(store.stock.answers(&skus).await), "not folded");
     store.stock.apply(&batch(0, &claimed, checkpoint(1))).await.unwrap();
-    assert!(is_rebuilding(store.stock.stock(&skus).await), "not at the head");
+    assert!(is_rebuilding(store.stock.answers(&skus).await), "not at the head");
     let owner = Claimed { checkpoint: checkpoint(1), ..claimed };
     store.stock.apply(&Batch { live: true, ..batch(0, &owner, checkpoint(1)) }).await.unwrap();
-    assert!(store.stock.stock(&skus).await.unwrap()[0].warehouses.is_empty());
+    assert!(store.stock.answers(&skus).await.unwrap()[0].warehouses.is_empty());
     // One partition that is not live holds back the SKUs that live there, and no others.
-    assert!(is_rebuilding(store.stock.stock(&[skus[0].clone(), skus_of(1, 1).remove(0)]).await));
-    assert!(!is_rebuilding(store.another().await.stock(&skus).await));
+    assert!(is_rebuilding(store.stock.answers(&[skus[0].clone(), skus_of(1, 1).remove(0)]).await));
+    assert!(!is_rebuilding(store.another().await.answers(&skus).await));
 }
 
 pub async fn answers_come_in_the_order_asked_with_their_own_positions(store: &Fixture) {
@@ -42,7 +42,7 @@ pub async fn answers_come_in_the_order_asked_with_their_own_positions(store: &Fi
         (0..5).flat_map(|place| (0..PARTITIONS).map(move |number| skus_of(number, 5).remove(place))).collect();
     skus.push(skus[3].clone());
     skus.push(skus_of(1, 6).remove(5));
-    let answers = store.another().await.stock(&skus).await.unwrap();
+    let answers = store.another().await.answers(&skus).await.unwrap();
     assert_eq!(answers.iter().map(|answer| &answer.sku).collect::<Vec<_>>(), skus.iter().collect::<Vec<_>>());
     for (index, answer) in answers.iter().enumerate() {
         let number = home(&answer.sku);
@@ -51,7 +51,7 @@ pub async fn answers_come_in_the_order_asked_with_their_own_positions(store: &Fi
         assert_eq!(answer.warehouses.iter().map(|(warehouse, _)| warehouse.as_str()).collect::<Vec<_>>(), expected);
         assert!(answer.warehouses.iter().all(|(_, stored)| *stored == row(i64::from(number), 1)));
     }
-    assert!(store.stock.stock(&[]).await.unwrap().is_empty());
+    assert!(store.stock.answers(&[]).await.unwrap().is_empty());
 }
 
 pub async fn rows_and_position_are_of_one_moment(store: &Fixture) {
@@ -69,7 +69,7 @@ pub async fn rows_and_position_are_of_one_moment(store: &Fixture) {
     let reading = store.another().await;
     let reader = async {
         loop {
-            let answer = reading.stock(std::slice::from_ref(&sku)).await.unwrap().remove(0);
+            let answer = reading.answers(std::slice::from_ref(&sku)).await.unwrap().remove(0);
             let step = answer.warehouses.first().map_or(0, |(_, row)| row.version);
             assert!(answer.warehouses.iter().all(|(_, row)| row.version == step), "{answer:?}");
             let position = if step == 0 { StorePosition::default() } else { checkpoint(step).position };
@@ -88,18 +88,20 @@ pub async fn a_wait_ends_when_the_position_is_there(store: &Fixture) {
     let mut min = at(0).token(checkpoint(2).position);
     min.advance(Context::Catalogue, 0, checkpoint(9).position);
     let long = DEADLINE;
-    assert!(reading.wait_for(&PositionToken::default(), long).await.unwrap());
+    assert!(reading.wait_for(&PositionToken::default(), any(), long).await.unwrap());
     // Positions of topics that are not read here do not count.
-    assert!(reading.wait_for(&PositionToken::of(Context::Pricing, 1, checkpoint(1).position), long).await.unwrap());
+    assert!(
+        reading.wait_for(&PositionToken::of(Context::Pricing, 1, checkpoint(1).position), any(), long).await.unwrap()
+    );
 
     let owner = store.stock.claim(at(0)).await.unwrap();
     store.stock.apply(&batch(0, &owner, checkpoint(1))).await.unwrap();
-    assert!(reading.wait_for(&at(0).token(checkpoint(1).position), long).await.unwrap());
+    assert!(reading.wait_for(&at(0).token(checkpoint(1).position), any(), long).await.unwrap());
     let begun = Instant::now();
-    assert!(!reading.wait_for(&min, Duration::from_millis(60)).await.unwrap());
+    assert!(!reading.wait_for(&min, any(), Duration::from_millis(60)).await.unwrap());
     assert!(begun.elapsed() >= Duration::from_millis(60));
 
-    let waiting = reading.wait_for(&min, long);
+    let waiting = reading.wait_for(&min, any(), long);
     let writing = async {
         let owner = Claimed { checkpoint: checkpoint(1), ..owner };
         store.stock.apply(&batch(0, &owner, checkpoint(3))).await.unwrap();
@@ -108,13 +110,13 @@ pub async fn a_wait_ends_when_the_position_is_there(store: &Fixture) {
     assert!(reached.unwrap());
     assert!(begun.elapsed() < long);
     // Reached in one partition is not reached in another.
-    assert!(!reading.wait_for(&at(1).token(checkpoint(1).position), Duration::ZERO).await.unwrap());
+    assert!(!reading.wait_for(&at(1).token(checkpoint(1).position), any(), Duration::ZERO).await.unwrap());
 }
 
 pub async fn a_wait_survives_a_store_that_is_being_rebuilt(store: &Fixture) {
     let reading = store.another().await;
-    assert!(!reading.wait_for(&at(0).token(checkpoint(1).position), Duration::from_millis(30)).await.unwrap());
-    let waiting = async { reading.wait_for(&at(0).token(checkpoint(1).position), DEADLINE).await };
+    assert!(!reading.wait_for(&at(0).token(checkpoint(1).position), any(), Duration::from_millis(30)).await.unwrap());
+    let waiting = async { reading.wait_for(&at(0).token(checkpoint(1).position), any(), DEADLINE).await };
     let writing = async {
         let owner = store.claimed(0).await;
         store.stock.apply(&batch(0, &owner, checkpoint(1))).await.unwrap();
@@ -172,13 +174,13 @@ pub async fn the_first_generation_serves_while_another_is_built(store: &Fixture)
     shadow.prepare(&Generation { number: 2, fold_version: 2, ..generation() }).await.unwrap();
     let claimed = shadow.claim(at(0)).await.unwrap();
     assert_eq!(claimed.checkpoint, Checkpoint::default());
-    assert_eq!(shadow.load(at(0), &[key(&sku, "north")]).await.unwrap(), [None]);
+    assert_eq!(shadow.load(at(0), &[key(&sku, "north")]).await.unwrap().rows, [None]);
     let changes = vec![(key(&sku, "north"), row(77, 1))];
     shadow.apply(&Batch { changes, live: true, ..batch(0, &claimed, checkpoint(1)) }).await.unwrap();
 
     assert_eq!(shadow.status().await.unwrap().generation, 2);
     for stock in [&store.stock, &shadow] {
-        let answer = stock.stock(std::slice::from_ref(&sku)).await.unwrap().remove(0);
+        let answer = stock.answers(std::slice::from_ref(&sku)).await.unwrap().remove(0);
         assert_eq!(answer.warehouses[0].1, row(5, 1));
     }
 }

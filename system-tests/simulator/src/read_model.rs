@@ -2,18 +2,18 @@
 //! lose its last second, a partition at a time, or everything.
 
 mod dead_letters;
+mod generations;
+mod stock;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use read_models::stock::{StockAnswer, StockKey, StockReader, StockRow};
 use read_models::{
-    Batch, Checkpoint, Claimed, FOREIGN_KEY, Generation, Head, ParkedEvent, ParkedPlace, PartitionRef, PartitionStatus,
-    ReadModel, ReadModelError, ReadModelStatus, RowPage,
+    Batch, Checkpoint, Claimed, FOREIGN_KEY, Generation, Head, Loaded, ParkedEvent, ParkedPlace, PartitionRef,
+    PartitionStatus, ReadModel, ReadModelError, ReadModelStatus, RowPage,
 };
-use schemas::{Context, PositionToken, Sku, partition_of};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -21,6 +21,7 @@ use crate::guard::Guard;
 use crate::process::{Call, Lost, Process, deliver};
 use crate::projection::Modelled;
 use dead_letters::Letters;
+use generations::Kept;
 
 /// The server: what outlives the processes.
 pub struct ReadModelServer<M: Modelled> {
@@ -33,11 +34,14 @@ pub struct SimulatedReadModel<M: Modelled> {
     server: ReadModelServer<M>,
     process: Process,
     prepared: Arc<Mutex<Option<Generation>>>,
+    /// The only generation that this handle tells of.
+    bound: Option<u32>,
 }
 
 struct State<M: Modelled> {
     generations: BTreeMap<u32, Generation>,
     serving: Option<u32>,
+    kept: Kept,
     parts: BTreeMap<(u32, PartitionRef), Part<M>>,
     /// How parts were before each write of the last second.
     history: Vec<Earlier<M>>,
@@ -117,14 +121,20 @@ impl<M: Modelled> Clone for ReadModelServer<M> {
 
 impl<M: Modelled> Default for ReadModelServer<M> {
     fn default() -> Self {
-        let state = State { generations: BTreeMap::new(), serving: None, parts: BTreeMap::new(), history: Vec::new() };
+        let state = State {
+            generations: BTreeMap::new(),
+            serving: None,
+            kept: Kept::default(),
+            parts: BTreeMap::new(),
+            history: Vec::new(),
+        };
         Self { state: Arc::new(Mutex::new(state)), written: Arc::default() }
     }
 }
 
 impl<M: Modelled> ReadModelServer<M> {
     pub fn connect(&self, process: Process) -> SimulatedReadModel<M> {
-        SimulatedReadModel { server: self.clone(), process, prepared: Arc::default() }
+        SimulatedReadModel { server: self.clone(), process, prepared: Arc::default(), bound: None }
     }
 
     fn state(&self) -> MutexGuard<'_, State<M>> {
@@ -136,6 +146,7 @@ impl<M: Modelled> ReadModelServer<M> {
         let mut state = self.state();
         state.generations.clear();
         state.serving = None;
+        state.kept = Kept::default();
         state.parts.clear();
         state.history.clear();
     }
@@ -205,6 +216,15 @@ impl<M: Modelled> SimulatedReadModel<M> {
         })
     }
 
+    /// What this handle writes or is bound to, or else what serves.
+    fn told_of(&self, state: &State<M>) -> Result<Generation, ReadModelError> {
+        match (self.prepared().ok(), self.bound) {
+            (Some(prepared), _) => Ok(prepared),
+            (None, Some(number)) => state.described(number),
+            (None, None) => state.serving().cloned(),
+        }
+    }
+
     async fn begin(&self, operation: &'static str) -> Result<Call, ReadModelError> {
         self.process.begin(operation).await.map_err(unavailable::<M>)
     }
@@ -227,6 +247,7 @@ impl<M: Modelled> SimulatedReadModel<M> {
         generation: &Generation,
         batch: &Batch<M::Key, M::Row>,
     ) -> Result<(), ReadModelError> {
+        state.check_fed(generation)?;
         let at = (generation.number, batch.partition);
         let (name, partition) = (generation.to_string(), batch.partition);
         let held = state.parts.get(&at).filter(|part| part.is_claimed);
@@ -303,7 +324,7 @@ impl<M: Modelled> SimulatedReadModel<M> {
 impl<M: Modelled> Clone for SimulatedReadModel<M> {
     fn clone(&self) -> Self {
         let prepared = Arc::clone(&self.prepared);
-        Self { server: self.server.clone(), process: self.process.clone(), prepared }
+        Self { server: self.server.clone(), process: self.process.clone(), prepared, bound: self.bound }
     }
 }
 
@@ -315,6 +336,7 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
         let is_unguarded = self.process.world().is_off(Guard::GenerationMarker);
         self.at_once("prepare", |state| {
+            state.check_fed(generation)?;
             let held = state.generations.entry(generation.number).or_insert_with(|| generation.clone());
             state.serving.get_or_insert(generation.number);
             if is_unguarded { Ok(()) } else { held.check(generation) }
@@ -331,6 +353,7 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
         let is_unguarded = world.is_off(Guard::GenerationMarker);
         let claimed = self
             .at_once("claim", |state| {
+                state.check_fed(&generation)?;
                 // The store may have been emptied since `prepare`.
                 let held = state.generations.entry(generation.number).or_insert_with(|| generation.clone());
                 state.serving.get_or_insert(generation.number);
@@ -367,11 +390,12 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
         Ok(claimed)
     }
 
-    async fn load(&self, partition: PartitionRef, keys: &[M::Key]) -> Result<Vec<Option<M::Row>>, ReadModelError> {
-        let generation = self.prepared()?;
+    async fn load(&self, partition: PartitionRef, keys: &[M::Key]) -> Result<Loaded<M::Row>, ReadModelError> {
         self.at_once("load_rows", |state| {
+            let generation = self.told_of(state)?;
             let part = state.parts.get(&(generation.number, partition));
-            Ok(keys.iter().map(|key| part.and_then(|part| part.rows.get(key).cloned())).collect())
+            let rows = keys.iter().map(|key| part.and_then(|part| part.rows.get(key).cloned())).collect();
+            Ok(Loaded { checkpoint: part.map(|part| part.checkpoint).unwrap_or_default(), rows })
         })
         .await
     }
@@ -385,6 +409,7 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
     async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError> {
         let generation = self.prepared()?;
         self.at_once("observe", |state| {
+            state.check_fed(&generation)?;
             for (partition, head) in heads {
                 let part = state.parts.entry((generation.number, *partition)).or_default();
                 if part.head.is_none_or(|held| head.seen_at >= held.seen_at) {
@@ -397,12 +422,8 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
     }
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
-        let prepared = self.prepared().ok();
         self.at_once("status", |state| {
-            let generation = match &prepared {
-                Some(generation) => generation,
-                None => state.serving()?,
-            };
+            let generation = self.told_of(state)?;
             let mut partitions = Vec::new();
             for context in M::CONTEXTS {
                 for number in 0..generation.partitions {
@@ -448,52 +469,5 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
 
     async fn ping(&self) -> Result<(), ReadModelError> {
         self.at_once("ping", |_| Ok(())).await
-    }
-}
-
-#[async_trait]
-impl<M: Modelled<Key = StockKey, Row = StockRow>> StockReader for SimulatedReadModel<M> {
-    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
-        self.at_once("stock", |state| {
-            let generation = state.serving()?;
-            let answer = |sku: &Sku| {
-                let number = partition_of(sku.as_str().as_bytes(), generation.partitions);
-                let partition = PartitionRef { context: Context::Inventory, partition: number };
-                let part = state.live_part(generation.number, partition)?;
-                let of_sku = part.rows.iter().filter(|(key, _)| key.sku == *sku);
-                let mut warehouses: Vec<_> = of_sku.map(|(key, row)| (key.warehouse.clone(), row.clone())).collect();
-                warehouses.sort_by(|a, b| a.0.cmp(&b.0));
-                let parked = part.parked.values().any(|event| event.key == sku.as_str());
-                let position = partition.token(part.checkpoint.position);
-                Ok(StockAnswer { sku: sku.clone(), warehouses, position, parked })
-            };
-            skus.iter().map(answer).collect()
-        })
-        .await
-    }
-
-    async fn wait_for(&self, min: &PositionToken, timeout: Duration) -> Result<bool, ReadModelError> {
-        let deadline = Instant::now() + timeout;
-        loop {
-            let written = self.server.written.notified();
-            tokio::pin!(written);
-            written.as_mut().enable();
-            {
-                let state = self.server.state();
-                if let Ok(generation) = state.serving() {
-                    let is_reached = min.iter().filter(|wanted| M::CONTEXTS.contains(&wanted.context)).all(|wanted| {
-                        let at = PartitionRef { context: wanted.context, partition: wanted.partition };
-                        let part = state.parts.get(&(generation.number, at));
-                        part.is_some_and(|part| part.is_claimed && part.checkpoint.position >= wanted.position)
-                    });
-                    if is_reached {
-                        return Ok(true);
-                    }
-                }
-            }
-            if tokio::time::timeout_at(deadline, written).await.is_err() {
-                return Ok(false);
-            }
-        }
     }
 }

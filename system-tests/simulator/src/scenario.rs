@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use event_log::{Headers, NewRecord, TopicPartition};
 use event_store::Topology;
-use read_models::search;
 use read_models::stock::StockReader;
+use read_models::{ReadChoice, search};
 use schemas::{Command, CommandEnvelope, Context, OutcomeKind, Sku, partition_of};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -224,9 +224,10 @@ async fn read_back(system: &System, command: &Command, outcome: &schemas::Outcom
     let Ok(sku) = Sku::new(command.key()) else { return };
     let process = Process::new(system.world.clone(), "reader");
     let reader = system.stock.connect(process.clone());
+    let choice = ReadChoice::default();
     let read = async {
-        match reader.wait_for(token, Duration::from_secs(2)).await {
-            Ok(true) => reader.stock(std::slice::from_ref(&sku)).await.ok(),
+        match reader.wait_for(token, &choice, Duration::from_secs(2)).await {
+            Ok(true) => reader.stock(std::slice::from_ref(&sku), &choice).await.ok().map(|read| read.answers),
             _ => None,
         }
     };

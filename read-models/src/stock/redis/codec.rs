@@ -16,6 +16,9 @@ pub fn built(generation: &Generation) -> String {
     format!("{}:{}", generation.fold_version, generation.partitions)
 }
 
+/// In the place of how a generation is built, once it is retired: whoever would feed it finds that it cannot.
+pub const RETIRED: &str = "retired";
+
 pub fn generation(number: u32, built: &str) -> Option<Generation> {
     let (fold_version, partitions) = built.split_once(':')?;
     Some(Generation {

@@ -24,7 +24,7 @@ use super::address::{RedisAddress, setting};
 
 const FUNCTIONS: &str = include_str!("functions.lua");
 /// Raised with every change of the functions.
-const LIBRARY: &str = "millrace_stock_2";
+const LIBRARY: &str = "millrace_stock_3";
 
 const CONNECT: Duration = Duration::from_secs(2);
 /// A call that takes longer has failed, though it may have done its work: a batch is then found to be there already.
@@ -122,6 +122,11 @@ impl RedisServers {
             Ok(answer) => answer.map_err(|error| self.told(error)),
             Err(_) => Err(self.told(no_answer())),
         }
+    }
+
+    /// Whether keys lie on several servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self.link, Link::Cluster(_))
     }
 
     /// An answer that is not what our functions give.
@@ -314,6 +319,9 @@ mod tests {
             "parked_keys",
             "request",
             "mirror",
+            "change",
+            "note_published",
+            "retire",
         ];
         for function in functions {
             assert!(FUNCTIONS.contains(&format!("'{LIBRARY}_{function}'")), "{function}");

@@ -94,13 +94,15 @@ impl DeadLetters for RedisStock {
         let name = generation.to_string();
         let written = serde_json::to_vec(request)
             .map_err(|error| ReadModelError::Permanent { name: name.clone(), problem: error.to_string() })?;
-        let call = Call::new("request", &[self.keys(generation.number, partition).requests()])
+        let at = self.keys(generation.number, partition);
+        let call = Call::new("request", &[at.requests(), at.state()])
             .arg(request.id.to_string())
             .arg(written)
             .arg(MAX_REQUESTS);
         let outcome: String = self.parse(self.servers.call(call).await?)?;
         match outcome.as_str() {
             "waits" => Ok(()),
+            codec::RETIRED => Err(ReadModelError::Retired { name }),
             _ => Err(ReadModelError::TooManyRequests { name, partition, waiting: MAX_REQUESTS }),
         }
     }

@@ -1,6 +1,6 @@
-#!lua name=millrace_stock_2
+#!lua name=millrace_stock_3
 -- The stock read model's Redis Functions: each runs alone on its server, so what one reads or writes is one moment.
--- All keys of a call carry one hash tag, that of a partition of a generation.
+-- All keys of a call carry one hash tag: that of a partition of a generation, or that of the catalogue.
 --
 -- Numbers of 64 bits stay decimal strings: a Lua number is exact only up to 2^53.
 -- The library's name and the functions' names end in a version, so that two builds can share a server during an
@@ -61,10 +61,68 @@ local function prepare(keys, args)
   return redis.call('HGET', keys[1], args[1])
 end
 
+-- keys: generations, decisions, published decisions. args: id of the catalogue, its version, the version before, the catalogue, the number
+-- that serves, count of marks, (number, mark, whether it stays as it is where it is there) of each, then decisions.
+-- Replaces the catalogue, with what follows from it, by the one that follows on it; or tells the version that is there.
+local function change(keys, args)
+  local held = redis.call('HMGET', keys[1], 'catalogue_id', 'catalogue_version')
+  if held[1] and (held[1] ~= args[1] or held[2] ~= args[3]) then
+    return { 'moved', held[2] }
+  end
+  if not held[1] and args[3] ~= '0' then
+    return { 'moved', '0' }
+  end
+  local at = 7
+  for _ = 1, tonumber(args[6]) do
+    if args[at + 2] == '1' then
+      redis.call('HSETNX', keys[1], args[at], args[at + 1])
+    else
+      redis.call('HSET', keys[1], args[at], args[at + 1])
+    end
+    at = at + 3
+  end
+  if not held[1] then
+    -- Of a catalogue that was lost.
+    redis.call('DEL', keys[2], keys[3])
+  end
+  while at <= #args do
+    redis.call('RPUSH', keys[2], args[at])
+    at = at + 1
+  end
+  redis.call('HSET', keys[1], 'catalogue_id', args[1], 'catalogue_version', args[2], 'catalogue', args[4], 'serving', args[5])
+  return { 'changed' }
+end
+
+-- keys: published decisions. args: number.
+local function note_published(keys, args)
+  local noted = redis.call('GET', keys[1])
+  if not noted or is_below(noted, args[1]) then
+    redis.call('SET', keys[1], args[1])
+  end
+  return 'OK'
+end
+
+-- keys: state. args: whether nothing else is left of the partition.
+-- The mark stays for good: a projector that slept through the removal must not begin anew.
+local function retire(keys, args)
+  if args[1] == '1' then
+    redis.call('DEL', keys[1])
+  end
+  redis.call('HSET', keys[1], 'retired', '1')
+  return 'OK'
+end
+
+local function is_retired(state)
+  return redis.call('HEXISTS', state, 'retired') == 1
+end
+
 -- keys: state, parked_keys, parked order, parked events, parked_by_key.
 -- args: now in microseconds, how the generation is built, the key of records that are nobody's.
 -- The time keeps the epoch above those of owners that a lost disk has forgotten; the order of owners never rests on it.
 local function claim(keys, args)
+  if is_retired(keys[1]) then
+    return { 'retired' }
+  end
   local held = redis.call('HMGET', keys[1], 'epoch', 'built')
   local epoch = args[1]
   if held[1] then
@@ -124,6 +182,9 @@ end
 --       then (index of the SKU's key, warehouse, row) of each row.
 local function apply(keys, args)
   local state = keys[1]
+  if is_retired(state) then
+    return { 'retired' }
+  end
   local epoch = redis.call('HGET', state, 'epoch')
   if not epoch then
     return { 'missing' }
@@ -194,13 +255,14 @@ local function apply(keys, args)
   return { 'applied' }
 end
 
--- keys: the SKU's hash of each row. args: the warehouse of each row.
+-- keys: state, then the SKU's hash of each row. args: the warehouse of each row.
+-- The checkpoint, and the rows that are true at it.
 local function load(keys, args)
   local rows = {}
-  for index = 1, #keys do
-    rows[index] = redis.call('HGET', keys[index], args[index])
+  for index = 2, #keys do
+    rows[index - 1] = redis.call('HGET', keys[index], args[index - 1])
   end
-  return rows
+  return { checkpoint_of(keys[1]), rows }
 end
 
 -- keys: state, parked_keys, then one hash per SKU. args: how the generation is built, then the SKUs.
@@ -218,8 +280,11 @@ local function read(keys, args)
   return { 'live', held[3], held[4], answers }
 end
 
--- keys: head. args: next offset, seen at.
+-- keys: head, state. args: next offset, seen at.
 local function observe(keys, args)
+  if is_retired(keys[2]) then
+    return 'retired'
+  end
   local seen_at = redis.call('HGET', keys[1], 'seen_at')
   if not seen_at or not is_below(args[2], seen_at) then
     redis.call('HSET', keys[1], 'next_offset', args[1], 'seen_at', args[2])
@@ -279,8 +344,11 @@ local function keys_page(keys, args)
   return found
 end
 
--- keys: requests. args: id, request, how many may wait.
+-- keys: requests, state. args: id, request, how many may wait.
 local function request(keys, args)
+  if is_retired(keys[2]) then
+    return 'retired'
+  end
   if redis.call('HEXISTS', keys[1], args[1]) == 0 and redis.call('HLEN', keys[1]) >= tonumber(args[3]) then
     return 'full'
   end
@@ -292,26 +360,29 @@ end
 local function mirror(keys, args)
   local marked = redis.call('HGET', keys[1], 'mirrored')
   -- Places are compared as text; what was never claimed has no parked events.
-  if redis.call('EXISTS', keys[1]) == 1 and (not marked or marked < args[1]) then
+  if redis.call('HEXISTS', keys[1], 'epoch') == 1 and not is_retired(keys[1]) and (not marked or marked < args[1]) then
     redis.call('HSET', keys[1], 'mirrored', args[1])
   end
   return 'OK'
 end
 
-redis.register_function('millrace_stock_2_prepare', prepare)
-redis.register_function('millrace_stock_2_claim', claim)
-redis.register_function('millrace_stock_2_apply', apply)
-redis.register_function('millrace_stock_2_observe', observe)
-redis.register_function('millrace_stock_2_request', request)
-redis.register_function('millrace_stock_2_mirror', mirror)
+redis.register_function('millrace_stock_3_prepare', prepare)
+redis.register_function('millrace_stock_3_claim', claim)
+redis.register_function('millrace_stock_3_apply', apply)
+redis.register_function('millrace_stock_3_observe', observe)
+redis.register_function('millrace_stock_3_request', request)
+redis.register_function('millrace_stock_3_mirror', mirror)
+redis.register_function('millrace_stock_3_change', change)
+redis.register_function('millrace_stock_3_note_published', note_published)
+redis.register_function('millrace_stock_3_retire', retire)
 
 local function register_reader(name, callback)
   redis.register_function { function_name = name, callback = callback, flags = { 'no-writes' } }
 end
 
-register_reader('millrace_stock_2_load', load)
-register_reader('millrace_stock_2_read', read)
-register_reader('millrace_stock_2_status', status)
-register_reader('millrace_stock_2_parked', parked)
-register_reader('millrace_stock_2_parked_of', parked_of)
-register_reader('millrace_stock_2_parked_keys', keys_page)
+register_reader('millrace_stock_3_load', load)
+register_reader('millrace_stock_3_read', read)
+register_reader('millrace_stock_3_status', status)
+register_reader('millrace_stock_3_parked', parked)
+register_reader('millrace_stock_3_parked_of', parked_of)
+register_reader('millrace_stock_3_parked_keys', keys_page)

@@ -6,9 +6,30 @@ use schemas::Sku;
 use crate::checkpoint::PartitionRef;
 use crate::stock::NAME;
 
-/// The hash of all generations: number to how it is built, and `serving` to the number that reads are answered from.
+/// The hash of all generations: number to how it is built, or to the mark of a retired one; `serving` to the number that
+/// answers what no stage gives to another; `catalogue` to the catalogue, with `catalogue_id` and `catalogue_version`.
 pub(super) fn generations(prefix: &str) -> String {
     format!("{prefix}:{{{NAME}}}:generations")
+}
+
+/// List of the catalogue's decisions, from the first one on.
+pub(super) fn decisions(prefix: &str) -> String {
+    format!("{prefix}:{{{NAME}}}:decisions")
+}
+
+/// Number of the last decision that is published.
+pub(super) fn published(prefix: &str) -> String {
+    format!("{prefix}:{{{NAME}}}:published")
+}
+
+/// Hash: serving process to its last report.
+pub(super) fn reads(prefix: &str) -> String {
+    format!("{prefix}:{{{NAME}}}:reads")
+}
+
+/// What the keys of all partitions of a generation begin with.
+pub(super) fn generation(prefix: &str, number: u32) -> String {
+    format!("{prefix}:{{{NAME}@{number}:")
 }
 
 /// The keys of one partition of one generation.

@@ -7,14 +7,14 @@ use std::time::Duration;
 use async_trait::async_trait;
 use futures::future::{join, try_join_all};
 use redis::{Value, cmd};
-use resilience::{Guard, guard};
 use schemas::{Context, PositionToken, Sku, StorePosition, WarehouseId, partition_of};
 
-use super::{Call, RedisStock, codec, keys};
+use super::{Call, RedisStock, codec};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
+use crate::generations::ReadChoice;
 use crate::read_model::Generation;
-use crate::stock::{CONTEXTS, NAME, StockAnswer, StockReader, StockRow};
+use crate::stock::{CONTEXTS, NAME, StockAnswer, StockRead, StockReader, StockRow};
 
 /// A waiting read looks again after 1 ms, 2, 4, 8, and from then on every 10.
 const FIRST_LOOK: Duration = Duration::from_millis(1);
@@ -48,40 +48,26 @@ impl RedisStock {
         }
     }
 
-    /// The generation that reads are answered from.
-    pub(super) async fn serving(&self) -> Result<Arc<Generation>, ReadModelError> {
-        let mut marks = cmd("HGETALL");
-        marks.arg(keys::generations(&self.prefix));
-        let marks: HashMap<String, String> = self.parse(self.servers.command(&marks).await?)?;
-        let Some(number) = marks.get("serving") else {
-            let last = self.last_served.load_full().or_else(|| self.prepared.load_full());
-            return last.filter(|_| !guard::holds(Guard::GenerationMarker)).ok_or_else(rebuilding);
-        };
-        let found = marks
-            .get(number)
-            .and_then(|built| codec::generation(number.parse().ok()?, built))
-            .ok_or_else(|| self.servers.damaged(format!("generation {number} is served and not described")))?;
-        Ok(Arc::new(found))
-    }
-
-    /// Answers `read` from the generation that serves. The one that served last is read without waiting for the
-    /// pointer; the answer is dropped when the pointer has moved.
-    async fn read_serving<T, F>(&self, read: impl Fn(Arc<Generation>) -> F) -> Result<T, ReadModelError>
+    /// Answers `read` from the generation that the catalogue chooses. What it chose last is read without waiting for
+    /// the catalogue; the answer is dropped when that has moved.
+    async fn read_chosen<T, F>(
+        &self,
+        choice: &ReadChoice,
+        read: impl Fn(Arc<Generation>) -> F,
+    ) -> Result<T, ReadModelError>
     where
         F: Future<Output = Result<T, ReadModelError>>,
     {
-        let Some(guess) = self.last_served.load_full() else {
-            let serving = self.serving().await?;
-            self.last_served.store(Some(Arc::clone(&serving)));
-            return read(serving).await;
+        let guess = self.seen.load_full().and_then(|seen| seen.choose(choice).ok());
+        let Some(guess) = guess else {
+            return read(self.look().await?.ok_or_else(rebuilding)?.choose(choice)?).await;
         };
-        let (serving, answer) = join(self.serving(), read(Arc::clone(&guess))).await;
-        let serving = serving?;
-        if serving == guess {
+        let (seen, answer) = join(self.look(), read(Arc::clone(&guess))).await;
+        let chosen = seen?.ok_or_else(rebuilding)?.choose(choice)?;
+        if chosen == guess {
             return answer;
         }
-        self.last_served.store(Some(Arc::clone(&serving)));
-        read(serving).await
+        read(chosen).await
     }
 
     pub(super) fn row(&self, text: &str) -> Result<StockRow, ReadModelError> {
@@ -169,16 +155,25 @@ impl RedisStock {
 
 #[async_trait]
 impl StockReader for RedisStock {
-    async fn stock(&self, skus: &[Sku]) -> Result<Vec<StockAnswer>, ReadModelError> {
-        self.read(self.read_serving(|generation| async move { self.answers(&generation, skus).await })).await
+    async fn stock(&self, skus: &[Sku], choice: &ReadChoice) -> Result<StockRead, ReadModelError> {
+        let read = self.read_chosen(choice, |generation| async move {
+            let answers = self.answers(&generation, skus).await?;
+            Ok(StockRead { generation: generation.number, answers })
+        });
+        self.read(read).await
     }
 
-    async fn wait_for(&self, min: &PositionToken, timeout: Duration) -> Result<bool, ReadModelError> {
+    async fn wait_for(
+        &self,
+        min: &PositionToken,
+        choice: &ReadChoice,
+        timeout: Duration,
+    ) -> Result<bool, ReadModelError> {
         let deadline = tokio::time::Instant::now() + timeout;
         let mut pause = FIRST_LOOK;
         loop {
-            let look =
-                self.read(self.read_serving(|generation| async move { self.is_reached(&generation, min).await }));
+            let look = self.read_chosen(choice, |generation| async move { self.is_reached(&generation, min).await });
+            let look = self.read(look);
             match tokio::time::timeout_at(deadline.max(tokio::time::Instant::now() + LAST_LOOK), look).await {
                 Ok(Ok(true)) => return Ok(true),
                 Ok(Ok(false)) => {}
@@ -202,6 +197,6 @@ fn position_of(xid: &Option<String>, position: &Option<String>) -> Option<StoreP
     Some(StorePosition { xid: codec::number(xid)?, position: codec::number(position)? })
 }
 
-fn rebuilding() -> ReadModelError {
+pub(super) fn rebuilding() -> ReadModelError {
     ReadModelError::Rebuilding { name: NAME.to_owned() }
 }

@@ -16,6 +16,7 @@ pub(super) enum Applied {
     Written,
     Superseded { current: u64 },
     Moved { found: Checkpoint },
+    Retired,
 }
 
 // === impl RedisStock ===
@@ -72,6 +73,7 @@ impl RedisStock {
         match outcome.as_str() {
             "applied" => Ok(Applied::Written),
             "missing" => Ok(Applied::Moved { found: Checkpoint::default() }),
+            "retired" => Ok(Applied::Retired),
             "superseded" => {
                 let current: Option<String> = self.parse(next())?;
                 let current = codec::number(&current).ok_or_else(|| self.servers.damaged("an epoch is no number"))?;

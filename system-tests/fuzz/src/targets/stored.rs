@@ -3,8 +3,8 @@
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
-use read_models::ParkedEvent;
 use read_models::stock::{SqliteStock, StockReader, redis_codec as codec};
+use read_models::{ParkedEvent, ReadChoice};
 use schemas::{Sku, StorePosition};
 use tokio::runtime::Runtime;
 
@@ -123,7 +123,7 @@ impl Target for StockFile {
             };
         }
         let Ok(sku) = Sku::new("S-1") else { return Ok(()) };
-        match self.runtime.block_on(self.stock.stock(&[sku])) {
+        match self.runtime.block_on(self.stock.stock(&[sku], &ReadChoice::default())) {
             Ok(_) => Ok(()),
             Err(error) => refusal(error, &[]),
         }

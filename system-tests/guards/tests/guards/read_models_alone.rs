@@ -3,7 +3,7 @@
 use audit::Kind;
 use read_models::search::SearchReadModel;
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, ReadModelError, Resolution};
+use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, ReadChoice, ReadModelError, Resolution};
 use resilience::guard::{Guard, holds, without};
 use schemas::{Context, RegionId, StorePosition, WarehouseId, partition_of};
 
@@ -48,7 +48,7 @@ async fn a_zombie_writes(url: &str) -> Option<i64> {
     if let Err(error) = written {
         assert!(matches!(error, ReadModelError::Superseded { .. }), "{error}");
     }
-    second.load(home(), &[key()]).await.unwrap().remove(0).map(|row| row.on_hand)
+    second.load(home(), &[key()]).await.unwrap().rows.remove(0).map(|row| row.on_hand)
 }
 
 fn redis_url() -> String {
@@ -108,7 +108,7 @@ async fn an_emptied_redis_is_read() -> Result<i64, ReadModelError> {
 }
 
 async fn told(stock: &SharedStock) -> Result<i64, ReadModelError> {
-    let answer = stock.stock(&[sku("A")]).await?.remove(0);
+    let answer = stock.stock(&[sku("A")], &ReadChoice::default()).await?.answers.remove(0);
     Ok(answer.warehouses.iter().map(|(_, row)| row.on_hand).sum())
 }
 

@@ -140,7 +140,7 @@ impl World {
         let partition = partition_of(name.as_bytes(), TOPOLOGY.partitions);
         let at = PartitionRef { context: Context::Inventory, partition };
         let key = StockKey { sku: sku(name), warehouse: WarehouseId::new("w-1").unwrap() };
-        self.stock.load(at, &[key]).await.unwrap().remove(0).map(|row| row.version)
+        self.stock.load(at, &[key]).await.unwrap().rows.remove(0).map(|row| row.version)
     }
 
     /// Puts another log in the place of this one: all of the records of a SKU's partition but that of one sequence.

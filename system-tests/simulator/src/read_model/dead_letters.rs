@@ -66,12 +66,8 @@ impl<M: Modelled> SimulatedReadModel<M> {
         partition: PartitionRef,
         read: impl FnOnce(&Part<M>) -> T,
     ) -> Result<T, ReadModelError> {
-        let prepared = self.prepared().ok();
         self.at_once(operation, |state| {
-            let number = match &prepared {
-                Some(generation) => generation.number,
-                None => state.serving()?.number,
-            };
+            let number = self.told_of(state)?.number;
             let nothing = Part::default();
             Ok(read(state.parts.get(&(number, partition)).unwrap_or(&nothing)))
         })
@@ -84,12 +80,8 @@ impl<M: Modelled> SimulatedReadModel<M> {
         partition: PartitionRef,
         write: impl FnOnce(&mut Part<M>) -> Result<T, ReadModelError>,
     ) -> Result<T, ReadModelError> {
-        let prepared = self.prepared().ok();
         self.at_once(operation, |state| {
-            let generation = match prepared {
-                Some(generation) => generation,
-                None => state.serving()?.clone(),
-            };
+            let generation = self.told_of(state)?;
             generation.check_partition(partition, M::CONTEXTS)?;
             state.remember((generation.number, partition));
             write(state.parts.entry((generation.number, partition)).or_default())
@@ -101,12 +93,8 @@ impl<M: Modelled> SimulatedReadModel<M> {
 #[async_trait]
 impl<M: Modelled> DeadLetters for SimulatedReadModel<M> {
     async fn partitions(&self) -> Result<Vec<PartitionRef>, ReadModelError> {
-        let prepared = self.prepared().ok();
         self.at_once("partitions", |state| {
-            let count = match &prepared {
-                Some(generation) => generation.partitions,
-                None => state.serving()?.partitions,
-            };
+            let count = self.told_of(state)?.partitions;
             let of_context = |&context| (0..count).map(move |partition| PartitionRef { context, partition });
             Ok(M::CONTEXTS.iter().flat_map(of_context).collect())
         })

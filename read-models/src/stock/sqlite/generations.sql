@@ -1,0 +1,1 @@
+CREATE TABLE retired_generations (number INTEGER PRIMARY KEY);
