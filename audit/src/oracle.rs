@@ -216,12 +216,13 @@ impl Audited for StockProjection {
     }
 
     fn digest(row: &StockRow) -> u128 {
-        digest_of(&[
-            row.region.as_str().as_bytes(),
-            &row.on_hand.to_be_bytes(),
-            &row.reserved.to_be_bytes(),
-            &row.version.to_be_bytes(),
-        ])
+        let (on_hand, reserved) = (row.on_hand.to_be_bytes(), row.reserved.to_be_bytes());
+        let version = row.version.to_be_bytes();
+        let mut parts: Vec<&[u8]> = vec![row.region.as_str().as_bytes(), &on_hand, &reserved, &version];
+        let updated_at = row.updated_at.map(i64::to_be_bytes);
+        // None in rows of fold 1, whose digest is as it was.
+        parts.extend(updated_at.iter().map(|bytes| bytes.as_slice()));
+        digest_of(&parts)
     }
 }
 

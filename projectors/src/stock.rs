@@ -1,4 +1,6 @@
 //! Stock per SKU and warehouse. The event carries the result, so the fold only guards the order.
+//!
+//! Fold 1 makes the units. Fold 2 says also when they last changed.
 
 use read_models::stock::{StockKey, StockRow};
 use schemas::event::StockUpdated;
@@ -15,7 +17,7 @@ impl Projection for StockProjection {
     type Row = StockRow;
 
     const NAME: &'static str = "stock";
-    const FOLDS: &'static [u32] = &[1];
+    const FOLDS: &'static [u32] = &[1, 2];
     const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Inventory];
 
@@ -30,17 +32,20 @@ impl Projection for StockProjection {
         fold: u32,
         row: Option<&StockRow>,
         event: &Event,
-        Facts { version, .. }: Facts,
+        Facts { version, time }: Facts,
     ) -> Result<Option<StockRow>, FoldError> {
-        if !Self::FOLDS.contains(&fold) {
-            return Err(FoldError::UnknownFold { fold });
-        }
+        let updated_at = match fold {
+            1 => None,
+            2 => Some(time),
+            _ => return Err(FoldError::UnknownFold { fold }),
+        };
         let Event::StockUpdated(event) = event else { return Ok(None) };
         check_stock(event)?;
         if row.is_some_and(|row| row.version >= version) {
             return Ok(None);
         }
-        Ok(Some(StockRow { region: event.region.clone(), on_hand: event.on_hand, reserved: event.reserved, version }))
+        let (on_hand, reserved) = (event.on_hand, event.reserved);
+        Ok(Some(StockRow { region: event.region.clone(), on_hand, reserved, version, updated_at }))
     }
 }
 
@@ -68,6 +73,20 @@ mod tests {
     fn the_row_is_the_event_s_result() {
         let row = StockProjection::project(1, None, &stock_updated("A", "w", 10, 4), at(1)).unwrap().unwrap();
         assert_eq!((row.on_hand, row.reserved, row.version), (10, 4, 1));
+    }
+
+    #[test]
+    fn only_fold_2_says_when_and_no_other_is_known() {
+        let event = stock_updated("A", "w", 10, 4);
+        let folded = |fold| StockProjection::project(fold, None, &event, at(3));
+        let first = folded(1).unwrap().unwrap();
+        assert_eq!(first.updated_at, None);
+        let updated_at = Some(1_700_000_000_003);
+        assert_eq!(folded(2), Ok(Some(StockRow { updated_at, ..first })));
+        assert_eq!(StockProjection::FOLDS, [1, 2]);
+        for fold in [0, 3] {
+            assert_eq!(folded(fold), Err(FoldError::UnknownFold { fold }));
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::hash::{DefaultHasher, Hasher};
 
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
+use chrono::{DateTime, SecondsFormat};
 use schemas::PositionToken;
 use serde::Serialize;
 
@@ -49,6 +50,11 @@ fn entity_tag(body: &[u8]) -> String {
     format!("W/\"{:016x}\"", hasher.finish())
 }
 
+/// A time in milliseconds since 1970 as RFC 3339 in UTC, `2023-11-14T22:13:20.007Z`; `None` where no calendar reaches.
+pub(crate) fn moment(milliseconds: i64) -> Option<String> {
+    Some(DateTime::from_timestamp_millis(milliseconds)?.to_rfc3339_opts(SecondsFormat::Millis, true))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -65,5 +71,12 @@ mod tests {
         assert_eq!(second.status(), StatusCode::NOT_MODIFIED);
         let changed = answer(&request, &serde_json::json!({"a": 2}), &position);
         assert_eq!(changed.status(), StatusCode::OK);
+    }
+
+    #[test]
+    fn a_moment_has_milliseconds_and_one_beyond_the_calendar_is_left_out() {
+        assert_eq!(moment(0).as_deref(), Some("1970-01-01T00:00:00.000Z"));
+        assert_eq!(moment(1_700_000_000_007).as_deref(), Some("2023-11-14T22:13:20.007Z"));
+        assert_eq!(moment(i64::MAX), None);
     }
 }

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::{answer, with_position};
+use crate::answer::{answer, moment, with_position};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
 use crate::stock::sku_of;
@@ -43,6 +43,10 @@ pub(crate) struct ProductPart {
     description: Option<String>,
     pack_size: Option<String>,
     tags: Vec<String>,
+    /// When the catalogue last changed it; absent while the read model does not keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    revised_at: Option<String>,
 }
 
 /// The price in the region asked for, and in all others.
@@ -110,7 +114,8 @@ pub(crate) async fn page(
     match described {
         Ok(found) => {
             position.merge(&found.position);
-            page.product = found.product.map(ProductPart::from);
+            let revised_at = found.revised_at;
+            page.product = found.product.map(|product| ProductPart::of(product, revised_at));
             page.price = prices(found.prices, params.region.as_ref());
         }
         Err(error) => tracing::warn!(%sku, %error, "page comes without product and price"),
@@ -154,8 +159,10 @@ fn prices(found: Vec<read_models::search::RegionPrice>, region: Option<&RegionId
     }
 }
 
-impl From<Product> for ProductPart {
-    fn from(product: Product) -> Self {
+// === impl ProductPart ===
+
+impl ProductPart {
+    fn of(product: Product, revised_at: Option<i64>) -> Self {
         Self {
             name: product.name,
             brand: product.brand,
@@ -163,6 +170,7 @@ impl From<Product> for ProductPart {
             description: product.description,
             pack_size: product.pack_size,
             tags: product.tags,
+            revised_at: revised_at.and_then(moment),
         }
     }
 }

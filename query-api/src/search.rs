@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::answer;
+use crate::answer::{answer, moment};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
 
@@ -77,6 +77,10 @@ pub(crate) struct Hit {
     price: Option<Price>,
     /// Regions that have it in stock.
     in_stock_regions: Vec<String>,
+    /// When the catalogue last changed it; absent while the read model does not keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    revised_at: Option<String>,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -196,6 +200,7 @@ impl From<SearchAnswer> for Found {
                     pack_size: hit.pack_size,
                     price: hit.price.map(|price| Price { currency: price.currency, amount_minor: price.amount_minor }),
                     in_stock_regions: hit.in_stock.into_iter().map(|region| region.to_string()).collect(),
+                    revised_at: hit.revised_at.and_then(moment),
                 })
                 .collect(),
             facets,

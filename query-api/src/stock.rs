@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::QueryApi;
-use crate::answer::{answer, with_position};
+use crate::answer::{answer, moment, with_position};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
 
@@ -58,6 +58,10 @@ pub(crate) struct WarehouseStock {
     units: Units,
     /// Version of the stock's stream that this is true at.
     version: u64,
+    /// When it last changed; absent while the read model does not keep it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(format = DateTime)]
+    updated_at: Option<String>,
 }
 
 /// Stock of many SKUs.
@@ -204,7 +208,12 @@ pub(crate) fn view(found: StockAnswer, only: Option<&RegionId>) -> Stock {
             warehouses: Vec::new(),
         });
         region.units.add(units);
-        region.warehouses.push(WarehouseStock { warehouse: warehouse.to_string(), units, version: row.version });
+        region.warehouses.push(WarehouseStock {
+            warehouse: warehouse.to_string(),
+            units,
+            version: row.version,
+            updated_at: row.updated_at.and_then(moment),
+        });
     }
     Stock { sku: found.sku, total, regions: regions.into_values().collect(), parked: found.parked }
 }
@@ -230,7 +239,7 @@ mod tests {
     use super::*;
 
     fn row(region: &str, on_hand: i64, reserved: i64) -> StockRow {
-        StockRow { region: RegionId::new(region).unwrap(), on_hand, reserved, version: 2 }
+        StockRow { region: RegionId::new(region).unwrap(), on_hand, reserved, version: 2, updated_at: None }
     }
 
     fn found() -> StockAnswer {
@@ -258,6 +267,16 @@ mod tests {
             serde_json::json!([{"warehouse": "nyc-1", "on_hand": 7, "reserved": 7, "available": 0, "version": 2}])
         );
         assert!(json.get("parked").is_none());
+    }
+
+    #[test]
+    fn a_warehouse_tells_when_its_stock_changed_if_the_row_does() {
+        let mut found = found();
+        found.warehouses[1].1.updated_at = Some(1_700_000_000_007);
+        let json = serde_json::to_value(view(found, None)).unwrap();
+        let warehouses = json["regions"][0]["warehouses"].as_array().unwrap();
+        assert!(warehouses[0].get("updated_at").is_none());
+        assert_eq!(warehouses[1]["updated_at"], "2023-11-14T22:13:20.007Z");
     }
 
     #[test]

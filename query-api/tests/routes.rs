@@ -43,12 +43,18 @@ impl Fixture {
 
     /// One SKU with product, price and stock, at position 9 of its partition.
     async fn fill(&self) {
+        self.fill_as(None).await;
+    }
+
+    /// By fold 2 where there is a time, by fold 1 where there is none.
+    async fn fill_as(&self, changed_at: Option<i64>) {
+        let fold = if changed_at.is_some() { 2 } else { 1 };
         let [sku, region] = ["TEA", "north"].map(str::to_owned);
         let (sku, region) = (Sku::new(sku).unwrap(), RegionId::new(region).unwrap());
         let warehouse = WarehouseId::new("ham-1").unwrap();
-        let row = StockRow { region: region.clone(), on_hand: 7, reserved: 2, version: 3 };
+        let row = StockRow { region: region.clone(), on_hand: 7, reserved: 2, version: 3, updated_at: changed_at };
         let key = StockKey { sku: sku.clone(), warehouse: warehouse.clone() };
-        write(self.stock.as_ref(), "stock", &[Context::Inventory], vec![(Context::Inventory, key, row)]).await;
+        write(self.stock.as_ref(), "stock", fold, &[Context::Inventory], vec![(Context::Inventory, key, row)]).await;
         let product = Product {
             sku: sku.clone(),
             name: "Assam Tea".to_owned(),
@@ -62,7 +68,7 @@ impl Fixture {
             (
                 Context::Catalogue,
                 SearchKey::Product(sku.clone()),
-                SearchRow::Product { product: Some(product), version: 1 },
+                SearchRow::Product { product: Some(product), version: 1, revised_at: changed_at },
             ),
             (
                 Context::Pricing,
@@ -75,7 +81,7 @@ impl Fixture {
                 SearchRow::Stock { region, available: 5, version: 3 },
             ),
         ];
-        write(self.search.as_ref(), "search", &search::CONTEXTS, rows).await;
+        write(self.search.as_ref(), "search", fold, &search::CONTEXTS, rows).await;
     }
 
     async fn ask(&self, request: axum::http::request::Builder) -> (u16, Response<Body>) {
@@ -115,10 +121,11 @@ async fn body(response: Response<Body>) -> Value {
 async fn write<K: Clone, R: Clone>(
     model: &(impl ReadModel<Key = K, Row = R> + ?Sized),
     name: &str,
+    fold_version: u32,
     contexts: &[Context],
     rows: Vec<(Context, K, R)>,
 ) {
-    model.prepare(&Generation { name: name.to_owned(), number: 1, fold_version: 1, partitions: 1 }).await.unwrap();
+    model.prepare(&Generation { name: name.to_owned(), number: 1, fold_version, partitions: 1 }).await.unwrap();
     for context in contexts {
         let partition = PartitionRef { context: *context, partition: 0 };
         let claimed = model.claim(partition).await.unwrap();
@@ -168,6 +175,29 @@ async fn a_page_has_every_part_and_comes_without_one_that_is_missing() {
     let (status, response) = fixture.ask(Request::get("/v1/products/MILK")).await;
     assert_eq!(status, 404);
     assert!(response.headers().contains_key("millrace-position"));
+}
+
+#[tokio::test]
+async fn answers_say_when_a_thing_changed_once_the_fold_that_serves_does() {
+    for (changed_at, told) in [(None, Value::Null), (Some(1_700_000_000_007), json!("2023-11-14T22:13:20.007Z"))] {
+        let fixture = Fixture::new().await;
+        fixture.fill_as(changed_at).await;
+        let found = fixture.get_when_ok("/v1/search?q=assam").await;
+        let (_, page) = fixture.get("/v1/products/TEA").await;
+        let (_, stock) = fixture.get("/v1/stock/TEA").await;
+        let (_, many) = fixture.get("/v1/stock?sku=TEA").await;
+        let warehouse = |stock: &Value| stock["regions"][0]["warehouses"][0].clone();
+        for (part, name) in [
+            (found["hits"][0].clone(), "revised_at"),
+            (page["product"].clone(), "revised_at"),
+            (warehouse(&page["stock"]), "updated_at"),
+            (warehouse(&stock), "updated_at"),
+            (warehouse(&many["items"][0]), "updated_at"),
+        ] {
+            assert_eq!(part[name], told, "{part}");
+            assert_eq!(part.as_object().unwrap().contains_key(name), changed_at.is_some(), "absent, not null: {part}");
+        }
+    }
 }
 
 #[tokio::test]

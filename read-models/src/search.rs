@@ -43,6 +43,9 @@ pub enum SearchRow {
     Product {
         product: Option<Product>,
         version: u64,
+        /// When the event of that version was decided, in milliseconds since 1970; `None` in rows of fold 1.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        revised_at: Option<i64>,
     },
     Price {
         currency: String,
@@ -109,6 +112,8 @@ pub struct SearchHit {
     pub price: Option<RegionPrice>,
     /// Regions that have it in stock.
     pub in_stock: Vec<RegionId>,
+    /// When the catalogue last changed it, in milliseconds since 1970; `None` in a generation of fold 1.
+    pub revised_at: Option<i64>,
 }
 
 /// Counts over all that match, the most frequent first; the 50 most frequent of each.
@@ -140,6 +145,8 @@ pub struct RegionPrice {
 pub struct ProductAnswer {
     /// `None` before it is registered and after it is discontinued.
     pub product: Option<Product>,
+    /// When the catalogue last changed it, in milliseconds since 1970; `None` in a generation of fold 1.
+    pub revised_at: Option<i64>,
     /// Sorted by region.
     pub prices: Vec<RegionPrice>,
     pub position: PositionToken,

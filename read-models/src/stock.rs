@@ -36,6 +36,9 @@ pub struct StockRow {
     pub reserved: i64,
     /// Version of the stream `stock-<sku>@<warehouse>` that the row is true at.
     pub version: u64,
+    /// When the event of that version was decided, in milliseconds since 1970; `None` in rows of fold 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub updated_at: Option<i64>,
 }
 
 /// All that the read model knows of one SKU, and the position that it is true at.

@@ -72,5 +72,6 @@ contract!(
     reading::a_wait_ends_when_the_position_is_there,
     reading::a_wait_survives_a_store_that_is_being_rebuilt,
     reading::status_tells_every_partition,
+    reading::rows_of_every_fold_read_back,
     reading::the_first_generation_serves_while_another_is_built,
 );

@@ -16,6 +16,7 @@ use crate::search::rows::{Parts, RowsState};
 use crate::search::sums::sum_of;
 
 /// Raised whenever fields, analysis or what is stored change: an index of another layout is made again.
+/// A field of [`Shown`] that older documents go without needs no other layout.
 const LAYOUT: u32 = 2;
 const WORDS: &str = "words";
 /// Longer words are left out, in documents and queries alike.
@@ -55,6 +56,9 @@ pub(super) struct Shown {
     pub(super) pack_size: Option<String>,
     pub(super) prices: Vec<RegionPrice>,
     pub(super) in_stock: Vec<RegionId>,
+    /// Milliseconds since 1970; `None` in documents of fold 1.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) revised_at: Option<i64>,
 }
 
 /// What an index commit holds, in its payload.
@@ -126,7 +130,7 @@ impl Fields {
         for price in &parts.prices {
             document.add_text(self.price, price_term(&price.region, price.amount_minor));
         }
-        let shown = Shown::with(product, parts.prices, parts.in_stock);
+        let shown = Shown::with(product, parts.revised_at, parts.prices, parts.in_stock);
         document.add_text(self.shown, serde_json::to_string(&shown)?);
         Ok(Some(document))
     }
@@ -137,10 +141,10 @@ impl Fields {
 impl Shown {
     /// `None` while there is nothing to show.
     pub(super) fn of(parts: Parts) -> Option<Self> {
-        Some(Self::with(parts.product?, parts.prices, parts.in_stock))
+        Some(Self::with(parts.product?, parts.revised_at, parts.prices, parts.in_stock))
     }
 
-    fn with(product: Product, prices: Vec<RegionPrice>, in_stock: Vec<RegionId>) -> Self {
+    fn with(product: Product, revised_at: Option<i64>, prices: Vec<RegionPrice>, in_stock: Vec<RegionId>) -> Self {
         Self {
             name: product.name,
             brand: product.brand,
@@ -148,6 +152,7 @@ impl Shown {
             pack_size: product.pack_size,
             prices,
             in_stock,
+            revised_at,
         }
     }
 }

@@ -111,7 +111,12 @@ impl SearchReader {
                 let mut position = rows::live_position(transaction, &generation, Context::Catalogue, &sku)?;
                 position.merge(&rows::live_position(transaction, &generation, Context::Pricing, &sku)?);
                 let parts = rows::parts(transaction, generation.number, &sku)?;
-                Ok(ProductAnswer { product: parts.product, prices: parts.prices, position })
+                Ok(ProductAnswer {
+                    product: parts.product,
+                    revised_at: parts.revised_at,
+                    prices: parts.prices,
+                    position,
+                })
             })
         })
         .await

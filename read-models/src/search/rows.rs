@@ -19,7 +19,9 @@ use crate::search::{CONTEXTS, NAME, RegionPrice, SearchKey, SearchRow};
 use crate::sqlite::{Abort, Layout, dead_letters, ledger};
 
 pub(super) const LAYOUT: Layout =
-    Layout { tables: &[ledger::TABLES, include_str!("rows.sql")], additions: &[dead_letters::TABLES] };
+    Layout { tables: &[ledger::TABLES, include_str!("rows.sql")], additions: &[dead_letters::TABLES, FOLD_2] };
+/// What rows of fold 2 say beside those of fold 1.
+const FOLD_2: &str = "ALTER TABLE products ADD COLUMN revised_at INTEGER";
 pub(super) const REMEDY: &str = "it is rebuilt from the event log when the search projector starts again";
 
 /// What the rows are at one moment.
@@ -42,6 +44,8 @@ pub(super) struct RowsState {
 pub(super) struct Parts {
     /// `None` before it is registered and after it is discontinued.
     pub(super) product: Option<Product>,
+    /// Milliseconds since 1970; `None` in rows of fold 1.
+    pub(super) revised_at: Option<i64>,
     pub(super) prices: Vec<RegionPrice>,
     pub(super) in_stock: Vec<RegionId>,
 }
@@ -125,16 +129,17 @@ pub(super) fn write(
 
 fn write_row(transaction: &Transaction<'_>, generation: u32, key: &SearchKey, row: &SearchRow) -> Result<(), Abort> {
     match (key, row) {
-        (SearchKey::Product(sku), SearchRow::Product { product, version }) => {
+        (SearchKey::Product(sku), SearchRow::Product { product, version, revised_at }) => {
             let product = product.as_ref().map(serde_json::to_string).transpose().map_err(|error| {
                 ReadModelError::Permanent { name: NAME.to_owned(), problem: format!("product {sku}: {error}") }
             })?;
             transaction
                 .prepare_cached(
-                    "INSERT INTO products (generation, sku, product, version) VALUES (?1, ?2, ?3, ?4)
-                     ON CONFLICT DO UPDATE SET product = excluded.product, version = excluded.version",
+                    "INSERT INTO products (generation, sku, product, version, revised_at) VALUES (?1, ?2, ?3, ?4, ?5)
+                     ON CONFLICT DO UPDATE SET product = excluded.product, version = excluded.version,
+                         revised_at = excluded.revised_at",
                 )?
-                .execute(params![generation, sku.as_str(), product, *version as i64])?;
+                .execute(params![generation, sku.as_str(), product, *version as i64, revised_at])?;
         }
         (SearchKey::Price(sku, region), SearchRow::Price { currency, amount_minor, version }) => {
             transaction
@@ -174,10 +179,8 @@ fn write_row(transaction: &Transaction<'_>, generation: u32, key: &SearchKey, ro
 pub(super) fn load(connection: &Connection, generation: u32, key: &SearchKey) -> Result<Option<SearchRow>, Abort> {
     let row = match key {
         SearchKey::Product(sku) => connection
-            .prepare_cached("SELECT product, version FROM products WHERE generation = ?1 AND sku = ?2")?
-            .query_row(params![generation, sku.as_str()], |row| {
-                Ok(SearchRow::Product { product: product_of(row.get(0)?)?, version: row.get::<_, i64>(1)? as u64 })
-            }),
+            .prepare_cached("SELECT product, version, revised_at FROM products WHERE generation = ?1 AND sku = ?2")?
+            .query_row(params![generation, sku.as_str()], |row| product_row(row, 0)),
         SearchKey::Price(sku, region) => connection
             .prepare_cached(
                 "SELECT currency, amount_minor, version FROM prices
@@ -208,11 +211,11 @@ pub(super) fn load(connection: &Connection, generation: u32, key: &SearchKey) ->
 
 /// Everything that the rows say of a SKU.
 pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Result<Parts, Abort> {
-    let product = connection
-        .prepare_cached("SELECT product FROM products WHERE generation = ?1 AND sku = ?2")?
-        .query_row(params![generation, sku.as_str()], |row| product_of(row.get(0)?))
+    let (product, revised_at) = connection
+        .prepare_cached("SELECT product, revised_at FROM products WHERE generation = ?1 AND sku = ?2")?
+        .query_row(params![generation, sku.as_str()], |row| Ok((product_of(row.get(0)?)?, row.get(1)?)))
         .optional()?
-        .flatten();
+        .unwrap_or_default();
     let prices = connection
         .prepare_cached(
             "SELECT region, currency, amount_minor FROM prices WHERE generation = ?1 AND sku = ?2 ORDER BY region",
@@ -221,7 +224,7 @@ pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Resu
             Ok(RegionPrice { region: region_of(row.get(0)?)?, currency: row.get(1)?, amount_minor: row.get(2)? })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Parts { product, prices, in_stock: in_stock(connection, generation, sku)? })
+    Ok(Parts { product, revised_at, prices, in_stock: in_stock(connection, generation, sku)? })
 }
 
 /// Hands each product that is shown to `each`, with the row version of its document's last change.
@@ -286,11 +289,11 @@ pub(super) fn for_each_row(
     mut each: impl FnMut(SearchKey, SearchRow) -> Result<(), Abort>,
 ) -> Result<(), Abort> {
     let sku_of = |row: &Row<'_>| Sku::new(row.get::<_, String>(0)?).map_err(not_an_id);
-    let mut products = connection.prepare("SELECT sku, product, version FROM products WHERE generation = ?1")?;
+    let mut products =
+        connection.prepare("SELECT sku, product, version, revised_at FROM products WHERE generation = ?1")?;
     let mut found = products.query([generation])?;
     while let Some(row) = found.next()? {
-        let of_row = SearchRow::Product { product: product_of(row.get(1)?)?, version: row.get::<_, i64>(2)? as u64 };
-        each(SearchKey::Product(sku_of(row)?), of_row)?;
+        each(SearchKey::Product(sku_of(row)?), product_row(row, 1)?)?;
     }
     let mut prices =
         connection.prepare("SELECT sku, region, currency, amount_minor, version FROM prices WHERE generation = ?1")?;
@@ -347,7 +350,16 @@ fn in_stock(connection: &Connection, generation: u32, sku: &Sku) -> rusqlite::Re
         .collect()
 }
 
-pub(super) fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
+/// From the columns `product, version, revised_at`, of which the first is number `first`.
+pub(super) fn product_row(row: &Row<'_>, first: usize) -> rusqlite::Result<SearchRow> {
+    Ok(SearchRow::Product {
+        product: product_of(row.get(first)?)?,
+        version: row.get::<_, i64>(first + 1)? as u64,
+        revised_at: row.get(first + 2)?,
+    })
+}
+
+fn product_of(text: Option<String>) -> rusqlite::Result<Option<Product>> {
     let Some(text) = text else { return Ok(None) };
     let product = serde_json::from_str(&text);
     product
@@ -362,3 +374,6 @@ pub(super) fn region_of(text: String) -> rusqlite::Result<RegionId> {
 fn not_an_id(error: IdError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
 }
+
+#[cfg(test)]
+mod tests;

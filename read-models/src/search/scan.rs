@@ -6,7 +6,7 @@ use schemas::{Context, RegionId, Sku, WarehouseId, partition_of};
 use crate::checkpoint::PartitionRef;
 use crate::read_model::{Generation, RowPage};
 use crate::row_scan;
-use crate::search::rows::{product_of, region_of};
+use crate::search::rows::{product_row, region_of};
 use crate::search::{CONTEXTS, SearchKey, SearchRow};
 use crate::sqlite::Abort;
 
@@ -22,7 +22,7 @@ pub(super) fn page(
     let mut page = RowPage { rows: Vec::new(), foreign: Vec::new(), next: None };
     let select = match partition.context {
         Context::Catalogue => {
-            "SELECT sku, '', product, version FROM products
+            "SELECT sku, '', product, version, revised_at FROM products
              WHERE generation = ?1 AND (sku, '') > (?2, ?3) ORDER BY sku LIMIT ?4"
         }
         Context::Pricing => {
@@ -73,7 +73,7 @@ fn key(context: Context, sku: &str, part: &str) -> Option<SearchKey> {
 fn row_of(key: &SearchKey, row: &Row<'_>) -> rusqlite::Result<SearchRow> {
     let version = |column: usize| row.get::<_, i64>(column).map(|version| version as u64);
     Ok(match key {
-        SearchKey::Product(_) => SearchRow::Product { product: product_of(row.get(2)?)?, version: version(3)? },
+        SearchKey::Product(_) => product_row(row, 2)?,
         SearchKey::Price(..) => {
             SearchRow::Price { currency: row.get(2)?, amount_minor: row.get(3)?, version: version(4)? }
         }

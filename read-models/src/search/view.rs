@@ -101,6 +101,7 @@ impl View {
             pack_size: shown.pack_size,
             price: shown.prices.into_iter().find(|price| Some(&price.region) == request.region.as_ref()),
             in_stock: shown.in_stock,
+            revised_at: shown.revised_at,
         }))
     }
 

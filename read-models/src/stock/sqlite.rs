@@ -28,8 +28,10 @@ use generations::{Seen, check_fed};
 
 const LAYOUT: Layout = Layout {
     tables: &[ledger::TABLES, include_str!("sqlite.sql")],
-    additions: &[dead_letters::TABLES, catalogue::TABLES, generations::TABLES],
+    additions: &[dead_letters::TABLES, FOLD_2, catalogue::TABLES, generations::TABLES],
 };
+/// What rows of fold 2 say beside those of fold 1.
+const FOLD_2: &str = "ALTER TABLE stock ADD COLUMN updated_at INTEGER";
 const REMEDY: &str = "stop Millrace and delete the file: it is rebuilt from the event log";
 /// How often a waiting read looks for what another process wrote.
 const POLL: Duration = Duration::from_millis(20);
@@ -124,7 +126,7 @@ impl ReadModel for SqliteStock {
         let keys = keys.to_vec();
         self.told(move |transaction, generation| {
             let mut select = transaction.prepare_cached(
-                "SELECT region, on_hand, reserved, version FROM stock
+                "SELECT region, on_hand, reserved, version, updated_at FROM stock
                  WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
             )?;
             let mut row = |key: &StockKey| {
@@ -276,7 +278,7 @@ fn answer(transaction: &Transaction<'_>, generation: &Generation, sku: Sku) -> R
     let position = ledger::live_position(transaction, generation, partition)?;
     let warehouses = transaction
         .prepare_cached(
-            "SELECT warehouse, region, on_hand, reserved, version FROM stock
+            "SELECT warehouse, region, on_hand, reserved, version, updated_at FROM stock
              WHERE generation = ?1 AND sku = ?2 ORDER BY warehouse",
         )?
         .query_map(params![generation.number, sku.as_str()], |row| {
@@ -298,7 +300,7 @@ fn scan(
     let text = |index: usize| from.get(index).map_or("", String::as_str);
     let mut page = RowPage { rows: Vec::new(), foreign: Vec::new(), next: None };
     let mut select = transaction.prepare_cached(
-        "SELECT sku, warehouse, region, on_hand, reserved, version FROM stock
+        "SELECT sku, warehouse, region, on_hand, reserved, version, updated_at FROM stock
          WHERE generation = ?1 AND (sku, warehouse) > (?2, ?3) ORDER BY sku, warehouse LIMIT ?4",
     )?;
     let mut found = select.query(params![generation.number, text(0), text(1), limit.max(1) as i64])?;
@@ -324,10 +326,10 @@ fn scan(
 
 fn write_rows(transaction: &Transaction<'_>, generation: u32, changes: &[(StockKey, StockRow)]) -> Result<(), Abort> {
     let mut upsert = transaction.prepare_cached(
-        "INSERT INTO stock (generation, sku, warehouse, region, on_hand, reserved, version)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)
+        "INSERT INTO stock (generation, sku, warehouse, region, on_hand, reserved, version, updated_at)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
          ON CONFLICT DO UPDATE SET region = excluded.region, on_hand = excluded.on_hand,
-             reserved = excluded.reserved, version = excluded.version",
+             reserved = excluded.reserved, version = excluded.version, updated_at = excluded.updated_at",
     )?;
     for (key, row) in changes {
         upsert.execute(params![
@@ -338,6 +340,7 @@ fn write_rows(transaction: &Transaction<'_>, generation: u32, changes: &[(StockK
             row.on_hand,
             row.reserved,
             row.version as i64,
+            row.updated_at,
         ])?;
     }
     Ok(())
@@ -349,9 +352,13 @@ fn row_of(row: &Row<'_>, first: usize) -> rusqlite::Result<StockRow> {
         on_hand: row.get(first + 1)?,
         reserved: row.get(first + 2)?,
         version: row.get::<_, i64>(first + 3)? as u64,
+        updated_at: row.get(first + 4)?,
     })
 }
 
 fn not_an_id(column: usize, error: schemas::IdError) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(column, rusqlite::types::Type::Text, Box::new(error))
 }
+
+#[cfg(test)]
+mod tests;

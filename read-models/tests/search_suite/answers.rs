@@ -322,3 +322,28 @@ async fn a_product_page_comes_from_the_rows_without_an_index() {
     assert!(unknown.product.is_none() && unknown.prices.is_empty());
     assert!(is_rebuilding(&store.reader.search(all()).await));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_product_tells_when_it_was_revised_once_a_fold_says_so() {
+    let mut store = Fixture::live().await;
+    let revised_at = async |store: &Fixture| {
+        let hits = store.found(all()).await.hits;
+        let page = store.reader.product(&sku("A")).await.unwrap();
+        assert_eq!(hits[0].revised_at, page.revised_at);
+        page.revised_at
+    };
+    store.show(vec![named("A", "Leek")]).await;
+    assert_eq!(revised_at(&store).await, None);
+    // Nothing else that is shown changes.
+    for time in [1_700_000_000_123, -1] {
+        store.show(vec![revised(plain("A", "Leek"), 2, time)]).await;
+        assert_eq!(revised_at(&store).await, Some(time));
+    }
+    assert!(store.reader.check_documents().await.unwrap().faults.is_empty());
+    // The sums of the rows hold, the index is that of the rows.
+    store.restart().await;
+    store.until_found(all(), &["A"]).await;
+    assert_eq!(revised_at(&store).await, Some(-1));
+    store.show(vec![named("A", "Leek")]).await;
+    assert_eq!(revised_at(&store).await, None);
+}

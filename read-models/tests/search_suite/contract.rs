@@ -78,6 +78,7 @@ async fn what_was_applied_is_loaded_and_claimed_after_a_restart() {
     let rows = vec![
         named("A", "Leek"),
         discontinued("B"),
+        revised(plain("C", "Chard"), 7, 1_700_000_000_123),
         price("A", "eu.west", i64::MAX),
         stock("A", "w-1", "eu.west", 3),
         stock("A", "w-2", "eu.west", 0),

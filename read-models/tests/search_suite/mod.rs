@@ -280,7 +280,16 @@ pub fn plain(sku_name: &str, name: &str) -> Product {
 }
 
 pub fn product(product: Product) -> (SearchKey, SearchRow) {
-    (SearchKey::Product(product.sku.clone()), SearchRow::Product { product: Some(product), version: 1 })
+    (
+        SearchKey::Product(product.sku.clone()),
+        SearchRow::Product { product: Some(product), version: 1, revised_at: None },
+    )
+}
+
+/// As fold 2 makes it.
+pub fn revised(product: Product, version: u64, revised_at: i64) -> (SearchKey, SearchRow) {
+    let row = SearchRow::Product { product: Some(product.clone()), version, revised_at: Some(revised_at) };
+    (SearchKey::Product(product.sku), row)
 }
 
 pub fn named(sku_name: &str, name: &str) -> (SearchKey, SearchRow) {
@@ -288,7 +297,7 @@ pub fn named(sku_name: &str, name: &str) -> (SearchKey, SearchRow) {
 }
 
 pub fn discontinued(sku_name: &str) -> (SearchKey, SearchRow) {
-    (SearchKey::Product(sku(sku_name)), SearchRow::Product { product: None, version: 2 })
+    (SearchKey::Product(sku(sku_name)), SearchRow::Product { product: None, version: 2, revised_at: None })
 }
 
 pub fn price(sku_name: &str, region_name: &str, amount_minor: i64) -> (SearchKey, SearchRow) {

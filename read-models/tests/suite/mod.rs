@@ -157,7 +157,12 @@ pub fn key(sku: &Sku, warehouse: &str) -> StockKey {
 }
 
 pub fn row(on_hand: i64, version: u64) -> StockRow {
-    StockRow { region: RegionId::new("eu-west").unwrap(), on_hand, reserved: on_hand / 2, version }
+    StockRow { region: RegionId::new("eu-west").unwrap(), on_hand, reserved: on_hand / 2, version, updated_at: None }
+}
+
+/// As fold 2 makes it.
+pub fn dated_row(on_hand: i64, version: u64, updated_at: i64) -> StockRow {
+    StockRow { updated_at: Some(updated_at), ..row(on_hand, version) }
 }
 
 pub fn parked_event(key: &str, sequence: u64, offset: u64) -> ParkedEvent {

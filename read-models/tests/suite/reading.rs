@@ -184,3 +184,44 @@ pub async fn the_first_generation_serves_while_another_is_built(store: &Fixture)
         assert_eq!(answer.warehouses[0].1, row(5, 1));
     }
 }
+
+/// Rows of fold 1 and of fold 2, as loads, answers and scans give them. A store holds generations of both.
+pub async fn rows_of_every_fold_read_back(store: &Fixture) {
+    store.live().await;
+    let second = store.another().await;
+    second.prepare(&Generation { number: 2, fold_version: 2, ..generation() }).await.unwrap();
+    let sku = &skus_of(1, 1)[0];
+    let (first, other) = (key(sku, "north"), key(sku, "south"));
+    let plain = vec![(first.clone(), row(10, 1)), (other.clone(), row(3, 4))];
+    let dated = vec![
+        (first.clone(), dated_row(10, 1, 1_700_000_000_123)),
+        (other.clone(), dated_row(i64::MAX, u64::from(u32::MAX), -1)),
+    ];
+    for (stock, changes) in [(&store.stock, &plain), (&second, &dated)] {
+        let claimed = stock.claim(at(1)).await.unwrap();
+        let to = checkpoint(claimed.checkpoint.sequence + 2);
+        let write = Batch { changes: changes.clone(), live: true, ..batch(1, &claimed, to) };
+        stock.apply(&write).await.unwrap();
+    }
+    for (stock, changes) in [(&store.stock, &plain), (&second, &dated)] {
+        let loaded = stock.load(at(1), &[first.clone(), other.clone()]).await.unwrap();
+        assert_eq!(loaded, changes.iter().map(|(_, row)| Some(row.clone())).collect::<Vec<_>>());
+        let mut scanned = stock.rows(at(1), None, 1_000).await.unwrap().rows;
+        scanned.sort_by(|left, right| left.0.cmp(&right.0));
+        assert_eq!(scanned, changes.iter().map(|(key, row)| (key.clone(), Ok(row.clone()))).collect::<Vec<_>>());
+    }
+    let answer = |rows: &[(StockKey, StockRow)]| {
+        rows.iter().map(|(key, row)| (key.warehouse.clone(), row.clone())).collect::<Vec<_>>()
+    };
+    let answered = store.stock.stock(std::slice::from_ref(sku)).await.unwrap();
+    assert_eq!(answered[0].warehouses, answer(&plain));
+    // A row is replaced as a whole, whatever was there before.
+    for change in [dated[0].clone(), plain[0].clone()] {
+        let claimed = store.stock.claim(at(1)).await.unwrap();
+        let to = checkpoint(claimed.checkpoint.sequence + 1);
+        let write = Batch { changes: vec![change.clone()], ..batch(1, &claimed, to) };
+        store.stock.apply(&write).await.unwrap();
+        let answered = store.stock.stock(std::slice::from_ref(sku)).await.unwrap();
+        assert_eq!(answered[0].warehouses, answer(&[change, plain[1].clone()]));
+    }
+}

@@ -37,7 +37,8 @@ impl Modelled for Stock {
     fn row(event: &Event, version: u64) -> Option<(StockKey, StockRow)> {
         let Event::StockUpdated(event) = event else { return None };
         let key = StockKey { sku: event.sku.clone(), warehouse: event.warehouse.clone() };
-        let row = StockRow { region: event.region.clone(), on_hand: event.on_hand, reserved: event.reserved, version };
+        let (on_hand, reserved) = (event.on_hand, event.reserved);
+        let row = StockRow { region: event.region.clone(), on_hand, reserved, version, updated_at: None };
         Some((key, row))
     }
 }
@@ -53,10 +54,10 @@ impl Modelled for Search {
         Some(match event {
             Event::ProductRegistered(product) | Event::ProductRevised(product) => (
                 SearchKey::Product(product.sku.clone()),
-                SearchRow::Product { product: Some(product.clone()), version },
+                SearchRow::Product { product: Some(product.clone()), version, revised_at: None },
             ),
             Event::ProductDiscontinued(event) => {
-                (SearchKey::Product(event.sku.clone()), SearchRow::Product { product: None, version })
+                (SearchKey::Product(event.sku.clone()), SearchRow::Product { product: None, version, revised_at: None })
             }
             Event::PriceSet(event) => {
                 let row =

@@ -53,9 +53,13 @@ pub fn number<N: FromStr>(field: &Option<String>) -> Option<N> {
     field.as_ref()?.parse().ok()
 }
 
-/// `region:on_hand:reserved:version`; no id holds a colon.
+/// `region:on_hand:reserved:version`, and from fold 2 on `:updated_at`; no id holds a colon.
 pub fn row(row: &StockRow) -> String {
-    format!("{}:{}:{}:{}", row.region.as_str(), row.on_hand, row.reserved, row.version)
+    let text = format!("{}:{}:{}:{}", row.region.as_str(), row.on_hand, row.reserved, row.version);
+    match row.updated_at {
+        Some(updated_at) => format!("{text}:{updated_at}"),
+        None => text,
+    }
 }
 
 pub fn row_of(text: &str) -> Option<StockRow> {
@@ -65,6 +69,7 @@ pub fn row_of(text: &str) -> Option<StockRow> {
         on_hand: fields.next()?.parse().ok()?,
         reserved: fields.next()?.parse().ok()?,
         version: fields.next()?.parse().ok()?,
+        updated_at: fields.next().map(str::parse).transpose().ok()?,
     };
     fields.next().is_none().then_some(row)
 }
@@ -167,9 +172,17 @@ mod tests {
 
     #[test]
     fn a_row_reads_back_and_a_damaged_one_does_not() {
-        let stock = StockRow { region: RegionId::new("eu").unwrap(), on_hand: i64::MAX, reserved: -1, version: 9 };
-        assert_eq!(row_of(&row(&stock)), Some(stock));
-        for damaged in ["", "eu", "eu:1:2", "eu:1:2:3:4", "eu:1:2:-3", "e u:1:2:3"] {
+        let region = RegionId::new("eu").unwrap();
+        let stock = StockRow { region, on_hand: i64::MAX, reserved: -1, version: 9, updated_at: None };
+        assert_eq!(row(&stock), "eu:9223372036854775807:-1:9", "rows of fold 1 are as they always were");
+        assert_eq!(row_of(&row(&stock)), Some(stock.clone()));
+        for updated_at in [Some(-1), Some(0), Some(1_700_000_000_000)] {
+            let stock = StockRow { updated_at, ..stock.clone() };
+            assert_eq!(row_of(&row(&stock)), Some(stock));
+        }
+        for damaged in
+            ["", "eu", "eu:1:2", "eu:1:2:-3", "e u:1:2:3", "eu:1:2:3:", "eu:1:2:3:x", "eu:1:2:3:4:5", "eu:1:2:3:4:"]
+        {
             assert_eq!(row_of(damaged), None, "{damaged}");
         }
     }

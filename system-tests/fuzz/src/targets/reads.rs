@@ -46,7 +46,7 @@ pub async fn filled(folder: &std::path::Path) -> anyhow::Result<(Arc<SqliteStock
     {
         let sku = Sku::new(format!("S-{at}"))?;
         let warehouse = WarehouseId::new("ham-1")?;
-        let row = StockRow { region: region.clone(), on_hand: 7, reserved: 2, version: 3 };
+        let row = StockRow { region: region.clone(), on_hand: 7, reserved: 2, version: 3, updated_at: None };
         stocked.push((Context::Inventory, StockKey { sku: sku.clone(), warehouse: warehouse.clone() }, row));
         let product = Product {
             sku: sku.clone(),
@@ -64,7 +64,7 @@ pub async fn filled(folder: &std::path::Path) -> anyhow::Result<(Arc<SqliteStock
         shown.push((
             Context::Catalogue,
             SearchKey::Product(sku),
-            SearchRow::Product { product: Some(product), version: 1 },
+            SearchRow::Product { product: Some(product), version: 1, revised_at: None },
         ));
     }
     write(stock.as_ref(), "stock", &[Context::Inventory], stocked).await?;

@@ -23,7 +23,7 @@ fn key() -> StockKey {
 
 /// The write that an owner makes of one event.
 fn write(owner: &Claimed, on_hand: i64) -> Batch<StockKey, StockRow> {
-    let row = StockRow { region: RegionId::new("north").unwrap(), on_hand, reserved: 0, version: 1 };
+    let row = StockRow { region: RegionId::new("north").unwrap(), on_hand, reserved: 0, version: 1, updated_at: None };
     let position = StorePosition { xid: 0, position: 1 };
     Batch {
         partition: home(),
