@@ -99,14 +99,15 @@ async fn show(
     if repeated > 0 {
         tracing::debug!(repeated, "generated commands were refused");
     }
-    let anything = ReadChoice::default();
+    let unchosen = ReadChoice::default();
+    let shown = async {
+        tokio::try_join!(
+            stock.wait_for(&last, &unchosen, FIRST_DATA),
+            search.wait_for(&last, &unchosen, FIRST_DATA),
+        )
+    };
     let visible = tokio::select! {
-        visible = async {
-            tokio::try_join!(
-                stock.wait_for(&last, &anything, FIRST_DATA),
-                search.wait_for(&last, FIRST_DATA),
-            )
-        } => visible,
+        visible = shown => visible,
         () = shutdown.cancelled() => return Ok(()),
     };
     if !matches!(visible, Ok((true, true))) {

@@ -95,16 +95,23 @@ pub(crate) async fn page(
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
     let choice = ReadChoice { generation: None, key: sku.to_string(), region: params.region.clone() };
+    // The part that is missing is marked, whatever it is missing for.
+    let described_by = match api.search.choose(&choice).await {
+        Ok(generation) => ReadChoice { generation: Some(generation), ..choice.clone() },
+        Err(_) => choice.clone(),
+    };
     if let Some(min) = min_position(&headers)? {
         let wait = api.settings.position_wait;
-        let (stock, search) =
-            tokio::try_join!(api.stock.wait_for(&min, &choice, wait), api.search.wait_for_rows(&min, wait))?;
+        let (stock, search) = tokio::try_join!(
+            api.stock.wait_for(&min, &choice, wait),
+            api.search.wait_for_rows(&min, &described_by, wait)
+        )?;
         if !(stock && search) {
             return Err(not_yet(&min, &api.settings));
         }
     }
     let (described, stock) =
-        tokio::join!(api.search.product(&sku), api.stock.stock(std::slice::from_ref(&sku), &choice));
+        tokio::join!(api.search.product(&sku, &described_by), api.stock.stock(std::slice::from_ref(&sku), &choice));
     if let (Err(_), Err(error)) = (&described, &stock) {
         return Err(refused(error));
     }

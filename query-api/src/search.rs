@@ -6,6 +6,7 @@ use std::sync::Arc;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
+use read_models::ReadChoice;
 use read_models::search::{SearchAnswer, SearchRequest};
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
@@ -120,12 +121,16 @@ pub(crate) async fn search(
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let request = request(params)?;
+    let key = request.text.clone().unwrap_or_default();
+    let choice = ReadChoice { generation: None, key, region: request.region.clone() };
+    // Waited for and read from one generation, wherever the pointer goes meanwhile.
+    let choice = ReadChoice { generation: Some(api.search.choose(&choice).await?), ..choice };
     if let Some(min) = min_position(&headers)?
-        && !api.search.wait_for(&min, api.settings.position_wait).await?
+        && !api.search.wait_for(&min, &choice, api.settings.position_wait).await?
     {
         return Err(not_yet(&min, &api.settings));
     }
-    let found = api.search.search(request).await?;
+    let found = api.search.search(request, &choice).await?;
     let position = found.position.clone();
     Ok(answer(&headers, &Found::from(found), &position))
 }
@@ -146,8 +151,9 @@ pub(crate) async fn suggest(
     if !(1..=20).contains(&limit) {
         return Err(Problem::bad_request(format!("limit {limit} is not between 1 and 20")));
     }
-    let (suggestions, position) = api.search.suggest(&params.q, limit).await?;
-    Ok(answer(&headers, &Suggestions { suggestions }, &position))
+    let choice = ReadChoice { key: params.q.clone(), ..ReadChoice::default() };
+    let found = api.search.suggest(&params.q, limit, &choice).await?;
+    Ok(answer(&headers, &Suggestions { suggestions: found.names }, &found.position))
 }
 
 fn request(params: SearchParams) -> Result<SearchRequest, Problem> {

@@ -22,6 +22,9 @@ pub enum ReadModelError {
     /// The generation in the store was built by another fold, or for another number of partitions.
     #[error("read model {name} holds {found}, this program needs {needed}; {remedy}")]
     Generation { name: String, found: String, needed: String, remedy: String },
+    /// Its rows are removed, or will be: nobody writes there any more.
+    #[error("{name} is retired: it is not written any more")]
+    Retired { name: String },
     #[error("there is no {name}@{wanted}; there is {there}")]
     UnknownGeneration { name: String, wanted: u32, there: String },
     /// Its rows are being removed, or gone, for good: whoever fed it must stop.

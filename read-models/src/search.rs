@@ -4,12 +4,15 @@
 //! workers of different topics never write the same row. It is shown once its product part is there.
 
 mod builds;
+mod catalogue;
 mod documents;
 mod index;
 mod indexer;
+mod loaded;
 mod query;
 mod read_model;
 mod reader;
+mod removal;
 mod rows;
 mod scan;
 mod sums;
@@ -19,6 +22,7 @@ use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
+pub use catalogue::SearchCatalogue;
 pub use documents::{DocumentCheck, DocumentFault, DocumentProblem};
 pub use read_model::SearchReadModel;
 pub use reader::SearchReader;
@@ -99,6 +103,17 @@ pub struct SearchAnswer {
     pub next: Option<String>,
     /// What the answer is true at.
     pub position: PositionToken,
+    /// Which generation gave it, the whole of it.
+    pub generation: u32,
+}
+
+/// Completions, all of one state of the read model.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SuggestAnswer {
+    /// Product names that begin as typed, then those that have the typed words; none twice.
+    pub names: Vec<String>,
+    pub position: PositionToken,
+    pub generation: u32,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -150,6 +165,7 @@ pub struct ProductAnswer {
     /// Sorted by region.
     pub prices: Vec<RegionPrice>,
     pub position: PositionToken,
+    pub generation: u32,
 }
 
 /// Whether the meta file of an index names a commit that this program reads. For hostile input.

@@ -4,7 +4,6 @@
 //! WAL mode, so that readers and the writer do not wait for each other. `synchronous` is NORMAL: a power cut may take
 //! back the last transactions, effect and checkpoint together, and the log gives them again.
 
-#[allow(dead_code, reason = "its first users come with the next change")]
 pub(crate) mod catalogue;
 pub(crate) mod dead_letters;
 pub(crate) mod ledger;
@@ -183,7 +182,6 @@ impl SqliteFile {
     }
 
     /// One write transaction that no power cut takes back, nor what was written before it.
-    #[allow(dead_code, reason = "its first users come with the next change")]
     pub(crate) fn write_durably<T>(
         &self,
         work: impl FnOnce(&Transaction<'_>) -> Result<T, Abort>,

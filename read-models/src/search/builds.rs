@@ -1,4 +1,4 @@
-//! The builds of a search directory: which one is read, and who writes which.
+//! The builds of a generation in a search directory: which one is read, and who writes which.
 //!
 //! ```text
 //! CURRENT             number of the build that is read, replaced in one step
@@ -6,6 +6,8 @@
 //! builds/<n>/LOCK     held by the process that writes it, for as long as that process lives
 //! builds/<n>/BEAT     a counter that its holder raises every second
 //! ```
+//!
+//! So lies generation 1 in the search directory itself, and each later one in `generations/<number>/` below it.
 //!
 //! A process that was frozen keeps its lock, and may wake at any instruction: it can never be made to write nothing.
 //! So nobody takes a build over whose lock is held; a new one is begun beside it, and read once it is whole. What the
@@ -30,18 +32,23 @@ use resilience::{Guard, guard};
 
 use crate::error::ReadModelError;
 use crate::search::NAME;
+use crate::search::removal::GENERATIONS;
 
-const POINTER: &str = "CURRENT";
-const POINTER_DRAFT: &str = "CURRENT.new";
-const BUILDS: &str = "builds";
-const LOCK: &str = "LOCK";
+pub(super) const POINTER: &str = "CURRENT";
+pub(super) const POINTER_DRAFT: &str = "CURRENT.new";
+pub(super) const BUILDS: &str = "builds";
+pub(super) const LOCK: &str = "LOCK";
 const BEAT: &str = "BEAT";
 const BEAT_EVERY: Duration = Duration::from_secs(1);
 
-/// A search directory.
+/// One generation in a search directory.
 #[derive(Debug, Clone)]
 pub(super) struct Builds {
-    dir: PathBuf,
+    /// The search directory.
+    pub(super) root: PathBuf,
+    pub(super) generation: u32,
+    /// What the generation has for itself.
+    pub(super) dir: PathBuf,
 }
 
 /// A build that this process writes, until it is dropped.
@@ -49,7 +56,7 @@ pub(super) struct Builds {
 pub(super) struct HeldBuild {
     builds: Builds,
     pub(super) number: u64,
-    /// Set once another build is read instead; this one is of no use any more.
+    /// Set once another build is read instead, or the generation is retired; this one is of no use any more.
     is_replaced: Arc<AtomicBool>,
     _lock: File,
     /// Ends the beat.
@@ -67,8 +74,12 @@ pub(super) struct Watch {
 // === impl Builds ===
 
 impl Builds {
-    pub(super) fn in_dir(dir: &Path) -> Self {
-        Self { dir: dir.to_owned() }
+    pub(super) fn of_generation(root: &Path, generation: u32) -> Self {
+        let dir = match generation {
+            0 | 1 => root.to_owned(),
+            later => root.join(GENERATIONS).join(later.to_string()),
+        };
+        Self { root: root.to_owned(), generation, dir }
     }
 
     pub(super) fn path(&self, number: u64) -> PathBuf {
@@ -83,7 +94,8 @@ impl Builds {
         self.path(number).is_dir().then_some(number)
     }
 
-    /// Holds the newest build, or the first one. [`ReadModelError::Locked`] while another process does.
+    /// Holds the newest build, or the first one. [`ReadModelError::Locked`] while another process does,
+    /// [`ReadModelError::Retired`] once nobody is to write here any more.
     pub(super) fn hold(&self) -> Result<Arc<HeldBuild>, ReadModelError> {
         let newest = self.numbers()?.into_iter().max();
         self.hold_build(newest.unwrap_or(1))
@@ -91,6 +103,7 @@ impl Builds {
 
     /// Begins a build that is newer than `number`.
     pub(super) fn begin_after(&self, number: u64) -> Result<Arc<HeldBuild>, ReadModelError> {
+        self.check_not_retired()?;
         let next = number + 1;
         std::fs::create_dir_all(self.dir.join(BUILDS)).map_err(|error| self.failed(&error))?;
         match std::fs::create_dir(self.path(next)) {
@@ -101,6 +114,7 @@ impl Builds {
     }
 
     fn hold_build(&self, number: u64) -> Result<Arc<HeldBuild>, ReadModelError> {
+        self.check_not_retired()?;
         let path = self.path(number);
         std::fs::create_dir_all(&path).map_err(|error| self.failed(&error))?;
         let open = |name: &str| File::options().create(true).truncate(false).write(true).open(path.join(name));
@@ -112,6 +126,12 @@ impl Builds {
                 return Err(ReadModelError::Locked { path: self.dir.display().to_string() });
             }
             Err(TryLockError::Error(error)) => return Err(self.failed(&error)),
+        }
+        // It may have been retired and removed before the lock was ours: then nothing is left behind here.
+        if let Err(retired) = self.check_not_retired() {
+            drop(lock);
+            let _ = self.remove_some();
+            return Err(retired);
         }
         let beat = open(BEAT).map_err(|error| self.failed(&error))?;
         let (alive, ended) = channel();
@@ -131,7 +151,7 @@ impl Builds {
                 loop {
                     // A write that fails is a beat that is missed; the disk may be full for a while.
                     let _ = beat.write_all_at(format!("{count:020}").as_bytes(), 0);
-                    if builds.current().is_some_and(|current| current > number) {
+                    if builds.current().is_some_and(|current| current > number) || builds.is_retired() {
                         is_replaced.store(true, Ordering::Relaxed);
                     }
                     count += 1;
@@ -144,7 +164,7 @@ impl Builds {
         Ok(Arc::new(held))
     }
 
-    fn numbers(&self) -> Result<Vec<u64>, ReadModelError> {
+    pub(super) fn numbers(&self) -> Result<Vec<u64>, ReadModelError> {
         let entries = match std::fs::read_dir(self.dir.join(BUILDS)) {
             Ok(entries) => entries,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
@@ -168,7 +188,7 @@ impl Builds {
         File::open(&self.dir)?.sync_all()
     }
 
-    fn failed(&self, error: &std::io::Error) -> ReadModelError {
+    pub(super) fn failed(&self, error: &std::io::Error) -> ReadModelError {
         let (name, problem) = (NAME.to_owned(), error.to_string());
         match error.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::Interrupted => {
@@ -216,9 +236,14 @@ impl HeldBuild {
         std::fs::remove_file(self.builds.dir.join(POINTER)).map_err(|error| self.builds.failed(&error))
     }
 
-    /// An error once another build is read instead of this one.
+    pub(super) fn builds(&self) -> &Builds {
+        &self.builds
+    }
+
+    /// An error once another build is read instead of this one, or none of this generation.
     pub(super) fn check(&self) -> Result<(), ReadModelError> {
         if self.is_replaced.load(Ordering::Relaxed) {
+            self.builds.check_not_retired()?;
             return Err(ReadModelError::Replaced { path: self.path().display().to_string() });
         }
         Ok(())
@@ -229,14 +254,9 @@ impl HeldBuild {
         let current = self.builds.current();
         let Ok(numbers) = self.builds.numbers() else { return };
         for number in numbers.into_iter().filter(|number| *number < self.number && Some(*number) != current) {
-            let path = self.builds.path(number);
-            // Whoever holds the lock still writes there, or will when it wakes.
-            let is_free = match File::options().write(true).open(path.join(LOCK)) {
-                Ok(lock) => lock.try_lock().is_ok(),
-                Err(error) => error.kind() == ErrorKind::NotFound,
-            };
-            if is_free {
-                match std::fs::remove_dir_all(&path) {
+            if let Some(_free) = self.builds.unheld(number) {
+                let removed = std::fs::remove_dir_all(self.builds.path(number));
+                match removed {
                     Ok(()) => tracing::info!(build = number, "old search build is removed"),
                     Err(error) => tracing::warn!(build = number, %error, "old search build stays for now"),
                 }

@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 use crate::row_scan;
 use crate::search::builds::{Builds, HeldBuild, Watch};
+use crate::search::catalogue::SearchCatalogue;
 use crate::search::indexer::{self, IndexerHome};
 use crate::search::sums::{self, Sum};
 use crate::search::{CONTEXTS, NAME, SearchKey, SearchRow, rows, scan};
@@ -30,10 +31,11 @@ const CHECK_EVERY: Duration = Duration::from_secs(300);
 /// How often a process that waits for a directory looks whether it is free.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
-/// A search directory that this process holds and writes.
+/// One generation in a search directory, which this process holds and writes.
 pub struct SearchReadModel {
     id: String,
     home: IndexerHome,
+    catalogue: SearchCatalogue,
     check_every: Duration,
     /// What this process writes.
     prepared: ArcSwapOption<Generation>,
@@ -42,32 +44,55 @@ pub struct SearchReadModel {
 // === impl SearchReadModel ===
 
 impl SearchReadModel {
-    /// Takes the directory, and makes it when it is missing. [`ReadModelError::Locked`] while another one holds it.
+    /// Takes generation 1 of a search directory, as [`open_generation`](Self::open_generation) does.
     pub async fn open(dir: impl AsRef<Path>) -> Result<Self, ReadModelError> {
-        let builds = Builds::in_dir(dir.as_ref());
-        blocking(move || Self::of_build(builds.hold()?)).await
+        Self::open_generation(dir, 1).await
     }
 
-    /// Takes the directory as soon as nobody else holds it. A holder that gave no sign of life through `frozen_after`,
-    /// whole seconds, is left behind: a new build is begun beside its own. `None` when `shutdown` came first.
+    /// Takes a generation of a search directory, and makes it when it is missing. [`ReadModelError::Locked`] while
+    /// another process holds it, [`ReadModelError::Retired`] once nobody is to write it any more.
+    pub async fn open_generation(dir: impl AsRef<Path>, number: u32) -> Result<Self, ReadModelError> {
+        let (builds, catalogue) = home(dir.as_ref(), number)?;
+        blocking(move || {
+            catalogue.check_not_retired(number)?;
+            Self::of_build(builds.hold()?, catalogue)
+        })
+        .await
+    }
+
+    /// Takes generation 1 as [`open_generation_when_free`](Self::open_generation_when_free) does.
     pub async fn open_when_free(
         dir: impl AsRef<Path>,
         frozen_after: Duration,
         shutdown: CancellationToken,
     ) -> Result<Option<Self>, ReadModelError> {
-        let builds = Builds::in_dir(dir.as_ref());
+        Self::open_generation_when_free(dir, 1, frozen_after, shutdown).await
+    }
+
+    /// Takes a generation as soon as nobody else holds it. A holder that gave no sign of life through `frozen_after`,
+    /// whole seconds, is left behind: a new build is begun beside its own. `None` when `shutdown` came first.
+    pub async fn open_generation_when_free(
+        dir: impl AsRef<Path>,
+        number: u32,
+        frozen_after: Duration,
+        shutdown: CancellationToken,
+    ) -> Result<Option<Self>, ReadModelError> {
+        let (builds, catalogue) = home(dir.as_ref(), number)?;
         let frozen_looks = u32::try_from(frozen_after.as_secs()).unwrap_or(u32::MAX).max(2);
         let mut watch = Watch::default();
         loop {
             let held = blocking({
-                let builds = builds.clone();
-                move || builds.hold()
+                let (builds, catalogue) = (builds.clone(), catalogue.clone());
+                move || {
+                    catalogue.check_not_retired(number)?;
+                    builds.hold()
+                }
             });
             match held.await {
                 Err(ReadModelError::Locked { .. }) => {}
                 held => {
                     let held = held?;
-                    return blocking(move || Self::of_build(held)).await.map(Some);
+                    return blocking(move || Self::of_build(held, catalogue)).await.map(Some);
                 }
             }
             let (newest, still) = watch.look(&builds)?;
@@ -82,7 +107,7 @@ impl SearchReadModel {
                     Err(ReadModelError::Locked { .. }) => {}
                     held => {
                         let held = held?;
-                        return blocking(move || Self::of_build(held)).await.map(Some);
+                        return blocking(move || Self::of_build(held, catalogue)).await.map(Some);
                     }
                 }
             }
@@ -93,24 +118,24 @@ impl SearchReadModel {
         }
     }
 
-    /// Names this build's rows. Each full copy of the read model reads the whole log, so each needs a consumer group of
-    /// its own.
+    /// Names this build's rows. Each full copy of the read model, and each generation of it, reads the whole log, so each
+    /// needs a consumer group of its own.
     pub fn id(&self) -> &str {
         &self.id
     }
 
     /// Opens a build that is whole. What is wrong with one is not mended: a new one is begun, and folded from the log.
-    fn of_build(build: Arc<HeldBuild>) -> Result<Self, ReadModelError> {
-        match Self::of_whole_build(Arc::clone(&build)) {
+    fn of_build(build: Arc<HeldBuild>, catalogue: SearchCatalogue) -> Result<Self, ReadModelError> {
+        match Self::of_whole_build(Arc::clone(&build), catalogue.clone()) {
             Err(error) if !error.is_transient() => {
                 tracing::error!(%error, build = build.number, "search rows are built anew from the log");
-                Self::of_whole_build(build.begin_anew()?)
+                Self::of_whole_build(build.begin_anew()?, catalogue)
             }
             opened => opened,
         }
     }
 
-    fn of_whole_build(build: Arc<HeldBuild>) -> Result<Self, ReadModelError> {
+    fn of_whole_build(build: Arc<HeldBuild>, catalogue: SearchCatalogue) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open(NAME, &build.path().join(ROWS_FILE), &rows::LAYOUT, rows::REMEDY)?;
         let id = file.read(|transaction| {
             sums::check(transaction)?;
@@ -119,7 +144,7 @@ impl SearchReadModel {
         let home = IndexerHome { index_dir: build.path().join(INDEX_DIR), file, build };
         indexer::remove_foreign(&home)?;
         home.build.read_if_none_is()?;
-        Ok(Self { id, home, check_every: CHECK_EVERY, prepared: ArcSwapOption::empty() })
+        Ok(Self { id, home, catalogue, check_every: CHECK_EVERY, prepared: ArcSwapOption::empty() })
     }
 
     /// How often a running indexer looks for bytes that went bad.
@@ -164,6 +189,13 @@ impl ReadModel for SearchReadModel {
     type Row = SearchRow;
 
     async fn prepare(&self, generation: &Generation) -> Result<(), ReadModelError> {
+        let number = self.home.build.builds().generation;
+        if generation.number != number {
+            let problem = format!("{generation} is prepared in the directory of {NAME}@{number}");
+            return Err(ReadModelError::Permanent { name: NAME.to_owned(), problem });
+        }
+        let catalogue = self.catalogue.clone();
+        blocking(move || catalogue.check_not_retired(number)).await?;
         let wanted = Arc::new(generation.clone());
         let stored = Arc::clone(&wanted);
         self.home
@@ -276,7 +308,15 @@ impl InSqlite for SearchReadModel {
     }
 }
 
-async fn blocking<T: Send + 'static>(
+fn home(dir: &Path, number: u32) -> Result<(Builds, SearchCatalogue), ReadModelError> {
+    if number == 0 {
+        let problem = format!("there is no {NAME}@0: generations are counted from 1");
+        return Err(ReadModelError::Permanent { name: NAME.to_owned(), problem });
+    }
+    Ok((Builds::of_generation(dir, number), SearchCatalogue::in_dir(dir)))
+}
+
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, ReadModelError> + Send + 'static,
 ) -> Result<T, ReadModelError> {
     tokio::task::spawn_blocking(work)

@@ -63,6 +63,7 @@ impl View {
             }),
             next,
             position: self.position.clone(),
+            generation: self.commit.generation,
         }))
     }
 

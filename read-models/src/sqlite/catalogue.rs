@@ -7,6 +7,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use uuid::Uuid;
 
 use crate::error::ReadModelError;
 use crate::generations::{Catalogue, Decision, ReadReport};
@@ -32,17 +33,22 @@ pub(crate) fn text(connection: &Connection) -> rusqlite::Result<Option<String>> 
     connection.prepare_cached("SELECT document FROM catalogue")?.query_row([], |row| row.get(0)).optional()
 }
 
+/// Id and version of the one that is stored.
+pub(crate) fn version(connection: &Connection) -> Result<Option<(Uuid, u64)>, Abort> {
+    let found = connection
+        .prepare_cached("SELECT id, version FROM catalogue")?
+        .query_row([], |row| Ok((id(row)?, read(row.get(1)?))))
+        .optional()?;
+    Ok(found)
+}
+
 /// Writes the catalogue and its decisions; refused with [`ReadModelError::CatalogueMoved`] unless `to` follows on the
 /// stored one. `name` is the read model's.
 pub(crate) fn change(connection: &Connection, name: &str, to: &Catalogue, decisions: &[Decision]) -> Result<(), Abort> {
-    let found = connection
-        .prepare_cached("SELECT id, version FROM catalogue")?
-        .query_row([], |row| Ok((row.get::<_, String>(0)?, read(row.get(1)?))))
-        .optional()?;
-    let id = to.id.to_string();
+    let found = version(connection)?;
     // One of the same version and another id was begun after the store was wiped.
-    let follows = match &found {
-        Some((found_id, version)) => *found_id == id && *version + 1 == to.version,
+    let follows = match found {
+        Some((id, version)) => id == to.id && version + 1 == to.version,
         None => to.version == 1,
     };
     if !follows {
@@ -55,7 +61,7 @@ pub(crate) fn change(connection: &Connection, name: &str, to: &Catalogue, decisi
             "INSERT INTO catalogue (the_only, id, version, document) VALUES (1, ?1, ?2, ?3)
              ON CONFLICT DO UPDATE SET id = excluded.id, version = excluded.version, document = excluded.document",
         )?
-        .execute(params![id, stored(to.version), json(name, to)?])?;
+        .execute(params![to.id.to_string(), stored(to.version), json(name, to)?])?;
     let mut insert = connection.prepare_cached("INSERT INTO decisions (number, decision) VALUES (?1, ?2)")?;
     for decision in decisions {
         insert.execute(params![stored(decision.number), json(name, decision)?])?;
@@ -117,6 +123,12 @@ pub(crate) fn read_reports(connection: &Connection, now: i64, max_age_ms: i64) -
 fn json(name: &str, value: &impl Serialize) -> Result<String, ReadModelError> {
     serde_json::to_string(value)
         .map_err(|error| ReadModelError::Permanent { name: name.to_owned(), problem: error.to_string() })
+}
+
+fn id(row: &Row<'_>) -> rusqlite::Result<Uuid> {
+    row.get_ref(0)?.as_str()?.parse().map_err(|error: uuid::Error| {
+        rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, Box::new(error))
+    })
 }
 
 fn from_json<A: DeserializeOwned>(row: &Row<'_>, column: usize) -> rusqlite::Result<A> {

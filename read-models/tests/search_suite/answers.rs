@@ -50,7 +50,7 @@ async fn every_word_must_match_and_the_last_may_be_a_beginning() {
         assert_eq!(found, expected, "{typed:?}");
     }
     let many = "word ".repeat(33);
-    assert!(matches!(store.reader.search(text(&many)).await, Err(ReadModelError::Query { .. })));
+    assert!(matches!(store.reader.search(text(&many), &unchosen()).await, Err(ReadModelError::Query { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -128,7 +128,7 @@ async fn filters_are_joined_by_and_their_values_by_or() {
         assert_eq!(store.skus(request.clone()).await, expected, "{request:?}");
     }
     let priced = SearchRequest { price_min: Some(1), ..all() };
-    assert!(matches!(store.reader.search(priced).await, Err(ReadModelError::Query { .. })));
+    assert!(matches!(store.reader.search(priced, &unchosen()).await, Err(ReadModelError::Query { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -195,16 +195,19 @@ async fn pages_of_text_give_every_hit_once_and_know_the_last() {
             break;
         }
         let other = SearchRequest { cursor: next.clone(), ..text("lee") };
-        assert!(matches!(store.reader.search(other).await, Err(ReadModelError::Query { .. })));
+        assert!(matches!(store.reader.search(other, &unchosen()).await, Err(ReadModelError::Query { .. })));
     }
     assert_eq!((pages, seen.len()), (3, 21));
     assert_eq!(seen.into_iter().collect::<BTreeSet<_>>().len(), 21);
     for cursor in ["", "-", "nonsense", "0000000000000000-7", "é-1"] {
         let forged = SearchRequest { cursor: Some(cursor.to_owned()), ..request.clone() };
-        assert!(matches!(store.reader.search(forged).await, Err(ReadModelError::Query { .. })), "{cursor:?}");
+        assert!(
+            matches!(store.reader.search(forged, &unchosen()).await, Err(ReadModelError::Query { .. })),
+            "{cursor:?}"
+        );
     }
     let none = SearchRequest { limit: 0, ..all() };
-    assert!(matches!(store.reader.search(none).await, Err(ReadModelError::Query { .. })));
+    assert!(matches!(store.reader.search(none, &unchosen()).await, Err(ReadModelError::Query { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -277,15 +280,15 @@ async fn a_wait_ends_with_its_time_when_the_position_does_not_come() {
     later.position += 1;
     let later = schemas::PositionToken::of(part.context, part.partition, later);
     let short = Duration::from_millis(30);
-    assert!(!store.reader.wait_for(&later, short).await.unwrap());
-    assert!(!store.reader.wait_for_rows(&later, short).await.unwrap());
-    assert!(store.reader.wait_for_rows(&reached, short).await.unwrap());
-    assert!(store.reader.wait_for(&schemas::PositionToken::default(), short).await.unwrap());
+    assert!(!store.reader.wait_for(&later, &unchosen(), short).await.unwrap());
+    assert!(!store.reader.wait_for_rows(&later, &unchosen(), short).await.unwrap());
+    assert!(store.reader.wait_for_rows(&reached, &unchosen(), short).await.unwrap());
+    assert!(store.reader.wait_for(&schemas::PositionToken::default(), &unchosen(), short).await.unwrap());
     // Positions of topics that are not read here do not count.
     let foreign =
         schemas::PositionToken::of(Context::Platform, part.partition, later.get(part.context, part.partition).unwrap());
-    assert!(store.reader.wait_for(&foreign, short).await.unwrap());
-    assert!(store.reader.wait_for_rows(&foreign, short).await.unwrap());
+    assert!(store.reader.wait_for(&foreign, &unchosen(), short).await.unwrap());
+    assert!(store.reader.wait_for_rows(&foreign, &unchosen(), short).await.unwrap());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -295,32 +298,32 @@ async fn names_are_completed_beginnings_first_and_none_twice() {
     let mut rows: Vec<_> = names.iter().enumerate().map(|(number, name)| named(&format!("S-{number}"), name)).collect();
     rows.extend((0..3).map(|number| named(&format!("T-{number}"), "Onions")));
     let shown = store.show(rows).await;
-    let complete = async |typed: &str, limit| store.reader.suggest(typed, limit).await.unwrap().0;
+    let complete = async |typed: &str, limit| store.reader.suggest(typed, limit, &unchosen()).await.unwrap().names;
     assert_eq!(complete("oni", 10).await, ["Onion Rings", "Onions", "Red Onions", "Red onions!", "Spring Onions"]);
     assert_eq!(complete("ONI", 2).await, ["Onion Rings", "Onions"]);
     assert_eq!(complete("red o", 10).await, ["Red Onions", "Red onions!"]);
     assert_eq!(complete("creme", 10).await, ["Crème Fraîche"]);
     assert!(complete("nothing", 10).await.is_empty());
     assert!(complete(" ?", 10).await.is_empty() && complete("oni", 0).await.is_empty());
-    assert!(covers(&store.reader.suggest("oni", 1).await.unwrap().1, &shown));
+    assert!(covers(&store.reader.suggest("oni", 1, &unchosen()).await.unwrap().position, &shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_product_page_comes_from_the_rows_without_an_index() {
     let mut store = Fixture::empty().await;
-    assert!(is_rebuilding(&store.reader.product(&sku("A-1")).await));
+    assert!(is_rebuilding(&store.reader.product(&sku("A-1"), &unchosen()).await));
     store.start().await;
     let written = store.write(vec![product(onions()), price("A-1", "us", 7), price("A-1", "eu", 5)]).await;
-    assert!(is_rebuilding(&store.reader.product(&sku("A-1")).await), "not live");
+    assert!(is_rebuilding(&store.reader.product(&sku("A-1"), &unchosen()).await), "not live");
     store.make_live().await;
-    assert!(store.reader.wait_for_rows(&written, DEADLINE).await.unwrap());
-    let found = store.reader.product(&sku("A-1")).await.unwrap();
+    assert!(store.reader.wait_for_rows(&written, &unchosen(), DEADLINE).await.unwrap());
+    let found = store.reader.product(&sku("A-1"), &unchosen()).await.unwrap();
     assert_eq!((found.product, found.position), (Some(onions()), written));
     let prices: Vec<_> = found.prices.iter().map(|price| (price.region.as_str(), price.amount_minor)).collect();
     assert_eq!(prices, [("eu", 5), ("us", 7)]);
-    let unknown = store.reader.product(&sku("Z")).await.unwrap();
+    let unknown = store.reader.product(&sku("Z"), &unchosen()).await.unwrap();
     assert!(unknown.product.is_none() && unknown.prices.is_empty());
-    assert!(is_rebuilding(&store.reader.search(all()).await));
+    assert!(is_rebuilding(&store.reader.search(all(), &unchosen()).await));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -39,7 +39,7 @@ async fn a_frozen_holder_is_left_behind_and_readers_come_over_once_the_new_build
     store.stop().await;
     let old = store.build_dir();
     let frozen = freeze(&old);
-    assert!(store.reader.wait_for(&before, DEADLINE).await.unwrap());
+    assert!(store.reader.wait_for(&before, &unchosen(), DEADLINE).await.unwrap());
 
     let model = Arc::new(opened_when_free(&store.dir).await);
     model.prepare(&generation()).await.unwrap();
@@ -54,7 +54,7 @@ async fn a_frozen_holder_is_left_behind_and_readers_come_over_once_the_new_build
     store.until_found(all(), &["A", "B"]).await;
     assert_ne!(store.build_dir(), old);
     assert!(store.found(all()).await.position.get(Context::Catalogue, 0) >= again.get(Context::Catalogue, 0));
-    assert!(store.reader.product(&sku("B")).await.unwrap().product.is_some());
+    assert!(store.reader.product(&sku("B"), &unchosen()).await.unwrap().product.is_some());
 
     // The frozen one is gone: what it left is removed by the next one that looks.
     assert!(old.exists());
@@ -116,7 +116,7 @@ async fn a_pointer_that_says_nothing_is_set_again() {
     for pointer in ["", "7", "x", "\u{0}1", "0", "99999999999999999999999"] {
         store.stop().await;
         std::fs::write(store.dir.join("CURRENT"), pointer).unwrap();
-        assert!(is_rebuilding(&store.reader.search(all()).await), "{pointer:?}");
+        assert!(is_rebuilding(&store.reader.search(all(), &unchosen()).await), "{pointer:?}");
         store.start().await;
         store.start_indexer();
         store.until_found(all(), &["A"]).await;

@@ -51,10 +51,10 @@ impl Damage {
 /// Everything that there is to say: hits with facets, and product pages.
 async fn everything(store: &Fixture) -> Result<(SearchAnswer, Vec<ProductAnswer>), ReadModelError> {
     let request = SearchRequest { facets: true, region: Some(region("eu")), ..all() };
-    let mut found = store.reader.search(request).await?;
+    let mut found = store.reader.search(request, &unchosen()).await?;
     let mut pages = Vec::new();
     for hit in &found.hits {
-        let mut page = store.reader.product(&hit.sku).await?;
+        let mut page = store.reader.product(&hit.sku, &unchosen()).await?;
         page.position = PositionToken::default();
         pages.push(page);
     }
@@ -132,7 +132,7 @@ async fn answers_again(
     what: &str,
 ) {
     let answered = async {
-        while !matches!(store.reader.wait_for(position, DEADLINE).await, Ok(true)) {
+        while !matches!(store.reader.wait_for(position, &unchosen(), DEADLINE).await, Ok(true)) {
             tokio::time::sleep(POLL).await;
         }
         loop {
@@ -296,8 +296,8 @@ async fn rows_that_go_bad_under_their_writer_are_answered_from_no_more() {
     store.start_indexer();
     let ended = tokio::time::timeout(DEADLINE, store.indexer_ended()).await.unwrap();
     assert!(matches!(ended, Err(ReadModelError::Damaged { .. })), "{ended:?}");
-    assert!(is_rebuilding(&store.reader.search(all()).await));
-    assert!(is_rebuilding(&store.reader.product(&sku("S-3")).await));
+    assert!(is_rebuilding(&store.reader.search(all(), &unchosen()).await));
+    assert!(is_rebuilding(&store.reader.product(&sku("S-3"), &unchosen()).await));
     store.stop().await;
     store.start().await;
     store.start_indexer();

@@ -7,21 +7,27 @@ use super::*;
 /// Set for the process that writes.
 const WRITER_DIR: &str = "MILLRACE_TEST_SEARCH_WRITER_DIR";
 const WRITER_SEED: &str = "MILLRACE_TEST_SEARCH_WRITER_SEED";
+const WRITER_GENERATION: &str = "MILLRACE_TEST_SEARCH_WRITER_GENERATION";
 const KILLS: u64 = 12;
 
 /// A process that writes products, prices and stock until it is killed.
 fn writer(dir: &Path, seed: u64) -> Child {
+    writer_of(dir, 1, seed)
+}
+
+pub fn writer_of(dir: &Path, number: u32, seed: u64) -> Child {
     Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "search_suite::killed::writes_until_it_is_killed", "--ignored"])
         .env(WRITER_DIR, dir)
         .env(WRITER_SEED, seed.to_string())
+        .env(WRITER_GENERATION, number.to_string())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
         .unwrap()
 }
 
-fn signal(child: &Child, name: &str) {
+pub fn signal(child: &Child, name: &str) {
     assert!(Command::new("kill").args([name, &child.id().to_string()]).status().unwrap().success());
 }
 
@@ -30,8 +36,9 @@ fn signal(child: &Child, name: &str) {
 async fn writes_until_it_is_killed() {
     let Ok(dir) = std::env::var(WRITER_DIR) else { return };
     let mut random = Random(std::env::var(WRITER_SEED).unwrap().parse().unwrap());
-    let model = Arc::new(SearchReadModel::open(dir).await.unwrap());
-    model.prepare(&generation()).await.unwrap();
+    let number = std::env::var(WRITER_GENERATION).unwrap().parse().unwrap();
+    let model = Arc::new(SearchReadModel::open_generation(dir, number).await.unwrap());
+    model.prepare(&Generation { number, ..generation() }).await.unwrap();
     let mut store = Fixture::empty().await;
     store.adopt(Arc::clone(&model));
     store.make_live().await;
@@ -70,11 +77,11 @@ async fn a_writer_that_is_killed_leaves_the_old_commit_or_the_new_one() {
     store.start().await;
     store.start_indexer();
     let last = store.show(vec![named("LAST", "Leek")]).await;
-    assert!(store.reader.wait_for(&last, DEADLINE).await.unwrap());
+    assert!(store.reader.wait_for(&last, &unchosen(), DEADLINE).await.unwrap());
     let found = store.found(all()).await;
     for number in 0..SKUS {
         let name = format!("S-{number}");
-        let product = store.reader.product(&sku(&name)).await.unwrap().product;
+        let product = store.reader.product(&sku(&name), &unchosen()).await.unwrap().product;
         assert_eq!(product.is_some(), found.hits.iter().any(|hit| hit.sku == sku(&name)), "{name}");
     }
 }
@@ -84,7 +91,7 @@ async fn a_writer_that_was_frozen_ends_when_it_wakes_and_harms_nothing() {
     let mut store = Fixture::empty().await;
     let mut child = writer(&store.dir, 7);
     let answers = async {
-        while store.reader.search(all()).await.is_err() {
+        while store.reader.search(all(), &unchosen()).await.is_err() {
             tokio::task::yield_now().await;
         }
     };

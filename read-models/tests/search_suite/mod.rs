@@ -6,6 +6,7 @@ mod contract;
 mod damage;
 mod dead_letters;
 mod full_disk;
+mod generations;
 mod killed;
 mod recovery;
 mod scanning;
@@ -16,7 +17,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use read_models::search::{CONTEXTS, SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, ReadModelError, Resolution};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel, ReadModelError, Resolution};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 use tokio::task::JoinHandle;
@@ -30,6 +31,8 @@ const CHECK_EVERY: Duration = Duration::from_millis(500);
 
 pub struct Fixture {
     pub dir: PathBuf,
+    /// The generation that is written.
+    pub number: u32,
     pub reader: SearchReader,
     writer: Option<Writer>,
     _folder: Option<tempfile::TempDir>,
@@ -54,7 +57,22 @@ impl Fixture {
     /// In a folder that the test keeps.
     pub async fn in_dir(dir: PathBuf) -> Self {
         let reader = SearchReader::open(&dir).await.unwrap();
-        Self { dir, reader, writer: None, _folder: None }
+        Self { dir, number: 1, reader, writer: None, _folder: None }
+    }
+
+    /// Another generation in the directory of this one, live, with a reader of its own.
+    pub async fn beside(&self, number: u32) -> Self {
+        let reader = self.reader.of_generation(number);
+        let mut beside = Self { number, reader, ..Self::in_dir(self.dir.clone()).await };
+        beside.start().await;
+        beside.make_live().await;
+        beside.start_indexer();
+        beside
+    }
+
+    /// What the generation has for itself.
+    pub fn home(&self) -> PathBuf {
+        if self.number == 1 { self.dir.clone() } else { self.dir.join("generations").join(self.number.to_string()) }
     }
 
     /// Every partition is live, and the indexer runs.
@@ -71,9 +89,9 @@ impl Fixture {
     }
 
     pub async fn start(&mut self) {
-        let model = SearchReadModel::open(&self.dir).await.unwrap();
+        let model = SearchReadModel::open_generation(&self.dir, self.number).await.unwrap();
         let model = Arc::new(model.with_check_every(CHECK_EVERY));
-        model.prepare(&generation()).await.unwrap();
+        model.prepare(&Generation { number: self.number, ..generation() }).await.unwrap();
         self.writer = Some(Writer { model, indexer: None });
     }
 
@@ -191,11 +209,11 @@ impl Fixture {
     }
 
     pub async fn shown(&self, position: &PositionToken) {
-        assert!(self.reader.wait_for(position, DEADLINE).await.unwrap(), "{position} is not shown");
+        assert!(self.reader.wait_for(position, &unchosen(), DEADLINE).await.unwrap(), "{position} is not shown");
     }
 
     pub async fn found(&self, request: SearchRequest) -> SearchAnswer {
-        self.reader.search(request).await.unwrap()
+        self.reader.search(request, &unchosen()).await.unwrap()
     }
 
     /// SKUs of the hits, in order.
@@ -207,7 +225,7 @@ impl Fixture {
     pub async fn until_found(&self, request: SearchRequest, expected: &[&str]) {
         let searched = async {
             loop {
-                match self.reader.search(request.clone()).await {
+                match self.reader.search(request.clone(), &unchosen()).await {
                     Ok(answer) if skus(&answer) == expected => return,
                     Ok(_) => {}
                     Err(error) => assert!(error.is_transient(), "{error}"),
@@ -220,7 +238,7 @@ impl Fixture {
 
     /// The build that is read.
     pub fn build_dir(&self) -> PathBuf {
-        build_dir(&self.dir)
+        build_dir(&self.home())
     }
 
     pub fn index_dir(&self) -> PathBuf {
@@ -308,6 +326,11 @@ pub fn price(sku_name: &str, region_name: &str, amount_minor: i64) -> (SearchKey
 pub fn stock(sku_name: &str, warehouse: &str, region_name: &str, available: i64) -> (SearchKey, SearchRow) {
     let row = SearchRow::Stock { region: region(region_name), available, version: 1 };
     (SearchKey::Stock(sku(sku_name), WarehouseId::new(warehouse).unwrap()), row)
+}
+
+/// A request that asks for no generation.
+pub fn unchosen() -> ReadChoice {
+    ReadChoice::default()
 }
 
 /// Everything, on one page.

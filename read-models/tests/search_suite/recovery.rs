@@ -25,7 +25,10 @@ async fn a_directory_is_held_by_one_writer() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reader_that_is_there_first_answers_once_everything_is_live() {
     let mut store = Fixture::empty().await;
-    for answer in [store.reader.search(all()).await.map(drop), store.reader.suggest("a", 1).await.map(drop)] {
+    for answer in [
+        store.reader.search(all(), &unchosen()).await.map(drop),
+        store.reader.suggest("a", 1, &unchosen()).await.map(drop),
+    ] {
         assert!(is_rebuilding(&answer));
     }
     assert!(is_rebuilding(&store.reader.status().await));
@@ -34,7 +37,7 @@ async fn a_reader_that_is_there_first_answers_once_everything_is_live() {
     let written = store.write(vec![named("A", "Leek")]).await;
     // The commit is there, and yet not all that the log holds.
     store.shown(&written).await;
-    assert!(is_rebuilding(&store.reader.search(all()).await));
+    assert!(is_rebuilding(&store.reader.search(all(), &unchosen()).await));
     assert!(store.reader.status().await.unwrap().partitions.iter().all(|partition| !partition.live));
     store.make_live().await;
     store.until_found(all(), &["A"]).await;
@@ -55,7 +58,7 @@ async fn rows_that_no_pass_took_are_indexed_after_a_restart() {
     store.show(vec![named("A", "Leek")]).await;
     store.stop_indexer().await;
     let late = store.write(vec![named("A", "Chard"), named("B", "Leek")]).await;
-    assert!(!store.reader.wait_for(&late, std::time::Duration::from_millis(30)).await.unwrap());
+    assert!(!store.reader.wait_for(&late, &unchosen(), std::time::Duration::from_millis(30)).await.unwrap());
     store.restart().await;
     store.shown(&late).await;
     assert_eq!((store.skus(text("leek")).await, store.skus(text("chard")).await), (vec!["B".into()], vec!["A".into()]));
@@ -118,7 +121,7 @@ async fn an_index_that_was_deleted_comes_back_from_the_rows() {
     store.show((0..50).map(|number| named(&format!("S-{number}"), "Leek")).collect()).await;
     store.stop().await;
     std::fs::remove_dir_all(store.index_dir()).unwrap();
-    assert!(is_rebuilding(&store.reader.search(all()).await));
+    assert!(is_rebuilding(&store.reader.search(all(), &unchosen()).await));
     assert!(store.reader.status().await.unwrap().partitions.iter().all(|partition| !partition.live));
     store.start().await;
     store.start_indexer();
@@ -165,17 +168,17 @@ async fn a_reader_follows_a_directory_that_was_made_again() {
     let mut store = Fixture::live().await;
     store.show(vec![named("A", "Leek")]).await;
     let reader = SearchReader::open(&store.dir).await.unwrap();
-    assert_eq!(reader.search(all()).await.unwrap().total, 1);
+    assert_eq!(reader.search(all(), &unchosen()).await.unwrap().total, 1);
     store.stop().await;
     std::fs::remove_dir_all(&store.dir).unwrap();
     store.start().await;
     store.make_live().await;
     store.start_indexer();
     let written = store.write(vec![named("B", "Chard"), named("C", "Chard"), named("D", "Chard")]).await;
-    assert!(reader.wait_for(&written, DEADLINE).await.unwrap());
+    assert!(reader.wait_for(&written, &unchosen(), DEADLINE).await.unwrap());
     store.shown(&written).await;
-    assert_eq!(skus(&reader.search(all()).await.unwrap()), store.skus(all()).await);
-    assert!(reader.product(&sku("A")).await.unwrap().product.is_none());
+    assert_eq!(skus(&reader.search(all(), &unchosen()).await.unwrap()), store.skus(all()).await);
+    assert!(reader.product(&sku("A"), &unchosen()).await.unwrap().product.is_none());
 }
 
 /// One step of a run.
@@ -300,10 +303,10 @@ async fn an_index_that_shows_a_document_twice_is_made_again() {
     store.until_found(all(), &["A", "B"]).await;
     store.stop_indexer().await;
     double_a_document(&store.index_dir());
-    assert_eq!(store.reader.search(all()).await.unwrap().total, 3);
+    assert_eq!(store.reader.search(all(), &unchosen()).await.unwrap().total, 3);
     store.restart().await;
     for _ in 0..1_000 {
-        if store.reader.search(all()).await.is_ok_and(|found| found.total == 2) {
+        if store.reader.search(all(), &unchosen()).await.is_ok_and(|found| found.total == 2) {
             return;
         }
         tokio::time::sleep(std::time::Duration::from_millis(10)).await;

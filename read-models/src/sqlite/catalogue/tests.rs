@@ -1,5 +1,4 @@
 use serde_json::json;
-use uuid::Uuid;
 
 use super::*;
 use crate::generations::{Verdict, check_chain};

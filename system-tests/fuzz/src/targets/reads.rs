@@ -11,7 +11,7 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SqliteStock, StockKey, StockRow};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use tokio::runtime::Runtime;
@@ -74,7 +74,7 @@ pub async fn filled(folder: &std::path::Path) -> anyhow::Result<(Arc<SqliteStock
     let (indexed, stopped) = (search.clone(), shutdown.clone());
     let indexer = tokio::spawn(async move { indexed.run_indexer(stopped).await });
     let min = "catalogue-0-0.9".parse()?;
-    let is_there = reader.wait_for(&min, Duration::from_secs(20)).await?;
+    let is_there = reader.wait_for(&min, &ReadChoice::default(), Duration::from_secs(20)).await?;
     anyhow::ensure!(is_there, "the products are never shown");
     shutdown.cancel();
     indexer.await??;
