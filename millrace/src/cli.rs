@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use outbox_relay::RelaySettings;
-use projectors::ProjectorSettings;
+use projectors::{ProjectorSettings, Throttle, ThrottleSettings};
 use query_api::QuerySettings;
 
 use crate::address::{AddressOf, StoreUrl};
@@ -184,6 +184,12 @@ pub struct ProjectorArgs {
     /// Records behind the log's end from which on a projector is not ready
     #[arg(long, value_name = "N", env = "MILLRACE_NOT_READY_BEHIND", default_value_t = 100_000)]
     pub not_ready_behind: u64,
+    /// Events that may wait for what serves before the building of a shadow generation yields
+    #[arg(long, value_name = "N", env = "MILLRACE_REPLAY_LIVE_LAG_EVENTS", default_value_t = 2_000)]
+    pub replay_live_lag_events: u64,
+    /// Milliseconds that the 99th of a hundred reads may take before the building of a shadow generation yields
+    #[arg(long, value_name = "MS", env = "MILLRACE_REPLAY_READ_P99_MS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
+    pub replay_read_p99_ms: u32,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -527,6 +533,11 @@ impl ProjectorArgs {
             batch: self.projector_batch,
             parked_keys_limit: self.parked_keys_limit,
             not_ready_behind: self.not_ready_behind,
+            // One for all that is built in this process.
+            throttle: Some(Throttle::new(ThrottleSettings {
+                live_lag_events: self.replay_live_lag_events,
+                read_p99_ms: self.replay_read_p99_ms.into(),
+            })),
             ..ProjectorSettings::default()
         }
     }

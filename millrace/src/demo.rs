@@ -101,10 +101,7 @@ async fn show(
     }
     let unchosen = ReadChoice::default();
     let shown = async {
-        tokio::try_join!(
-            stock.wait_for(&last, &unchosen, FIRST_DATA),
-            search.wait_for(&last, &unchosen, FIRST_DATA),
-        )
+        tokio::try_join!(stock.wait_for(&last, &unchosen, FIRST_DATA), search.wait_for(&last, &unchosen, FIRST_DATA),)
     };
     let visible = tokio::select! {
         visible = shown => visible,
@@ -246,7 +243,13 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         },
         command_topics: CommandTopicsArgs { no_command_topics: false },
         relay: RelayBatchArgs { relay_batch: 2_000 },
-        projector: ProjectorArgs { projector_batch: 500, parked_keys_limit: 1_000, not_ready_behind: 100_000 },
+        projector: ProjectorArgs {
+            projector_batch: 500,
+            parked_keys_limit: 1_000,
+            not_ready_behind: 100_000,
+            replay_live_lag_events: 2_000,
+            replay_read_p99_ms: 50,
+        },
         query: QueryArgs { position_wait: Duration::from_secs(2) },
         audit: RoundArgs { audit_every: Duration::from_secs(60), audit_share: 0.05 },
         listen: args.listen.clone(),

@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
-use read_models::search::{SearchReadModel, SearchReader};
+use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 use tokio_util::sync::CancellationToken;
 
 use crate::address::StoreUrl;
 use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, RegistryArgs, SearchArgs, StockArgs};
 use crate::data_dir::DataDir;
+use crate::roles::feeding::SearchGenerations;
 
 /// Partitions of an embedded log: enough to fold on two cores at once, few enough to share commits.
 const EMBEDDED_PARTITIONS: u32 = 4;
@@ -71,20 +72,20 @@ impl Connector {
         }
     }
 
-    pub async fn search_writer(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReadModel>> {
+    pub async fn search_generations(&mut self, args: &SearchArgs) -> anyhow::Result<SearchGenerations> {
         let dir = self.search_dir(args)?;
-        Ok(Arc::new(SearchReadModel::open(&dir).await?))
+        Ok(SearchGenerations::take(dir).await?)
     }
 
     /// Waits until the directory is free, or its holder frozen. `None` when the process is stopped meanwhile.
-    pub async fn search_writer_when_free(
+    pub async fn search_generations_when_free(
         &mut self,
         args: &SearchArgs,
         frozen_after: Duration,
         shutdown: &CancellationToken,
-    ) -> anyhow::Result<Option<Arc<SearchReadModel>>> {
+    ) -> anyhow::Result<Option<SearchGenerations>> {
         let dir = self.search_dir(args)?;
-        Ok(SearchReadModel::open_when_free(&dir, frozen_after, shutdown.clone()).await?.map(Arc::new))
+        Ok(SearchGenerations::take_when_free(dir, frozen_after, shutdown).await?)
     }
 
     pub async fn search_reader(&mut self, args: &SearchArgs) -> anyhow::Result<Arc<SearchReader>> {

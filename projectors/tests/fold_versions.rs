@@ -95,7 +95,7 @@ async fn generations_of_two_folds_are_fed_side_by_side_from_one_log() {
             tokio::task::yield_now().await;
         }
         let row = StockRow { region: region.clone(), on_hand: 3, reserved: 0, version: 3, updated_at };
-        assert_eq!(stock.load(partition, std::slice::from_ref(&key)).await.unwrap(), [Some(row)]);
+        assert_eq!(stock.load(partition, std::slice::from_ref(&key)).await.unwrap().rows, [Some(row)]);
     }
     shutdown.cancel();
     for projector in projectors {

@@ -27,9 +27,6 @@ pub enum ReadModelError {
     Retired { name: String },
     #[error("there is no {name}@{wanted}; there is {there}")]
     UnknownGeneration { name: String, wanted: u32, there: String },
-    /// Its rows are being removed, or gone, for good: whoever fed it must stop.
-    #[error("{name} is retired: nothing is written to it any more")]
-    Retired { name: String },
     /// Somebody else changed the catalogue meanwhile: look again, and decide on what is there now.
     #[error("the catalogue of {name} is at version {found}, the change was made for version {expected}")]
     CatalogueMoved { name: String, expected: u64, found: u64 },

@@ -2,6 +2,7 @@
 //! run the same code.
 
 mod connections;
+pub mod feeding;
 pub mod parts;
 pub mod process;
 pub mod project;

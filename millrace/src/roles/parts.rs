@@ -11,15 +11,13 @@ use command_api::{CommandHandler, HandlerSettings};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
+use projectors::dead_letters;
 use projectors::dead_letters::http::{DeadLettersApi, DeadLettersDoc};
-use projectors::{
-    DeadLetterMirror, Projection, ProjectorSettings, SearchProjection, StockProjection, dead_letters, run_projector,
-};
 use query_api::{QueryApi, QuerySettings};
 use read_models::DeadLetters;
-use read_models::search::{SearchReadModel, SearchReader};
-use read_models::stock::{SharedStock, StockReadModel};
-use read_models::{ReadModel, ReadModelError, ReadModelStatus};
+use read_models::search::SearchReader;
+use read_models::stock::SharedStock;
+use read_models::{ReadModelError, ReadModelStatus};
 use utoipa::OpenApi;
 
 use super::process::{OnFailure, Process, now};
@@ -113,82 +111,6 @@ pub fn relay(
     process.spawn_component("relay", of_part, on_failure, async move { Ok(relay.run(shutdown).await?) });
 }
 
-pub fn stock_projector(
-    process: &mut Process,
-    stock: &SharedStock,
-    log: &Arc<dyn EventLog>,
-    registry: &Arc<dyn SchemaRegistry>,
-    settings: ProjectorSettings,
-    on_failure: OnFailure,
-) {
-    projectors::describe_metrics();
-    let health = process.health.component("stock projector");
-    let of_part = health.clone();
-    let projector = run_projector::<StockProjection, dyn StockReadModel>(
-        Arc::clone(stock),
-        Arc::clone(log),
-        Arc::clone(registry),
-        ProjectorSettings {
-            group: "millrace-stock".to_owned(),
-            fold_version: StockProjection::CURRENT_FOLD,
-            dead_letter_mirror: mirror(log),
-            ..settings
-        },
-        health,
-        process.shutdown.clone(),
-    );
-    process.spawn_component("stock projector", of_part, on_failure, async move { Ok(projector.await?) });
-}
-
-fn mirror(log: &Arc<dyn EventLog>) -> Option<DeadLetterMirror> {
-    Some(DeadLetterMirror::new(Arc::clone(log)))
-}
-
-/// Every search directory is a full copy: in a group of its own it reads every partition, whoever else does.
-pub fn search_projector(
-    process: &mut Process,
-    search: &Arc<SearchReadModel>,
-    log: &Arc<dyn EventLog>,
-    registry: &Arc<dyn SchemaRegistry>,
-    settings: ProjectorSettings,
-    on_failure: OnFailure,
-) {
-    projectors::describe_metrics();
-    let health = process.health.component("search projector");
-    let of_part = health.clone();
-    let projector = run_projector::<SearchProjection, SearchReadModel>(
-        Arc::clone(search),
-        Arc::clone(log),
-        Arc::clone(registry),
-        ProjectorSettings {
-            group: format!("millrace-search-{}", search.id()),
-            fold_version: SearchProjection::CURRENT_FOLD,
-            dead_letter_mirror: mirror(log),
-            ..settings
-        },
-        health,
-        process.shutdown.clone(),
-    );
-    process.spawn_component("search projector", of_part, on_failure, async move { Ok(projector.await?) });
-    let ready = process.health.component("search read model");
-    let (read_model, shutdown) = (Arc::clone(search), process.shutdown.clone());
-    process.spawn("search read model watch", async move {
-        watch(shutdown, || async { live(read_model.status().await) }, ready).await;
-        Ok(())
-    });
-    let indexer = Arc::clone(search);
-    let shutdown = process.shutdown.clone();
-    let indexing = process.health.component("search indexer");
-    // It has no start of its own: it works from its first pass on, or fails.
-    indexing.ready();
-    process.spawn_component(
-        "search indexer",
-        indexing,
-        on_failure,
-        async move { Ok(indexer.run_indexer(shutdown).await?) },
-    );
-}
-
 pub fn query_routes(
     process: &mut Process,
     stock: &SharedStock,
@@ -279,7 +201,7 @@ fn watch_store(process: &mut Process, store: &Arc<dyn EventStore>) {
 }
 
 /// A read model that is rebuilt is answered from once all of it is live.
-fn live(status: Result<ReadModelStatus, ReadModelError>) -> Result<(), String> {
+pub(super) fn live(status: Result<ReadModelStatus, ReadModelError>) -> Result<(), String> {
     let status = status.map_err(|error| error.to_string())?;
     if status.is_live() {
         return Ok(());
@@ -289,7 +211,7 @@ fn live(status: Result<ReadModelStatus, ReadModelError>) -> Result<(), String> {
 }
 
 /// Asks a store whether it answers, for `/readyz`.
-async fn watch<F: Future<Output = Result<(), String>>>(
+pub(super) async fn watch<F: Future<Output = Result<(), String>>>(
     shutdown: tokio_util::sync::CancellationToken,
     ping: impl Fn() -> F,
     health: telemetry::ComponentHealth,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::Router;
 use event_log::{EventLog, EventLogError};
 
-use super::parts;
+use super::feeding;
 use super::process::{OnFailure, Process};
 use crate::cli::{ProjectArgs, ProjectionName};
 use crate::exit::Exit;
@@ -25,12 +25,13 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
     match args.projection {
         ProjectionName::Stock => {
             let stock = connector.stock(&args.stock).await?;
-            parts::stock_projector(&mut process, &stock, &log, &registry, settings, OnFailure::EndProcess);
+            feeding::stock_projector(&mut process, &stock, &log, &registry, settings, OnFailure::EndProcess);
         }
         ProjectionName::Search => {
-            let opened = connector.search_writer_when_free(&args.search, args.search_frozen_after, &process.shutdown);
+            let opened =
+                connector.search_generations_when_free(&args.search, args.search_frozen_after, &process.shutdown);
             let Some(search) = opened.await? else { return Ok(Exit::Done) };
-            parts::search_projector(&mut process, &search, &log, &registry, settings, OnFailure::EndProcess);
+            feeding::search_projector(&mut process, search, &log, &registry, settings, OnFailure::EndProcess);
         }
     }
     let _held = connector.into_held();

@@ -9,8 +9,8 @@ use command_api::CommandHandler;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 
-use super::parts;
 use super::process::{OnFailure, Process};
+use super::{feeding, parts};
 use crate::cli::UpArgs;
 use crate::data_dir::DataDir;
 use crate::exit::Exit;
@@ -42,7 +42,7 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
     let stock = connector.stock(&args.stock).await?;
-    let search_writer = connector.search_writer(&args.search).await?;
+    let search_generations = connector.search_generations(&args.search).await?;
     let search = connector.search_reader(&args.search).await?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
     // Before anybody reads them. A log that is away for now is the relay's to wait for.
@@ -58,8 +58,8 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     }
     parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
     let settings = args.projector.settings(topology.partitions);
-    parts::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
-    parts::search_projector(&mut process, &search_writer, &log, &registry, settings, OnFailure::StayDown);
+    feeding::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
+    feeding::search_projector(&mut process, search_generations, &log, &registry, settings, OnFailure::StayDown);
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let dead_letters = parts::dead_letter_routes(&stock, &search, &registry);
     if !args.audit.audit_every.is_zero() {

@@ -321,7 +321,7 @@ fn time(number: u64) -> i64 {
 }
 
 fn row(number: u64, version: u64) -> StockRow {
-    StockRow { region: RegionId::new("eu").unwrap(), on_hand: number as i64, reserved: 0, version }
+    StockRow { region: RegionId::new("eu").unwrap(), on_hand: number as i64, reserved: 0, version, updated_at: None }
 }
 
 fn record(number: u64, key: &StockKey, partition: u32, sequence: u64, version: u64) -> NewRecord {

@@ -17,7 +17,7 @@ use schemas::{Context, PositionToken, Sku};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::generations::{Catalogue, ReadChoice};
-use crate::read_model::{Generation, RowPage};
+use crate::read_model::{Generation, Loaded, RowPage};
 use crate::row_scan;
 use crate::search::catalogue::SearchCatalogue;
 use crate::search::documents::DocumentCheck;
@@ -173,6 +173,18 @@ impl SearchReader {
         let from = row_scan::place(NAME, from)?.unwrap_or_default();
         self.on_generation(move |transaction, generation| scan::page(transaction, generation, partition, from, limit))
             .await
+    }
+
+    /// Some rows of a partition and the checkpoint that they are true at, as
+    /// [`ReadModel::load`](crate::ReadModel::load) gives them.
+    pub async fn load(&self, partition: PartitionRef, keys: &[SearchKey]) -> Result<Loaded<SearchRow>, ReadModelError> {
+        let keys = keys.to_vec();
+        self.on_generation(move |transaction, generation| {
+            let rows = keys.iter().map(|key| rows::load(transaction, generation.number, key));
+            let rows = rows.collect::<Result<_, _>>()?;
+            Ok(Loaded { checkpoint: ledger::checkpoint(transaction, generation.number, partition)?, rows })
+        })
+        .await
     }
 
     /// Holds the index against the rows: see [`DocumentCheck`].

@@ -331,7 +331,7 @@ async fn a_product_tells_when_it_was_revised_once_a_fold_says_so() {
     let mut store = Fixture::live().await;
     let revised_at = async |store: &Fixture| {
         let hits = store.found(all()).await.hits;
-        let page = store.reader.product(&sku("A")).await.unwrap();
+        let page = store.reader.product(&sku("A"), &ReadChoice::default()).await.unwrap();
         assert_eq!(hits[0].revised_at, page.revised_at);
         page.revised_at
     };

@@ -34,7 +34,7 @@ async fn a_file_of_before_fold_2_is_brought_up_by_the_writer_and_read_from_then_
     stock.prepare(&generation).await.unwrap();
     let partition = PartitionRef { context: Context::Inventory, partition: 0 };
     let old = StockRow { region: RegionId::new("eu").unwrap(), on_hand: 7, reserved: 2, version: 3, updated_at: None };
-    assert_eq!(stock.load(partition, &[key()]).await.unwrap(), [Some(old.clone())]);
+    assert_eq!(stock.load(partition, &[key()]).await.unwrap().rows, [Some(old.clone())]);
     let reader = SqliteStock::open_read_only(&path).unwrap();
     assert_eq!(reader.rows(partition, None, 10).await.unwrap().rows, [(key(), Ok(old.clone()))]);
 
