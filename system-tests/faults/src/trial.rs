@@ -62,8 +62,9 @@ pub struct Trial<'a> {
     /// A refusal leaves no event: a restored event store may have lost it.
     pub refusals_lost: bool,
     pub disk: Option<Disk>,
-    /// The exit code that `millrace audit` must end with at last: 3 where the fault leaves a difference on purpose.
-    pub audit_code: i32,
+    /// What `millrace audit` must come to at last: its exit code, and words of its report. Only where the fault leaves
+    /// something on purpose is it not 0.
+    pub audit: (i32, &'static str),
     plan: LoadPlan,
 }
 
@@ -158,7 +159,7 @@ async fn attempt(
         violations: Vec::new(),
         refusals_lost: false,
         disk: disk.flatten(),
-        audit_code: 0,
+        audit: (0, ""),
         plan,
     };
     let tried = trial.go_through(scenario, verdict).await;
@@ -282,11 +283,12 @@ impl Trial<'_> {
         let begun = Instant::now();
         let (code, differs) = self.system.run(&["audit", "--show", "5"])?;
         figures.audit_seconds = begun.elapsed().as_secs_f64();
-        if code != self.audit_code {
-            found.push(Violation::new(
-                "audit",
-                format!("ends with exit code {code}, not {}: {differs}", self.audit_code),
-            ));
+        let (wanted, words) = self.audit;
+        if code != wanted || !differs.contains(words) {
+            // The end of it: before that come tables of what is level.
+            let end: Vec<&str> = differs.lines().rev().take(12).collect();
+            let end = end.into_iter().rev().collect::<Vec<_>>().join("; ");
+            found.push(Violation::new("audit", format!("ends with exit code {code}, not {wanted} {words:?}: {end}")));
         }
         self.violations.extend(found);
         Ok(told)

@@ -210,6 +210,8 @@ fn slow_read_model<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::R
         trial.system.remove("stock")?;
         trial.system.add_at_same_address("stock", &["--not-ready-behind", &bound])?;
         trial.system.ready("stock").await?;
+        // The session of the killed one has ended then, and this one folds.
+        trial.probe().await?;
         trial.servers.redis.proxy.set(Mode::Delay(Duration::from_millis(1_500)));
         let mut most = 0;
         let (mut seen_lag, mut told) = (false, false);
