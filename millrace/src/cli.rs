@@ -16,6 +16,7 @@ use crate::audit::{AuditArgs, RoundArgs};
 use crate::dead_letters::DeadLettersArgs;
 use crate::generate::GenerateArgs;
 use crate::import::{ImportArgs, ImportWhat};
+use crate::replay::ReplayArgs;
 
 /// Event-sourced stock, prices and products: commands in, events out, read models beside.
 ///
@@ -60,6 +61,8 @@ pub enum Command {
     Status(StatusArgs),
     /// Show, redrive or discard events that could not be folded
     DeadLetters(DeadLettersArgs),
+    /// Build a read model anew beside the live one, compare, switch, switch back
+    Replay(ReplayArgs),
     /// Compare event table, topics and read models, and name what differs
     Audit(AuditArgs),
     /// Print events as they come
@@ -140,6 +143,14 @@ pub struct SearchArgs {
     pub search_dir: Option<PathBuf>,
 }
 
+/// Who owns what, and who may approve.
+#[derive(Debug, Clone, Default, Args)]
+pub struct OwnershipArgs {
+    /// Owners, escalation contacts and approvers of every context, topic, projection and contract [default: compiled in]
+    #[arg(long, value_name = "FILE", env = "MILLRACE_OWNERSHIP")]
+    pub ownership: Option<PathBuf>,
+}
+
 #[derive(Debug, Clone, Args)]
 pub struct IntakeArgs {
     /// Most commands in one transaction
@@ -204,6 +215,8 @@ pub struct UpArgs {
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
+    pub ownership: OwnershipArgs,
+    #[command(flatten)]
     pub event_store: EventStoreArgs,
     #[command(flatten)]
     pub event_log: EventLogArgs,
@@ -254,6 +267,8 @@ pub struct WriteArgs {
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
+    pub ownership: OwnershipArgs,
+    #[command(flatten)]
     pub event_store: EventStoreArgs,
     #[command(flatten)]
     pub event_log: EventLogArgs,
@@ -273,6 +288,8 @@ pub struct RelayArgs {
     pub action: Option<RelayAction>,
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub ownership: OwnershipArgs,
     #[command(flatten)]
     pub event_store: EventStoreArgs,
     #[command(flatten)]
@@ -327,6 +344,8 @@ pub struct ProjectArgs {
     #[command(flatten)]
     pub data: DataArgs,
     #[command(flatten)]
+    pub ownership: OwnershipArgs,
+    #[command(flatten)]
     pub event_log: EventLogArgs,
     #[command(flatten)]
     pub stock: StockArgs,
@@ -354,6 +373,8 @@ pub enum ProjectionName {
 pub struct ServeArgs {
     #[command(flatten)]
     pub data: DataArgs,
+    #[command(flatten)]
+    pub ownership: OwnershipArgs,
     #[command(flatten)]
     pub stock: StockArgs,
     #[command(flatten)]
@@ -489,6 +510,7 @@ impl Command {
             Command::Audit(args) => {
                 (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
             }
+            Command::Replay(args) => (log, stock) = (args.event_log(), Some(&args.at().stock)),
             Command::Tail(args) => log = Some(&args.event_log),
             Command::Import(args) => match &args.what {
                 ImportWhat::Products(args) => (store, log) = (Some(&args.event_store), Some(&args.event_log)),

@@ -14,8 +14,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::audit::RoundArgs;
 use crate::cli::{
-    CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, ProjectorArgs, QueryArgs,
-    RegistryArgs, RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
+    CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, OwnershipArgs, ProjectorArgs,
+    QueryArgs, RegistryArgs, RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
 };
 use crate::exit::Exit;
 use crate::generate::{GenerateSettings, Generator};
@@ -230,6 +230,7 @@ async fn bind_or_free(listen: &str) -> anyhow::Result<TcpListener> {
 fn as_up(args: &DemoArgs) -> UpArgs {
     UpArgs {
         data: DataArgs { data: args.demo_data.clone() },
+        ownership: OwnershipArgs::default(),
         event_store: EventStoreArgs { event_store: None, partitions: None },
         event_log: EventLogArgs { event_log: None, registry: RegistryArgs::default() },
         stock: StockArgs { stock_store: None },

@@ -14,6 +14,7 @@ mod generate;
 pub mod import;
 mod output;
 mod reconcile;
+mod replay;
 mod roles;
 pub mod settings;
 mod status;
@@ -60,7 +61,7 @@ pub fn run() -> ExitCode {
         Err(error) if output::is_closed_pipe(&error) => Exit::Done.into(),
         Err(error) => {
             eprintln!("millrace: {}", exit::one_line(&error));
-            Exit::Failed.into()
+            if replay::is_slip(&error) { Exit::Usage.into() } else { Exit::Failed.into() }
         }
     }
 }
@@ -75,6 +76,7 @@ async fn run_command(command: Command) -> anyhow::Result<Exit> {
         Command::Serve(args) => roles::serve::run(args).await,
         Command::Import(args) => import::run(args).await,
         Command::Generate(args) => generate::run(args).await,
+        Command::Replay(args) => replay::run(args).await,
         Command::Audit(args) => audit::run(args).await,
         Command::Status(args) => status::run(args).await,
         Command::DeadLetters(args) => dead_letters::run(args).await,

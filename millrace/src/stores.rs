@@ -142,6 +142,26 @@ pub async fn stock_to_read(data: &DataArgs, args: &StockArgs) -> anyhow::Result<
     }
 }
 
+/// A stock store to decide on, beside the process that writes its rows. Nothing is made where none is.
+pub async fn stock_beside(data: &DataArgs, args: &StockArgs) -> anyhow::Result<SharedStock> {
+    let url = match to_read(data, args.stock_store.as_ref(), "stock.db") {
+        Ok(path) => {
+            let shown = path.display();
+            anyhow::ensure!(path.exists(), "there is no stock read model at {shown}; check --data and --stock-store");
+            format!("sqlite:{shown}")
+        }
+        Err(url) => url,
+    };
+    Ok(read_models::stock::connect_stock(&url).await?)
+}
+
+/// A search directory to decide on, as [`stock_beside`].
+pub fn search_dir_beside(data: &DataArgs, args: &SearchArgs) -> anyhow::Result<PathBuf> {
+    let dir = args.search_dir.clone().unwrap_or_else(|| data.data.join("search"));
+    anyhow::ensure!(dir.exists(), "there is no search read model at {}; check --data and --search-dir", dir.display());
+    Ok(dir)
+}
+
 pub async fn search_to_read(data: &DataArgs, args: &SearchArgs) -> anyhow::Result<Arc<SearchReader>> {
     let dir = args.search_dir.clone().unwrap_or_else(|| data.data.join("search"));
     Ok(Arc::new(SearchReader::open(&dir).await?))

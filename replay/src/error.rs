@@ -19,6 +19,12 @@ pub enum ReplayError {
     /// All that is wrong with who owns what.
     #[error("{file}: {}", problems.join("; "))]
     Ownership { file: String, problems: Vec<String> },
+    #[error("there is no generation {number}; `millrace replay list` tells which there are")]
+    NotThere { number: u32 },
+    #[error(
+        "no replay of {name} is under way; `millrace replay start {name}` begins one, `millrace replay list` tells what there is"
+    )]
+    NoReplay { name: &'static str },
     #[error("the catalogue of {name} changed {attempts} times while this was decided; try again")]
     Contended { name: &'static str, attempts: u32 },
     #[error("what a replay keeps of itself is damaged: {problem}")]
@@ -38,7 +44,9 @@ impl ReplayError {
             ReplayError::File { .. }
             | ReplayError::Setting { .. }
             | ReplayError::Ownership { .. }
-            | ReplayError::Damaged { .. } => false,
+            | ReplayError::Damaged { .. }
+            | ReplayError::NotThere { .. }
+            | ReplayError::NoReplay { .. } => false,
         }
     }
 }

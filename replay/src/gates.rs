@@ -7,6 +7,7 @@
 use humantime::format_duration;
 use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::observed::Observed;
 use crate::ownership::Ownership;
@@ -14,7 +15,7 @@ use crate::plan::Stage;
 use crate::record::{EnteredStage, ReplayRecord, is_same_person};
 
 /// Something that a gate asks for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Missing {
     /// For programs.
     pub code: &'static str,

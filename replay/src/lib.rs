@@ -10,6 +10,7 @@ mod error;
 mod evidence;
 pub mod gates;
 mod history;
+pub mod http;
 #[cfg(test)]
 mod memory;
 mod next_steps;
@@ -20,7 +21,10 @@ pub mod ownership;
 pub mod plan;
 mod publish;
 mod record;
+mod replayed;
+mod target;
 pub mod triggers;
+mod view;
 
 pub use by::By;
 pub use controller::run_controller;
@@ -37,3 +41,6 @@ pub use ownership::Ownership;
 pub use plan::Plan;
 pub use publish::{command_id, publish_decisions};
 pub use record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay};
+pub use replayed::Replayed;
+pub use target::{Target, time_of, until_of};
+pub use view::{GenerationView, ProgressView, ReplayView, ReplaysView, Role};

@@ -39,6 +39,11 @@ impl Operations {
         &self.generations
     }
 
+    /// For another one that decides by the same owners.
+    pub fn shared_ownership(&self) -> Arc<Ownership> {
+        Arc::clone(&self.ownership)
+    }
+
     pub fn ownership(&self) -> &Ownership {
         &self.ownership
     }

@@ -1,18 +1,19 @@
 //! What an operation on a replay comes to: what was done and what can be done next, or what is missing.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::gates::Missing;
 
 /// A refusal is an answer, not an error.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Done(Done),
     Refused(Refused),
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Done {
     /// `stock@2`.
     pub generation: String,
@@ -27,13 +28,13 @@ pub struct Done {
     pub version: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Refused {
     pub missing: Vec<Missing>,
 }
 
 /// What may be done next.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct NextStep {
     /// `cutover stock`: behind `millrace replay`.
     pub command: String,
@@ -43,7 +44,7 @@ pub struct NextStep {
 }
 
 /// Whether a step can be taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 pub enum Reversal {
     #[serde(rename = "reversible")]
     Reversible,

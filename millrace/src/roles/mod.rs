@@ -7,6 +7,7 @@ pub mod parts;
 pub mod process;
 pub mod project;
 pub mod relay;
+pub mod replays;
 pub mod serve;
 pub mod up;
 pub mod write;

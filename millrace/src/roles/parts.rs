@@ -18,6 +18,7 @@ use read_models::DeadLetters;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 use read_models::{ReadModelError, ReadModelStatus};
+use replay::http::ReplaysDoc;
 use utoipa::OpenApi;
 
 use super::process::{OnFailure, Process, now};
@@ -180,6 +181,7 @@ pub fn openapi_document(commands: bool, queries: bool) -> serde_json::Value {
     let mut document = query_api::QueryApiDoc::openapi();
     if queries {
         document.merge(DeadLettersDoc::openapi());
+        document.merge(ReplaysDoc::openapi());
     } else {
         document.paths.paths.clear();
     }

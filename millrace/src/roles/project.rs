@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use axum::Router;
 use event_log::{EventLog, EventLogError};
+use replay::Replayed;
 
-use super::feeding;
 use super::process::{OnFailure, Process};
+use super::{feeding, replays};
 use crate::cli::{ProjectArgs, ProjectionName};
 use crate::exit::Exit;
 use crate::output;
@@ -16,24 +17,29 @@ use crate::stores::{self, Connector};
 const TOPIC_PATIENCE: Duration = Duration::from_secs(1);
 
 pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
+    let ownership = crate::replay::ownership(&args.ownership)?;
     let mut process = Process::start(args.listen()).await?;
     let mut connector = Connector::new(args.data.clone());
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
     let Some(partitions) = wait_for_topics(log.as_ref(), &process).await? else { return Ok(Exit::Done) };
     let settings = args.projector.settings(partitions);
-    match args.projection {
+    let replayed = match args.projection {
         ProjectionName::Stock => {
             let stock = connector.stock(&args.stock).await?;
             feeding::stock_projector(&mut process, &stock, &log, &registry, settings, OnFailure::EndProcess);
+            Replayed::stock(stock, ownership)
         }
         ProjectionName::Search => {
             let opened =
                 connector.search_generations_when_free(&args.search, args.search_frozen_after, &process.shutdown);
             let Some(search) = opened.await? else { return Ok(Exit::Done) };
             feeding::search_projector(&mut process, search, &log, &registry, settings, OnFailure::EndProcess);
+            let reader = connector.search_reader(&args.search).await?;
+            Replayed::search(reader.as_ref().clone(), ownership)
         }
-    }
+    };
+    replays::watch(&mut process, replayed, &log, partitions, OnFailure::EndProcess);
     let _held = connector.into_held();
     output::notice(format!("millrace project answers for its health on http://{}", process.address()?));
     process.serve(Router::new()).await

@@ -13,6 +13,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
     if let Some(RelayAction::Reconcile(args)) = args.action {
         return crate::reconcile::run(args).await;
     }
+    crate::replay::ownership(&args.ownership)?;
     let mut process = Process::start(&args.listen).await?;
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;

@@ -1,13 +1,14 @@
 //! `millrace serve`: queries, from the read models alone.
 
-use super::parts;
 use super::process::Process;
+use super::{parts, replays};
 use crate::cli::ServeArgs;
 use crate::exit::Exit;
 use crate::output;
 use crate::stores::{self, Connector};
 
 pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
+    let ownership = crate::replay::ownership(&args.ownership)?;
     let mut process = Process::start(&args.listen).await?;
     let mut connector = Connector::new(args.data.clone());
     let stock = connector.stock(&args.stock).await?;
@@ -15,6 +16,7 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let routes = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let registry = stores::registry(&args.registry)?;
     let routes = routes.merge(parts::dead_letter_routes(&stock, &search, &registry));
+    let routes = routes.merge(replays::routes(&stock, &search, &ownership));
     let _held = connector.into_held();
     output::notice(format!("millrace serve answers on http://{}", process.address()?));
     process.serve(routes.merge(parts::openapi(false, true))).await

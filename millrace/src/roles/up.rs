@@ -8,9 +8,10 @@ use axum::Router;
 use command_api::CommandHandler;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
+use replay::Replayed;
 
 use super::process::{OnFailure, Process};
-use super::{feeding, parts};
+use super::{feeding, parts, replays};
 use crate::cli::UpArgs;
 use crate::data_dir::DataDir;
 use crate::exit::Exit;
@@ -37,6 +38,7 @@ pub async fn run(args: UpArgs) -> anyhow::Result<Exit> {
 
 /// Wires every role onto a process.
 pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Running> {
+    let ownership = crate::replay::ownership(&args.ownership)?;
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
@@ -60,15 +62,22 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let settings = args.projector.settings(topology.partitions);
     feeding::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
     feeding::search_projector(&mut process, search_generations, &log, &registry, settings, OnFailure::StayDown);
+    for replayed in [
+        Replayed::stock(Arc::clone(&stock), Arc::clone(&ownership)),
+        Replayed::search(search.as_ref().clone(), Arc::clone(&ownership)),
+    ] {
+        replays::watch(&mut process, replayed, &log, topology.partitions, OnFailure::StayDown);
+    }
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let dead_letters = parts::dead_letter_routes(&stock, &search, &registry);
+    let replays = replays::routes(&stock, &search, &ownership);
     if !args.audit.audit_every.is_zero() {
         let settings = AuditSettings { share: args.audit.audit_share, since: None };
         let (stock, search) = (Some(Arc::clone(&stock)), Some(Arc::clone(&search)));
         let auditor = Auditor::new(Arc::clone(&store), Arc::clone(&log), registry, stock, search, settings);
         parts::rolling_audit(&mut process, auditor, args.audit.audit_every, OnFailure::StayDown);
     }
-    let routes = commands.merge(queries).merge(dead_letters).merge(parts::openapi(true, true));
+    let routes = commands.merge(queries).merge(dead_letters).merge(replays).merge(parts::openapi(true, true));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
 }
 

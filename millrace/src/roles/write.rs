@@ -8,6 +8,7 @@ use crate::output;
 use crate::stores::{self, Connector};
 
 pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
+    crate::replay::ownership(&args.ownership)?;
     let mut process = Process::start(&args.listen).await?;
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;

@@ -1,0 +1,250 @@
+//! The command line of `millrace replay`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use read_models::generations::Until;
+use replay::Target;
+
+use crate::cli::{DataArgs, EventLogArgs, OwnershipArgs, ProjectionName, SearchArgs, StockArgs};
+
+#[derive(Debug, Clone, Args)]
+pub struct ReplayArgs {
+    #[command(subcommand)]
+    pub action: ReplayAction,
+}
+
+#[derive(Debug, Clone, Subcommand)]
+pub enum ReplayAction {
+    /// Build a new generation beside the one that serves
+    ///
+    /// Only says that it is to be built: the projectors that run (`millrace up`, `millrace project`) see it within a
+    /// second, build it from the first event of the log on, and feed it until it is retired. A killed one goes on
+    /// where it was. Nobody is answered from it until `replay cutover`, but by `?generation=2`.
+    ///
+    /// With --until it stands still there, for "what did we show at 14:05".
+    #[command(after_help = "Examples:\n  \
+        millrace replay start stock --as ann --reason 'rows tell when they changed' --plan stages.toml\n  \
+        millrace replay start stock --as ann --until 2026-11-20T14:05:00Z")]
+    Start(StartArgs),
+    /// Show how far a replay is built, and what is next
+    ///
+    /// Two looks, a second apart, tell how many events it takes a second.
+    #[command(after_help = "Example: millrace replay status stock --watch")]
+    Status(StatusArgs),
+    /// Approve the newest comparison of a generation
+    ///
+    /// Only by an approver that ownership.toml names, and never by who started the replay. The embedded default lets
+    /// anybody else approve.
+    #[command(after_help = "Example: millrace replay approve stock@2 --as bob --reason 'the report is as announced'")]
+    Approve(DecideArgs),
+    /// Enter the next stage of the plan; the last one gives all
+    ///
+    /// Refused with exit code 3 and the list of what is missing: parity, approval, lag, exit criteria of the stage
+    /// before. Readers follow within 100 ms.
+    #[command(after_help = "Example: millrace replay cutover stock@2 --as ann")]
+    Cutover(CutoverArgs),
+    /// Answer from the generation before again; one step, at once
+    ///
+    /// Takes back the stage that a replay is in, or the cutover itself. Nothing is lost: the generation before was fed.
+    #[command(after_help = "Example: millrace replay rollback stock --as ann --reason 'p99 doubled'")]
+    Rollback(DecideArgs),
+    /// Stop feeding a generation that answers nobody, and remove its rows
+    ///
+    /// The way back stays until the rollback window of the plan is over, unless an approver lets it go early. Behind it
+    /// only a forward fix is left.
+    #[command(after_help = "Example: millrace replay retire stock@1 --as ann")]
+    Retire(RetireArgs),
+    /// Give up a replay that never served, and remove its rows
+    #[command(after_help = "Example: millrace replay abort stock@2 --as ann --reason 'wrong fold'")]
+    Abort(DecideArgs),
+    /// Show every generation of each read model
+    #[command(after_help = "Example: millrace replay list --json")]
+    List(ListArgs),
+    /// Show every decision, and whether the chain of them is whole
+    ///
+    /// Each decision names the hash of the one before: what was changed afterwards is told, with exit code 3.
+    #[command(after_help = "Example: millrace replay history stock --against-log")]
+    History(HistoryArgs),
+}
+
+/// Where the read models, the log and the owners are.
+#[derive(Debug, Clone, Args)]
+pub struct AtArgs {
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub stock: StockArgs,
+    #[command(flatten)]
+    pub search: SearchArgs,
+    #[command(flatten)]
+    pub ownership: OwnershipArgs,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Who decides, and why; both stand in `replay history` and on `platform.events`.
+#[derive(Debug, Clone, Args)]
+pub struct ByArgs {
+    /// Who decides: the name that ownership.toml knows
+    #[arg(long = "as", value_name = "NAME")]
+    pub who: String,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StartArgs {
+    /// Read model
+    #[arg(value_enum)]
+    pub projection: ProjectionName,
+    /// Version of the fold that builds it [default: the newest of this program]
+    #[arg(long, value_name = "N")]
+    pub fold: Option<u32>,
+    /// Stages of the cutover, gates, triggers and rollback window [default: all at once, after parity and approval]
+    #[arg(long, value_name = "FILE")]
+    pub plan: Option<PathBuf>,
+    /// Enter the stages without being told, as soon as their gates let it
+    #[arg(long, conflicts_with = "until")]
+    pub auto: bool,
+    /// Stand still there: a time such as 2026-11-20T14:05:00Z, or a position token
+    #[arg(long, value_name = "TIME|TOKEN", value_parser = replay::until_of)]
+    pub until: Option<Until>,
+    /// Says that --until is meant for a look at the past; it always is
+    #[arg(long, requires = "until")]
+    pub as_of: bool,
+    #[command(flatten)]
+    pub by: ByArgs,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct StatusArgs {
+    /// Generation such as stock@2, or stock for its replay under way [default: all that are fed]
+    #[arg(value_name = "GENERATION")]
+    pub target: Option<Target>,
+    /// Follow until it has caught up
+    #[arg(long)]
+    pub watch: bool,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct DecideArgs {
+    /// Generation such as stock@2, or stock for what is under way
+    #[arg(value_name = "GENERATION")]
+    pub target: Target,
+    #[command(flatten)]
+    pub by: ByArgs,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct CutoverArgs {
+    /// Generation such as stock@2, or stock for its replay under way
+    #[arg(value_name = "GENERATION")]
+    pub target: Target,
+    /// Stage to enter [default: the next one]
+    #[arg(long, value_name = "NAME")]
+    pub stage: Option<String>,
+    /// Without parity and approval: only into a stage that answers nobody and mirrors reads, and with a --reason
+    #[arg(long)]
+    pub force: bool,
+    #[command(flatten)]
+    pub by: ByArgs,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct RetireArgs {
+    /// Generation such as stock@1
+    #[arg(value_name = "GENERATION")]
+    pub target: Target,
+    /// Approver who lets it go before the rollback window is over
+    #[arg(long, value_name = "NAME")]
+    pub early: Option<String>,
+    #[command(flatten)]
+    pub by: ByArgs,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct ListArgs {
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct HistoryArgs {
+    /// Only of this read model
+    #[arg(value_enum)]
+    pub projection: Option<ProjectionName>,
+    /// Compare with what platform.events says, too
+    #[arg(long)]
+    pub against_log: bool,
+    #[command(flatten)]
+    pub at: AtArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+}
+
+// === impl ReplayAction ===
+
+impl ReplayAction {
+    pub fn at(&self) -> &AtArgs {
+        match self {
+            ReplayAction::Start(args) => &args.at,
+            ReplayAction::Status(args) => &args.at,
+            ReplayAction::Approve(args) | ReplayAction::Rollback(args) | ReplayAction::Abort(args) => &args.at,
+            ReplayAction::Cutover(args) => &args.at,
+            ReplayAction::Retire(args) => &args.at,
+            ReplayAction::List(args) => &args.at,
+            ReplayAction::History(args) => &args.at,
+        }
+    }
+
+    pub fn event_log(&self) -> Option<&EventLogArgs> {
+        match self {
+            ReplayAction::History(args) => Some(&args.event_log),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+    use crate::cli::{Cli, Command};
+
+    fn parsed(line: &str) -> Result<ReplayAction, String> {
+        let cli = Cli::try_parse_from(line.split(' ')).map_err(|error| error.to_string())?;
+        match cli.command {
+            Command::Replay(args) => Ok(args.action),
+            other => Err(format!("{other:?}")),
+        }
+    }
+
+    #[test]
+    fn who_decides_and_on_what_must_be_said() {
+        assert!(parsed("millrace replay start stock --as ann --until 2026-11-20T14:05:00Z --as-of").is_ok());
+        for wrong in [
+            "millrace replay start stock --as ann --as-of",
+            "millrace replay start stock --as ann --auto --until 2026-11-20T14:05:00Z",
+            "millrace replay start stock",
+            "millrace replay start stock@2 --as ann",
+            "millrace replay approve 2 --as ann",
+            "millrace replay cutover stock@2",
+        ] {
+            assert!(parsed(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! `millrace replay status`: how far generations are built, how fast, and what is next.
+
+use std::time::{Duration, Instant};
+
+use anyhow::bail;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use replay::{GenerationView, ProgressView, Replayed, ReplaysView};
+use serde::Serialize;
+
+use super::args::StatusArgs;
+use super::{connect, decide};
+use crate::exit::Exit;
+use crate::output;
+
+/// Between two looks.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// One generation, and how fast it comes along.
+#[derive(Serialize)]
+struct Seen {
+    #[serde(flatten)]
+    view: GenerationView,
+    /// Since the look before.
+    events_per_second: Option<f64>,
+    /// Until it has caught up, at that pace.
+    eta_seconds: Option<f64>,
+}
+
+/// All that was looked for, at one look.
+struct Look {
+    at: Instant,
+    views: Vec<ReplaysView>,
+}
+
+pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
+    let replayed = connect::read_models(&args.at, args.target.as_ref().map(|target| target.name)).await?;
+    let bars = Bars::new(args.at.json || !args.watch);
+    let mut before = Look::of(&replayed).await?;
+    loop {
+        tokio::time::sleep(EVERY).await;
+        let look = Look::of(&replayed).await?;
+        let seen = look.seen(&before, &args)?;
+        let is_over = !args.watch || seen.iter().all(|seen| seen.is_caught_up());
+        if args.at.json {
+            output::json(&serde_json::json!({ "generations": seen }))?;
+        } else if is_over {
+            bars.clear();
+            print(&look, &seen)?;
+        } else {
+            bars.show(&seen);
+        }
+        if is_over {
+            return Ok(Exit::Done);
+        }
+        before = look;
+    }
+}
+
+fn print(look: &Look, seen: &[Seen]) -> anyhow::Result<()> {
+    for seen in seen {
+        output::line(seen.line())?;
+        if let Some(replay) = &seen.view.replay {
+            let parity = match replay.parity_clean {
+                None => "not compared yet".to_owned(),
+                Some(true) => format!("parity clean at {}", replay.parity_at.as_deref().unwrap_or_default()),
+                Some(false) => format!("parity differs at {}", replay.parity_at.as_deref().unwrap_or_default()),
+            };
+            let approved = match replay.approved_by.as_slice() {
+                [] => format!("not approved ({} needed)", replay.approvals_needed),
+                by => format!("approved by {}", by.join(", ")),
+            };
+            let stage = replay.stage.as_deref().unwrap_or("no stage yet");
+            output::line(format!(
+                "  started by {} at {}; {stage}; {parity}; {approved}",
+                replay.started_by, replay.started_at
+            ))?;
+        }
+    }
+    for view in &look.views {
+        decide::tell_next(&view.next)?;
+    }
+    Ok(())
+}
+
+// === impl Look ===
+
+impl Look {
+    async fn of(replayed: &[Replayed]) -> anyhow::Result<Self> {
+        let at = Instant::now();
+        let mut views = Vec::new();
+        for replayed in replayed {
+            views.push(ReplaysView::of(replayed).await?);
+        }
+        Ok(Self { at, views })
+    }
+
+    /// The generations that are asked for, with their pace since the look before.
+    fn seen(&self, before: &Look, args: &StatusArgs) -> anyhow::Result<Vec<Seen>> {
+        let seconds = self.at.duration_since(before.at).as_secs_f64();
+        let number = args.target.as_ref().and_then(|target| target.number);
+        let mut seen = Vec::new();
+        for (view, was) in self.views.iter().zip(&before.views) {
+            for generation in &view.generations {
+                let is_wanted = match (number, &args.target) {
+                    (Some(number), _) => generation.number == number,
+                    (None, Some(_)) => generation.replay.is_some() && generation.is_fed(),
+                    (None, None) => generation.is_fed(),
+                };
+                if is_wanted {
+                    seen.push(Seen::new(generation.clone(), was.generation(generation.number), seconds));
+                }
+            }
+        }
+        if let (true, Some(target)) = (seen.is_empty(), &args.target) {
+            bail!("there is no {target} under way; `millrace replay list` tells what there is");
+        }
+        Ok(seen)
+    }
+}
+
+// === impl Seen ===
+
+impl Seen {
+    fn new(view: GenerationView, before: Option<&GenerationView>, seconds: f64) -> Self {
+        let was = before.and_then(|before| before.progress.as_ref());
+        let events_per_second = view.progress.as_ref().zip(was).map(|(is, was)| pace(is, was, seconds));
+        let eta_seconds = view.progress.as_ref().and_then(|progress| eta(progress.lag_events?, events_per_second?));
+        Self { view, events_per_second, eta_seconds }
+    }
+
+    fn is_caught_up(&self) -> bool {
+        self.view.progress.as_ref().is_some_and(ProgressView::is_caught_up)
+    }
+
+    fn line(&self) -> String {
+        let Some(progress) = &self.view.progress else {
+            return format!(
+                "{} ({}): no projector has begun to build it",
+                self.view.generation,
+                self.view.role.as_str()
+            );
+        };
+        let lag = progress.lag_events.map_or_else(|| "lag unknown".to_owned(), |lag| format!("{lag} events behind"));
+        let pace = self.events_per_second.map(|pace| format!(", {pace:.0} events/s")).unwrap_or_default();
+        let eta = match self.eta_seconds {
+            Some(eta) if eta >= 1.0 => {
+                format!(", {} to go", humantime::format_duration(Duration::from_secs(eta as u64)))
+            }
+            _ => String::new(),
+        };
+        let parked = match progress.parked_keys {
+            0 => String::new(),
+            keys => format!(", {keys} keys parked"),
+        };
+        let until = self.view.until.as_ref().map(|until| format!(", stands still at {until}")).unwrap_or_default();
+        format!(
+            "{} ({}, fold {}): {lag}{pace}{eta}, {} of {} partitions live{parked}{until}",
+            self.view.generation,
+            self.view.role.as_str(),
+            self.view.fold,
+            progress.live,
+            progress.partitions
+        )
+    }
+}
+
+fn pace(is: &ProgressView, was: &ProgressView, seconds: f64) -> f64 {
+    is.records.saturating_sub(was.records) as f64 / seconds.max(f64::EPSILON)
+}
+
+/// `None` where it does not move.
+fn eta(lag: u64, pace: f64) -> Option<f64> {
+    match lag {
+        0 => Some(0.0),
+        _ => (pace > 0.0).then(|| lag as f64 / pace),
+    }
+}
+
+/// A bar for each generation, on standard error.
+struct Bars {
+    all: MultiProgress,
+    by_generation: std::cell::RefCell<Vec<(String, ProgressBar)>>,
+    is_silent: bool,
+}
+
+// === impl Bars ===
+
+impl Bars {
+    fn new(is_silent: bool) -> Self {
+        Self { all: MultiProgress::new(), by_generation: Default::default(), is_silent }
+    }
+
+    fn show(&self, seen: &[Seen]) {
+        if self.is_silent {
+            return;
+        }
+        let mut bars = self.by_generation.borrow_mut();
+        for seen in seen {
+            let name = &seen.view.generation;
+            let index = bars.iter().position(|(known, _)| known == name).unwrap_or_else(|| {
+                let bar = self.all.add(ProgressBar::new(0));
+                if let Ok(style) = ProgressStyle::with_template("{bar:30} {percent:>3} % {msg}") {
+                    bar.set_style(style);
+                }
+                bars.push((name.clone(), bar));
+                bars.len() - 1
+            });
+            let (_, bar) = &bars[index];
+            if let Some(progress) = &seen.view.progress {
+                bar.set_length(progress.records + progress.lag_events.unwrap_or(0));
+                bar.set_position(progress.records);
+            }
+            bar.set_message(seen.line());
+        }
+    }
+
+    fn clear(&self) {
+        self.by_generation.borrow().iter().for_each(|(_, bar)| bar.finish_and_clear());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn progress(records: u64, lag: u64) -> ProgressView {
+        ProgressView { records, lag_events: Some(lag), partitions: 2, live: 2, parked_keys: 0, newest_event: 0 }
+    }
+
+    #[test]
+    fn pace_and_time_to_go_are_of_the_last_look() {
+        let pace = pace(&progress(3_000, 500), &progress(1_000, 2_500), 2.0);
+        assert_eq!(pace, 1_000.0);
+        assert_eq!(eta(500, pace), Some(0.5));
+        assert_eq!(eta(500, 0.0), None);
+        assert_eq!(eta(0, 0.0), Some(0.0));
+        // A store that was wiped goes back.
+        assert_eq!(super::pace(&progress(10, 0), &progress(20, 0), 1.0), 0.0);
+    }
+}

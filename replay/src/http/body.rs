@@ -1,0 +1,101 @@
+//! What callers say.
+
+use read_models::generations::Source;
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::ToSchema;
+
+use super::problem::Problem;
+use crate::by::By;
+use crate::decide::StartRequest;
+use crate::plan::Plan;
+use crate::target::until_of;
+
+/// Who decides, and why.
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct ByBody {
+    /// The name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    #[serde(default)]
+    reason: String,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct DecideBody {
+    #[serde(flatten)]
+    pub(super) by: ByBody,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct StartBody {
+    /// `stock` or `search`.
+    pub(super) read_model: String,
+    #[serde(flatten)]
+    pub(super) by: ByBody,
+    /// Version of the fold; the newest of this program unless said.
+    #[serde(default)]
+    fold: Option<u32>,
+    /// A time (RFC 3339) or a position token at which it stands still.
+    #[serde(default)]
+    until: Option<String>,
+    /// The stages file, as JSON; all at once unless said.
+    #[serde(default)]
+    plan: Option<Value>,
+    /// Enter the stages as soon as their gates let it.
+    #[serde(default)]
+    auto: bool,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct CutoverBody {
+    #[serde(flatten)]
+    pub(super) by: ByBody,
+    /// The next one unless said.
+    #[serde(default)]
+    pub(super) stage: Option<String>,
+    /// Only into a stage that answers nobody, with a reason.
+    #[serde(default)]
+    pub(super) force: bool,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct RetireBody {
+    #[serde(flatten)]
+    pub(super) by: ByBody,
+    /// An approver who lets it go before the rollback window is over.
+    #[serde(default)]
+    pub(super) early: Option<String>,
+}
+
+// === impl ByBody ===
+
+impl ByBody {
+    pub(super) fn at(&self, now: fn() -> i64) -> Result<By, Problem> {
+        By::new(&self.by, &self.reason, now()).map_err(|error| Problem::unprocessable(error.to_string()))
+    }
+}
+
+// === impl StartBody ===
+
+impl StartBody {
+    pub(super) fn request(&self, folds: &[u32]) -> Result<StartRequest, Problem> {
+        let plan = match &self.plan {
+            None => Plan::default(),
+            Some(plan) => {
+                let text = toml::to_string(plan).map_err(|error| Problem::unprocessable(format!("plan: {error}")))?;
+                Plan::parse("plan", &text).map_err(|error| Problem::unprocessable(error.to_string()))?
+            }
+        };
+        let until = self.until.as_deref().map(until_of).transpose();
+        Ok(StartRequest {
+            fold_version: self.fold.or(folds.last().copied()).unwrap_or_default(),
+            known_folds: folds.to_vec(),
+            until: until.map_err(|problem| Problem::unprocessable(format!("until: {problem}")))?,
+            source: Source::Log,
+            plan,
+            automatic: self.auto,
+            throttle: None,
+        })
+    }
+}

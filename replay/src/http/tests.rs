@@ -1,0 +1,92 @@
+use axum::body::{Body as HttpBody, to_bytes};
+use axum::http::Request;
+use read_models::Generation;
+use read_models::search::SearchReader;
+use read_models::stock::connect_stock;
+use serde_json::Value;
+use tower::ServiceExt;
+
+use super::*;
+use crate::ownership::Ownership;
+
+struct Given {
+    router: Router,
+    _folder: tempfile::TempDir,
+}
+
+/// A stock store whose first generation serves.
+async fn given() -> Given {
+    let folder = tempfile::tempdir().unwrap();
+    let stock = connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap();
+    let first = Generation { name: "stock".to_owned(), number: 1, fold_version: 1, partitions: 2 };
+    stock.of_generation(1).prepare(&first).await.unwrap();
+    let ownership = Arc::new(Ownership::embedded().unwrap());
+    let search = SearchReader::open(folder.path().join("search")).await.unwrap();
+    let replayed = vec![Replayed::stock(stock, Arc::clone(&ownership)), Replayed::search(search, ownership)];
+    Given { router: router(ReplaysApi { replayed, now: || 1_800_000_000_000 }), _folder: folder }
+}
+
+impl Given {
+    async fn asked(&self, method: &str, path: &str, body: Value) -> (u16, Value) {
+        let body = if body.is_null() { HttpBody::empty() } else { HttpBody::from(body.to_string()) };
+        let request = Request::builder().method(method).uri(path).header("content-type", "application/json");
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
+        let status = response.status().as_u16();
+        let bytes = to_bytes(response.into_body(), usize::MAX).await.unwrap();
+        (status, serde_json::from_slice(&bytes).unwrap())
+    }
+
+    async fn get(&self, path: &str) -> (u16, Value) {
+        self.asked("GET", path, Value::Null).await
+    }
+}
+
+#[tokio::test]
+async fn a_replay_is_started_seen_refused_and_given_up() {
+    let given = given().await;
+    let started = given.asked("POST", "/v1/replays", json!({ "read_model": "stock", "by": "ann", "fold": 1 })).await;
+    assert_eq!((started.0, &started.1["generation"]), (201, &json!("stock@2")), "{started:?}");
+    let (status, seen) = given.get("/v1/replays/stock").await;
+    assert_eq!((status, &seen["generation"], &seen["role"]), (200, &json!("stock@2"), &json!("beside")));
+    assert_eq!(seen["replay"]["started_by"], "ann");
+    let (_, listed) = given.get("/v1/replays").await;
+    assert_eq!(listed["read_models"][0]["generations"].as_array().unwrap().len(), 2);
+    assert_eq!(listed["read_models"][0]["serving"], "stock@1");
+
+    let (status, refused) = given.asked("POST", "/v1/replays/stock@2/cutover", json!({ "by": "ann" })).await;
+    assert_eq!((status, &refused["title"]), (409, &json!("Refused")));
+    let codes: Vec<&str> =
+        refused["missing"].as_array().unwrap().iter().map(|missing| missing["code"].as_str().unwrap()).collect();
+    assert!(codes.contains(&"no_parity") && codes.contains(&"rebuilding"), "{codes:?}");
+    let (status, refused) = given.asked("POST", "/v1/replays/stock@2/approve", json!({ "by": "ann" })).await;
+    assert_eq!((status, &refused["missing"][0]["code"]), (409, &json!("self_approved")));
+
+    let (status, _) = given.asked("POST", "/v1/replays/stock@2/abort", json!({ "by": "ann", "reason": "r" })).await;
+    assert_eq!(status, 200);
+    let (_, history) = given.get("/v1/replays/history").await;
+    let of_stock = &history["read_models"][0];
+    let actions: Vec<&str> =
+        of_stock["decisions"].as_array().unwrap().iter().map(|decision| decision["action"].as_str().unwrap()).collect();
+    assert_eq!((actions, &of_stock["tampered"]), (vec!["started", "aborted"], &json!([])));
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_says_why() {
+    let given = given().await;
+    for (body, why) in [
+        (json!({ "read_model": "stock" }), "name the person"),
+        (json!({ "by": "ann" }), "read_model"),
+        (json!({ "read_model": "stock", "by": "ann", "until": "yesterday" }), "position token"),
+        (json!({ "read_model": "stock", "by": "ann", "plan": { "stage": [] } }), "at least one"),
+    ] {
+        let (status, problem) = given.asked("POST", "/v1/replays", body.clone()).await;
+        assert_eq!(status, 422, "{body} {problem}");
+        assert!(problem["detail"].as_str().unwrap().contains(why), "{problem}");
+    }
+    for path in ["/v1/replays/stock", "/v1/replays/stock@7", "/v1/replays/orders@1"] {
+        let (status, problem) = given.get(path).await;
+        assert_eq!((status, &problem["title"]), (404, &json!("Unknown generation")), "{path}");
+    }
+    let unknown = given.asked("POST", "/v1/replays", json!({ "read_model": "stock", "by": "ann", "fold": 99 })).await;
+    assert_eq!((unknown.0, &unknown.1["missing"][0]["code"]), (409, &json!("unknown_fold")));
+}
