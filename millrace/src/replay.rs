@@ -4,10 +4,13 @@
 mod args;
 mod connect;
 mod decide;
+mod dry_run;
 mod history;
+mod keys;
 mod list;
 mod start;
 mod status;
+mod verify;
 
 pub use args::ReplayArgs;
 use args::{AtArgs, ReplayAction};
@@ -20,8 +23,10 @@ use crate::exit::Exit;
 
 pub async fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
     match args.action {
+        ReplayAction::Start(args) if args.into_live => keys::run(args).await,
         ReplayAction::Start(args) => start::run(args).await,
         ReplayAction::Status(args) => status::run(args).await,
+        ReplayAction::Verify(args) => verify::run(args).await,
         ReplayAction::Approve(args) => decide::approve(args).await,
         ReplayAction::Cutover(args) => decide::cutover(args).await,
         ReplayAction::Rollback(args) => decide::rollback(args).await,
@@ -29,6 +34,7 @@ pub async fn run(args: ReplayArgs) -> anyhow::Result<Exit> {
         ReplayAction::Abort(args) => decide::abort(args).await,
         ReplayAction::List(args) => list::run(args).await,
         ReplayAction::History(args) => history::run(args).await,
+        ReplayAction::DryRun(args) => dry_run::run(args).await,
     }
 }
 

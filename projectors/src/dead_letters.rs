@@ -19,6 +19,7 @@ use crate::error::ProjectorError;
 use crate::fold::{Fold, Read};
 use crate::metrics::{DISCARDED, REDRIVEN};
 use crate::projection::{Facts, Projection};
+use crate::refold::refold;
 use crate::worker::{Owned, WorkerContext, apply, load_rows, now};
 
 pub use mirror::DeadLetterMirror;
@@ -46,6 +47,7 @@ where
             DeadLetterAction::Discard { reason, first_only } => {
                 discard(context, owned, &request, reason, *first_only).await
             }
+            DeadLetterAction::Refold { keys } => refold(context, owned, &request, keys).await,
         };
         match done {
             Ok(()) => {}
@@ -73,7 +75,7 @@ where
     if request.key == FOREIGN_KEY {
         let message = "records that are no events of ours have no place in the order: they can only be discarded";
         let left = owned.foreign_records;
-        return finish(context, owned, answer(request, DeadLetterOutcome::Failed, message.to_owned(), 0, left)).await;
+        return finish(context, owned, answered(request, DeadLetterOutcome::Failed, message.to_owned(), 0, left)).await;
     }
     let mut resolved = 0;
     loop {
@@ -104,13 +106,13 @@ where
             left = (page.len() - folded) as u64 + if is_last { 0 } else { behind(context, &page).await? };
             let message = format!("{} cannot be folded: {why}", stays.place());
             resolution.kept.push(ParkedEvent { reason: why, ..stays.clone() });
-            resolution.answers.push(answer(request, DeadLetterOutcome::Failed, message, resolved, left));
+            resolution.answers.push(answered(request, DeadLetterOutcome::Failed, message, resolved, left));
         } else if is_last {
             let message = match resolved {
                 0 => format!("nothing is parked under {}", request.key),
                 _ => "level".to_owned(),
             };
-            resolution.answers.push(answer(request, DeadLetterOutcome::Done, message, resolved, 0));
+            resolution.answers.push(answered(request, DeadLetterOutcome::Done, message, resolved, 0));
         }
         let is_answered = !resolution.answers.is_empty();
         let changes = fold.changes.into_iter().collect();
@@ -157,7 +159,7 @@ where
                 0 => format!("nothing is parked under {}", request.key),
                 _ => "discarded".to_owned(),
             };
-            resolution.answers.push(answer(request, DeadLetterOutcome::Done, message, resolved, left));
+            resolution.answers.push(answered(request, DeadLetterOutcome::Done, message, resolved, left));
         }
         let is_answered = !resolution.answers.is_empty();
         apply(context, &Batch { dead_letters: resolution, ..unmoved(context, owned) }).await?;
@@ -189,7 +191,7 @@ where
 }
 
 /// A write of the owner that leaves the checkpoint where it is.
-fn unmoved<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Batch<P::Key, P::Row>
+pub(crate) fn unmoved<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Batch<P::Key, P::Row>
 where
     P: Projection,
     M: ?Sized,
@@ -252,7 +254,7 @@ fn leaves(event: &ParkedEvent) -> Resolved {
     Resolved { key: event.key.clone(), place: event.place() }
 }
 
-fn answer(
+pub(crate) fn answered(
     request: &DeadLetterRequest,
     outcome: DeadLetterOutcome,
     message: String,

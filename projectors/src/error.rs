@@ -52,6 +52,9 @@ pub enum ProjectorError {
         told(folds)
     )]
     UnknownFold { generation: String, fold_version: u32, folds: &'static [u32] },
+    /// A walk over the log beside the fold ended early; it is begun again.
+    #[error("the walk over the log broke off: {problem}")]
+    BrokeOff { problem: String },
     /// Not a topic of this projection.
     #[error("{at} is not an event topic")]
     ForeignTopic { at: TopicPartition },
@@ -63,6 +66,7 @@ impl ProjectorError {
         match self {
             ProjectorError::Log(error) => error.is_transient(),
             ProjectorError::ReadModel(error) => error.is_transient(),
+            ProjectorError::BrokeOff { .. } => true,
             ProjectorError::Gap { .. }
             | ProjectorError::NotOnLog { .. }
             | ProjectorError::HistoryDiffers { .. }

@@ -13,6 +13,7 @@ mod history;
 mod metrics;
 mod observer;
 mod projection;
+mod refold;
 mod search;
 mod settings;
 mod stock;

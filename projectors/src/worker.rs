@@ -24,6 +24,7 @@ use crate::metrics::{
     APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS,
 };
 use crate::projection::Projection;
+use crate::refold::Refolding;
 use crate::settings::{ProjectorSettings, Role};
 
 /// What a worker asks of the engine, which alone holds the subscription.
@@ -79,6 +80,8 @@ pub(crate) struct Owned<P: Projection> {
     /// Since when, and where, a sequence is missing.
     gap: Option<(Instant, u64, u64, u64)>,
     recent: RecentEvents,
+    /// Keys that are being folded anew.
+    pub(crate) refolding: Option<Refolding<P>>,
 }
 
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
@@ -282,6 +285,7 @@ where
         rows: HashMap::new(),
         gap: None,
         recent: RecentEvents::new(),
+        refolding: None,
     })
 }
 

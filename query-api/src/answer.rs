@@ -11,6 +11,7 @@ use serde::Serialize;
 use crate::problem::Problem;
 
 pub(crate) static POSITION: HeaderName = HeaderName::from_static("millrace-position");
+pub(crate) static GENERATION: HeaderName = HeaderName::from_static("millrace-generation");
 
 /// Writes an answer, or 304 when the caller has it already.
 pub(crate) fn answer(request: &HeaderMap, body: &impl Serialize, position: &PositionToken) -> Response {
@@ -33,6 +34,14 @@ pub(crate) fn answer(request: &HeaderMap, body: &impl Serialize, position: &Posi
         response.headers_mut().insert(header::ETAG, tag);
     }
     with_position(response, position)
+}
+
+/// Names the generations that an answer was read from.
+pub(crate) fn with_generation(mut response: Response, generations: &str) -> Response {
+    if let Ok(value) = HeaderValue::from_str(generations) {
+        response.headers_mut().insert(GENERATION.clone(), value);
+    }
+    response
 }
 
 /// Names the position that an answer, or a refusal, is true at.

@@ -3,13 +3,17 @@
 //! Reads never touch the event store or the event log.
 
 mod answer;
+mod latency;
+mod marks;
 mod metrics;
 mod min_position;
+mod mirror;
 mod problem;
 mod product;
 mod search;
 mod status;
 mod stock;
+mod watch;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,11 +26,15 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
+use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 use utoipa::OpenApi;
 
 pub use metrics::describe_metrics;
 use problem::Problem;
+
+use crate::marks::Marks;
+use crate::watch::Watch;
 
 /// What the query API reads, and its bounds.
 #[derive(Clone)]
@@ -64,10 +72,29 @@ impl Default for QuerySettings {
 )]
 pub struct QueryApiDoc;
 
-/// Builds the routes of the query API.
-pub fn router(api: QueryApi) -> Router {
+/// What the routes share.
+pub(crate) struct Reads {
+    pub(crate) api: QueryApi,
+    pub(crate) marks: Marks,
+    pub(crate) stock_watch: Arc<Watch>,
+    pub(crate) search_watch: Arc<Watch>,
+}
+
+/// Follows the catalogues, and reports what reads cost while a replay is under way.
+pub struct ReadWatch {
+    reads: Arc<Reads>,
+}
+
+/// Builds the routes of the query API, and the watch that runs beside them.
+pub fn router(api: QueryApi) -> (Router, ReadWatch) {
     let deadline = api.settings.deadline;
-    Router::new()
+    let reads = Arc::new(Reads {
+        api,
+        marks: Marks::default(),
+        stock_watch: Arc::new(Watch::new()),
+        search_watch: Arc::new(Watch::new()),
+    });
+    let routes = Router::new()
         .route("/v1/stock/{sku}", get(stock::one))
         .route("/v1/stock", get(stock::many))
         .route("/v1/products/{sku}", get(product::page))
@@ -76,7 +103,22 @@ pub fn router(api: QueryApi) -> Router {
         .route("/v1/status", get(status::status))
         .method_not_allowed_fallback(method_not_allowed)
         .layer(middleware::from_fn(move |request, next| within(deadline, request, next)))
-        .with_state(Arc::new(api))
+        .with_state(Arc::clone(&reads));
+    (routes, ReadWatch { reads })
+}
+
+// === impl ReadWatch ===
+
+impl ReadWatch {
+    /// Runs until `shutdown`.
+    pub async fn run(self, shutdown: CancellationToken) {
+        let now = self.reads.api.now;
+        let (stock, search) = (self.reads.api.stock.as_ref(), self.reads.api.search.catalogue());
+        tokio::join!(
+            self.reads.stock_watch.run(stock, now, shutdown.clone()),
+            self.reads.search_watch.run(search, now, shutdown),
+        );
+    }
 }
 
 async fn method_not_allowed() -> Problem {

@@ -54,6 +54,9 @@ impl From<ReadModelError> for Problem {
     fn from(error: ReadModelError) -> Self {
         match error {
             ReadModelError::Query { problem } => Self::bad_request(problem),
+            error @ ReadModelError::UnknownGeneration { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "Unknown generation").detail(error.to_string())
+            }
             ReadModelError::Rebuilding { name } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "Rebuilding")
                 .detail(format!("the {name} read model is being rebuilt and not answered from until it is whole"))
                 .retry_after(2),

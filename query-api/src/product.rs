@@ -13,12 +13,11 @@ use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::QueryApi;
-use crate::answer::{answer, moment, with_position};
+use crate::Reads;
+use crate::answer::{answer, moment, with_generation, with_position};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
-use crate::stock::sku_of;
-use crate::stock::{Stock, view};
+use crate::stock::{Stock, answers, named as stock_named, sku_of, view};
 
 /// A product page.
 #[derive(Debug, Serialize, ToSchema)]
@@ -87,13 +86,14 @@ pub(crate) struct PageParams {
     )
 )]
 pub(crate) async fn page(
-    State(api): State<Arc<QueryApi>>,
+    State(reads): State<Arc<Reads>>,
     headers: HeaderMap,
     sku: Result<Path<String>, PathRejection>,
     params: Result<Query<PageParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
+    let api = &reads.api;
     let choice = ReadChoice { generation: None, key: sku.to_string(), region: params.region.clone() };
     // The part that is missing is marked, whatever it is missing for.
     let described_by = match api.search.choose(&choice).await {
@@ -111,13 +111,16 @@ pub(crate) async fn page(
         }
     }
     let (described, stock) =
-        tokio::join!(api.search.product(&sku, &described_by), api.stock.stock(std::slice::from_ref(&sku), &choice));
+        tokio::join!(api.search.product(&sku, &described_by), answers(&reads, std::slice::from_ref(&sku), &choice));
     if let (Err(_), Err(error)) = (&described, &stock) {
         return Err(refused(error));
     }
     let mut position = PositionToken::default();
     let mut page = ProductPage { sku: sku.clone(), product: None, price: None, stock: None, missing: Vec::new() };
     let is_whole = described.is_ok() && stock.is_ok();
+    let mut generations: Vec<String> = stock.iter().map(|found| stock_named(found.generation)).collect();
+    generations.extend(described.iter().map(|found| format!("search@{}", found.generation)));
+    let generations = generations.join(", ");
     match described {
         Ok(found) => {
             position.merge(&found.position);
@@ -143,9 +146,9 @@ pub(crate) async fn page(
     page.missing = parts.into_iter().filter_map(|(part, is_missing)| is_missing.then_some(part)).collect();
     if page.missing.len() == parts.len() && is_whole {
         let problem = Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("nothing is known of {sku}"));
-        return Ok(with_position(problem.into_response(), &position));
+        return Ok(with_generation(with_position(problem.into_response(), &position), &generations));
     }
-    Ok(answer(&headers, &page, &position))
+    Ok(with_generation(answer(&headers, &page, &position), &generations))
 }
 
 fn refused(error: &ReadModelError) -> Problem {

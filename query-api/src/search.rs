@@ -2,19 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use read_models::ReadChoice;
 use read_models::search::{SearchAnswer, SearchRequest};
+use read_models::{ReadChoice, ReadModelError};
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::QueryApi;
-use crate::answer::{answer, moment};
+use crate::Reads;
+use crate::answer::{answer, moment, with_generation};
 use crate::min_position::{min_position, not_yet};
+use crate::mirror;
 use crate::problem::Problem;
 
 const DEFAULT_LIMIT: usize = 20;
@@ -43,6 +45,8 @@ pub(crate) struct SearchParams {
     cursor: Option<String>,
     /// Whether to count facets; true unless given.
     facets: Option<bool>,
+    /// Answer from this generation, whatever serves.
+    generation: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -115,14 +119,16 @@ pub(crate) struct Suggestions {
     )
 )]
 pub(crate) async fn search(
-    State(api): State<Arc<QueryApi>>,
+    State(reads): State<Arc<Reads>>,
     headers: HeaderMap,
     params: Result<Query<SearchParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
+    let api = &reads.api;
+    let generation = params.generation;
     let request = request(params)?;
     let key = request.text.clone().unwrap_or_default();
-    let choice = ReadChoice { generation: None, key, region: request.region.clone() };
+    let choice = ReadChoice { generation, key, region: request.region.clone() };
     // Waited for and read from one generation, wherever the pointer goes meanwhile.
     let choice = ReadChoice { generation: Some(api.search.choose(&choice).await?), ..choice };
     if let Some(min) = min_position(&headers)?
@@ -130,9 +136,15 @@ pub(crate) async fn search(
     {
         return Err(not_yet(&min, &api.settings));
     }
-    let found = api.search.search(request, &choice).await?;
-    let position = found.position.clone();
-    Ok(answer(&headers, &Found::from(found), &position))
+    let begun = Instant::now();
+    let found = api.search.search(request.clone(), &choice).await;
+    reads.search_watch.note(begun.elapsed(), found.as_ref().is_err_and(|error| !is_the_caller_s(error)));
+    let found = found?;
+    if generation.is_none() {
+        mirror::search(&reads.search_watch, &api.search, &request, &found);
+    }
+    let (position, named) = (found.position.clone(), named(found.generation));
+    Ok(with_generation(answer(&headers, &Found::from(found), &position), &named))
 }
 
 /// Complete a product name
@@ -142,7 +154,7 @@ pub(crate) async fn search(
     responses((status = 200, body = Suggestions), (status = 400, body = Problem, content_type = "application/problem+json"))
 )]
 pub(crate) async fn suggest(
-    State(api): State<Arc<QueryApi>>,
+    State(reads): State<Arc<Reads>>,
     headers: HeaderMap,
     params: Result<Query<SuggestParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -152,8 +164,17 @@ pub(crate) async fn suggest(
         return Err(Problem::bad_request(format!("limit {limit} is not between 1 and 20")));
     }
     let choice = ReadChoice { key: params.q.clone(), ..ReadChoice::default() };
-    let found = api.search.suggest(&params.q, limit, &choice).await?;
-    Ok(answer(&headers, &Suggestions { suggestions: found.names }, &found.position))
+    let found = reads.api.search.suggest(&params.q, limit, &choice).await?;
+    let named = named(found.generation);
+    Ok(with_generation(answer(&headers, &Suggestions { suggestions: found.names }, &found.position), &named))
+}
+
+fn named(generation: u32) -> String {
+    format!("search@{generation}")
+}
+
+fn is_the_caller_s(error: &ReadModelError) -> bool {
+    matches!(error, ReadModelError::Query { .. } | ReadModelError::UnknownGeneration { .. })
 }
 
 fn request(params: SearchParams) -> Result<SearchRequest, Problem> {
@@ -231,6 +252,7 @@ mod tests {
             limit: None,
             cursor: None,
             facets: None,
+            generation: None,
         }
     }
 

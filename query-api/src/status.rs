@@ -10,7 +10,7 @@ use schemas::PositionToken;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::QueryApi;
+use crate::Reads;
 use crate::answer::answer;
 use crate::problem::Problem;
 
@@ -43,7 +43,8 @@ pub(crate) struct ProjectionStatus {
 
 /// Position, lag and freshness
 #[utoipa::path(get, path = "/v1/status", tag = "operations", responses((status = 200, body = Status)))]
-pub(crate) async fn status(State(api): State<Arc<QueryApi>>, headers: HeaderMap) -> Result<Response, Problem> {
+pub(crate) async fn status(State(reads): State<Arc<Reads>>, headers: HeaderMap) -> Result<Response, Problem> {
+    let api = &reads.api;
     let now = (api.now)();
     let (stock, search) = tokio::join!(api.stock.status(), api.search.status());
     let mut head = PositionToken::default();

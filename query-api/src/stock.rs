@@ -2,20 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
-use read_models::ReadChoice;
-use read_models::stock::{StockAnswer, StockRow};
+use read_models::stock::{StockAnswer, StockRead, StockRow};
+use read_models::{ReadChoice, ReadModelError};
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::QueryApi;
-use crate::answer::{answer, moment, with_position};
+use crate::Reads;
+use crate::answer::{answer, moment, with_generation, with_position};
 use crate::min_position::{min_position, not_yet};
+use crate::mirror;
 use crate::problem::Problem;
 
 /// Most SKUs of one request.
@@ -77,6 +79,8 @@ pub(crate) struct StockList {
 pub(crate) struct OneParams {
     /// Only this region.
     region: Option<RegionId>,
+    /// Answer from this generation, whatever serves: one that is built, or one of the past.
+    generation: Option<u32>,
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -86,6 +90,8 @@ pub(crate) struct ManyParams {
     sku: String,
     /// Only this region.
     region: Option<RegionId>,
+    /// Answer from this generation, whatever serves: one that is built, or one of the past.
+    generation: Option<u32>,
 }
 
 /// Stock of one SKU
@@ -101,29 +107,31 @@ pub(crate) struct ManyParams {
     )
 )]
 pub(crate) async fn one(
-    State(api): State<Arc<QueryApi>>,
+    State(reads): State<Arc<Reads>>,
     headers: HeaderMap,
     sku: Result<Path<String>, PathRejection>,
     params: Result<Query<OneParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
-    let mut found = read(&api, &headers, std::slice::from_ref(&sku), params.region.as_ref()).await?;
+    let choice = ReadChoice { generation: params.generation, key: sku.to_string(), region: params.region.clone() };
+    let found = read(&reads, &headers, std::slice::from_ref(&sku), choice).await?;
+    let (generation, mut found) = (found.generation, found.answers);
     let unknown = || {
         Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("{sku} has no stock event")).into_response()
     };
     let Some(found) = found.pop() else { return Ok(unknown()) };
     let position = found.position.clone();
     if found.warehouses.is_empty() && !found.parked {
-        return Ok(with_position(unknown(), &position));
+        return Ok(with_generation(with_position(unknown(), &position), &named(generation)));
     }
     let stock = view(found, params.region.as_ref());
     if stock.regions.is_empty() && params.region.is_some() {
         let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region")
             .detail(format!("{sku} has no warehouse there"));
-        return Ok(with_position(problem.into_response(), &position));
+        return Ok(with_generation(with_position(problem.into_response(), &position), &named(generation)));
     }
-    Ok(answer(&headers, &stock, &position))
+    Ok(with_generation(answer(&headers, &stock, &position), &named(generation)))
 }
 
 /// The SKU of a path, which may be one that is no text.
@@ -143,7 +151,7 @@ pub(crate) fn sku_of(sku: Result<Path<String>, PathRejection>) -> Result<Sku, Pr
     )
 )]
 pub(crate) async fn many(
-    State(api): State<Arc<QueryApi>>,
+    State(reads): State<Arc<Reads>>,
     headers: HeaderMap,
     params: Result<Query<ManyParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
@@ -163,7 +171,11 @@ pub(crate) async fn many(
     }
     let mut list = StockList { items: Vec::new(), missing: Vec::new() };
     let mut position = PositionToken::default();
-    for found in read(&api, &headers, &skus, params.region.as_ref()).await? {
+    let key = skus.first().map(ToString::to_string).unwrap_or_default();
+    let choice = ReadChoice { generation: params.generation, key, region: params.region.clone() };
+    let found = read(&reads, &headers, &skus, choice).await?;
+    let generation = found.generation;
+    for found in found.answers {
         position.merge(&found.position);
         let is_parked = found.parked;
         let stock = view(found, params.region.as_ref());
@@ -173,23 +185,55 @@ pub(crate) async fn many(
             list.items.push(stock);
         }
     }
-    Ok(answer(&headers, &list, &position))
+    Ok(with_generation(answer(&headers, &list, &position), &named(generation)))
 }
 
-async fn read(
-    api: &QueryApi,
-    headers: &HeaderMap,
-    skus: &[Sku],
-    region: Option<&RegionId>,
-) -> Result<Vec<StockAnswer>, Problem> {
-    let key = skus.first().map(ToString::to_string).unwrap_or_default();
-    let choice = ReadChoice { generation: None, key, region: region.cloned() };
+pub(crate) fn named(generation: u32) -> String {
+    format!("stock@{generation}")
+}
+
+async fn read(reads: &Arc<Reads>, headers: &HeaderMap, skus: &[Sku], choice: ReadChoice) -> Result<StockRead, Problem> {
+    let api = &reads.api;
     if let Some(min) = min_position(headers)?
         && !api.stock.wait_for(&min, &choice, api.settings.position_wait).await?
     {
         return Err(not_yet(&min, &api.settings));
     }
-    Ok(api.stock.stock(skus, &choice).await?.answers)
+    Ok(answers(reads, skus, &choice).await?)
+}
+
+/// How long an answer that would step back waits for its generation.
+const STEP_BACK_WAIT: Duration = Duration::from_secs(1);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+/// What serves, never behind what another generation told before; mirrored where a stage wants that.
+pub(crate) async fn answers(
+    reads: &Arc<Reads>,
+    skus: &[Sku],
+    choice: &ReadChoice,
+) -> Result<StockRead, ReadModelError> {
+    let (stock, watch) = (&reads.api.stock, &reads.stock_watch);
+    let begun = Instant::now();
+    let mut read = stock.stock(skus, choice).await;
+    watch.note(begun.elapsed(), read.is_err());
+    // Who asks for a generation by its number gets what it has.
+    while choice.generation.is_none()
+        && let Ok(found) = &read
+        && !reads.marks.take(found.generation, &found.answers)
+    {
+        if begun.elapsed() > STEP_BACK_WAIT {
+            tracing::warn!(generation = found.generation, "a generation is behind what another one has told");
+            reads.marks.accept(found.generation, &found.answers);
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        read = stock.stock(skus, choice).await;
+    }
+    let read = read?;
+    if choice.generation.is_none() {
+        mirror::stock(watch, stock, skus, &read);
+    }
+    Ok(read)
 }
 
 /// Adds warehouses up to regions and a total.

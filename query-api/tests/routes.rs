@@ -34,7 +34,8 @@ impl Fixture {
         let search = Arc::new(SearchReadModel::open(&dir).await.unwrap());
         let reader = Arc::new(SearchReader::open(&dir).await.unwrap());
         let settings = QuerySettings { position_wait: Duration::from_millis(300), ..QuerySettings::default() };
-        let routes = router(QueryApi { stock: stock.clone(), search: reader, settings, now: || 1_700_000_000_000 });
+        let (routes, _) =
+            router(QueryApi { stock: stock.clone(), search: reader, settings, now: || 1_700_000_000_000 });
         let shutdown = CancellationToken::new();
         let (indexed, stopped) = (search.clone(), shutdown.clone());
         tokio::spawn(async move { indexed.run_indexer(stopped).await });

@@ -39,6 +39,9 @@ pub enum DeadLetterAction {
     Redrive,
     /// Take them out for good, and record why; only the first when `first_only`.
     Discard { reason: String, first_only: bool },
+    /// Fold all events of these partition keys anew from the log, and write the rows that come of it: a replay of
+    /// single keys into the generation that is fed. The request's own key is the first of them.
+    Refold { keys: Vec<String> },
 }
 
 /// What became of a request.

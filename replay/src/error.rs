@@ -1,6 +1,6 @@
 //! What can go wrong with a replay. What a gate refuses is an answer, not an error.
 
-use event_log::EventLogError;
+use event_log::{DecodeError, EventLogError};
 use projectors::ProjectorError;
 use read_models::ReadModelError;
 
@@ -29,6 +29,28 @@ pub enum ReplayError {
     Contended { name: &'static str, attempts: u32 },
     #[error("what a replay keeps of itself is damaged: {problem}")]
     Damaged { problem: String },
+    #[error("an event cannot be decoded for now: {0}")]
+    Decode(#[from] DecodeError),
+    #[error("{generation} cannot be compared with itself")]
+    SameGeneration { generation: String },
+    #[error("{candidate} has {found} partitions and {live} has {wanted}: their keys lie elsewhere")]
+    OtherPartitions { live: String, candidate: String, found: usize, wanted: usize },
+    #[error(
+        "{generation} is still being built: {waiting} of its {all} partitions are not live; `millrace replay status` tells how far it is"
+    )]
+    StillBuilt { generation: String, waiting: usize, all: usize },
+    #[error("{partition}: the generations are {behind} events apart; compare them once both have caught up")]
+    NotLevel { partition: String, behind: u64 },
+    #[error(
+        "{at}: a read model has applied sequence {wanted}, the log gave no further than {last}: `millrace audit` tells what is missing"
+    )]
+    NotOnLog { at: String, wanted: u64, last: u64 },
+    #[error("{partition}: a store went back to an earlier state meanwhile; compare again once it has caught up")]
+    SteppedBack { partition: String },
+    #[error(
+        "{partition}: events come faster than rows can be read, after {rounds} rounds; compare again at a quieter time"
+    )]
+    TooBusy { partition: String, rounds: u32 },
 }
 
 // === impl ReplayError ===
@@ -40,13 +62,21 @@ impl ReplayError {
             ReplayError::ReadModel(error) => error.is_transient(),
             ReplayError::Log(error) => error.is_transient(),
             ReplayError::Projector(error) => error.is_transient(),
-            ReplayError::Contended { .. } => true,
+            ReplayError::Decode(error) => error.is_transient(),
+            ReplayError::Contended { .. }
+            | ReplayError::StillBuilt { .. }
+            | ReplayError::NotLevel { .. }
+            | ReplayError::SteppedBack { .. }
+            | ReplayError::TooBusy { .. } => true,
             ReplayError::File { .. }
             | ReplayError::Setting { .. }
             | ReplayError::Ownership { .. }
             | ReplayError::Damaged { .. }
             | ReplayError::NotThere { .. }
-            | ReplayError::NoReplay { .. } => false,
+            | ReplayError::NoReplay { .. }
+            | ReplayError::SameGeneration { .. }
+            | ReplayError::OtherPartitions { .. }
+            | ReplayError::NotOnLog { .. } => false,
         }
     }
 }

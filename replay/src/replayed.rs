@@ -3,16 +3,23 @@
 
 use std::sync::Arc;
 
+use event_log::{EventDecoder, EventLog};
 use projectors::{Projection, SearchProjection, StockProjection};
 use read_models::generations::Catalogue;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
-use read_models::{Generations, ReadModelError, ReadModelStatus};
+use read_models::{DeadLetters, Generations, PartitionRef, ReadModelError, ReadModelStatus};
 
+use crate::dry_run::{DryRunReport, dry_run};
 use crate::error::ReplayError;
 use crate::observed::Observed;
 use crate::operations::Operations;
 use crate::ownership::Ownership;
+use crate::parity::{self, Progress, Sides};
+use crate::queries::{self, QueryBounds};
+use crate::repair::{self, Selection};
+use crate::report::ParityReport;
+use crate::rules::Rules;
 
 /// One read model. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +33,16 @@ enum Rows {
     Stock(SharedStock),
     Search(SearchReader),
 }
+
+/// The log, as comparisons read it.
+#[derive(Clone)]
+pub struct LogReader {
+    pub log: Arc<dyn EventLog>,
+    pub decoder: Arc<EventDecoder>,
+}
+
+/// Keys of a repair by the partition that they are in.
+pub type Selected = std::collections::BTreeMap<PartitionRef, std::collections::BTreeSet<String>>;
 
 // === impl Replayed ===
 
@@ -88,4 +105,89 @@ impl Replayed {
         let statuses = self.statuses(catalogue).await?;
         Observed::gather(self.operations.generations().as_ref(), &statuses, now).await
     }
+
+    /// Compares a generation with what serves. `queries` are asked of a search read model only.
+    #[expect(clippy::too_many_arguments, reason = "each is one thing that the command line names")]
+    pub async fn compare(
+        &self,
+        catalogue: &Catalogue,
+        generation: u32,
+        log: &LogReader,
+        rules: &Rules,
+        queries: &[String],
+        progress: &Progress,
+        now: i64,
+    ) -> Result<ParityReport, ReplayError> {
+        let serving = catalogue.serving;
+        let (live_fold, candidate_fold) = (fold_of(catalogue, serving)?, fold_of(catalogue, generation)?);
+        match &self.rows {
+            Rows::Stock(stock) => {
+                let (live, candidate) = (stock.of_generation(serving), stock.of_generation(generation));
+                let sides = Sides::<StockProjection> { live: &live, live_fold, candidate: &candidate, candidate_fold };
+                parity::compare(&sides, log.log.as_ref(), &log.decoder, rules, progress, now).await
+            }
+            Rows::Search(search) => {
+                let (live, candidate) = (search.of_generation(serving), search.of_generation(generation));
+                let sides = Sides::<SearchProjection> { live: &live, live_fold, candidate: &candidate, candidate_fold };
+                let mut report = parity::compare(&sides, log.log.as_ref(), &log.decoder, rules, progress, now).await?;
+                if !queries.is_empty() {
+                    let compared = queries::compare(&live, &candidate, queries, QueryBounds::default()).await?;
+                    report.queries = Some(compared);
+                }
+                Ok(report)
+            }
+        }
+    }
+
+    /// Runs a fold over the log in memory, and compares with what serves.
+    pub async fn dry_run(
+        &self,
+        catalogue: &Catalogue,
+        fold: u32,
+        log: &LogReader,
+        rules: &Rules,
+        progress: &Progress,
+    ) -> Result<DryRunReport, ReplayError> {
+        let serving = catalogue.serving;
+        let live_fold = fold_of(catalogue, serving)?;
+        let (log, decoder) = (log.log.as_ref(), &log.decoder);
+        match &self.rows {
+            Rows::Stock(stock) => {
+                let live = stock.of_generation(serving);
+                dry_run::<StockProjection>(&live, live_fold, fold, log, decoder, rules, progress).await
+            }
+            Rows::Search(search) => {
+                let live = search.of_generation(serving);
+                dry_run::<SearchProjection>(&live, live_fold, fold, log, decoder, rules, progress).await
+            }
+        }
+    }
+
+    /// The keys that a selection means.
+    pub async fn select(
+        &self,
+        log: &LogReader,
+        partitions: u32,
+        selection: &Selection,
+        progress: &Progress,
+    ) -> Result<Selected, ReplayError> {
+        let (log, decoder) = (log.log.as_ref(), &log.decoder);
+        match self.rows {
+            Rows::Stock(_) => repair::select::<StockProjection>(log, decoder, partitions, selection, progress).await,
+            Rows::Search(_) => repair::select::<SearchProjection>(log, decoder, partitions, selection, progress).await,
+        }
+    }
+
+    /// Where the owners of a generation's partitions are asked.
+    pub fn requests(&self, generation: u32) -> Arc<dyn DeadLetters> {
+        match &self.rows {
+            Rows::Stock(stock) => stock.of_generation(generation) as _,
+            Rows::Search(search) => Arc::new(search.of_generation(generation)) as _,
+        }
+    }
+}
+
+fn fold_of(catalogue: &Catalogue, generation: u32) -> Result<u32, ReplayError> {
+    let entry = catalogue.generations.get(&generation);
+    entry.map(|entry| entry.fold_version).ok_or(ReplayError::NotThere { number: generation })
 }

@@ -2,9 +2,10 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use read_models::generations::Until;
 use replay::Target;
+use schemas::{RegionId, Sku};
 
 use crate::cli::{DataArgs, EventLogArgs, OwnershipArgs, ProjectionName, SearchArgs, StockArgs};
 
@@ -16,22 +17,33 @@ pub struct ReplayArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 pub enum ReplayAction {
-    /// Build a new generation beside the one that serves
+    /// Build a new generation beside the one that serves, or fold some keys of the live one anew
     ///
     /// Only says that it is to be built: the projectors that run (`millrace up`, `millrace project`) see it within a
     /// second, build it from the first event of the log on, and feed it until it is retired. A killed one goes on
     /// where it was. Nobody is answered from it until `replay cutover`, but by `?generation=2`.
     ///
     /// With --until it stands still there, for "what did we show at 14:05".
+    ///
+    /// With --into-live no generation is made: the keys that --sku, --region, --since and --until name are folded anew,
+    /// each from all of its events, and their rows in the generation that serves replaced, while events go on.
     #[command(after_help = "Examples:\n  \
         millrace replay start stock --as ann --reason 'rows tell when they changed' --plan stages.toml\n  \
-        millrace replay start stock --as ann --until 2026-11-20T14:05:00Z")]
+        millrace replay start stock --as ann --until 2026-11-20T14:05:00Z\n  \
+        millrace replay start stock --as ann --into-live --sku ONION-1KG,LEEK-1KG")]
     Start(StartArgs),
     /// Show how far a replay is built, and what is next
     ///
     /// Two looks, a second apart, tell how many events it takes a second.
     #[command(after_help = "Example: millrace replay status stock --watch")]
     Status(StatusArgs),
+    /// Compare a generation with the one that serves, every key, at one position
+    ///
+    /// Both go on meanwhile. What differs and is meant to is declared in a file of rules (docs/operations.md). The
+    /// result is noted in the catalogue, where cutover looks for it; approvals of an earlier one are void.
+    #[command(after_help = "Exit codes: 0 nothing differs but what rules cover, 1 it could not be compared, 2 usage, \
+                            3 it differs.\nExample: millrace replay verify stock@2 --as ann --rules rules.toml --html parity.html")]
+    Verify(VerifyArgs),
     /// Approve the newest comparison of a generation
     ///
     /// Only by an approver that ownership.toml names, and never by who started the replay. The embedded default lets
@@ -66,6 +78,12 @@ pub enum ReplayAction {
     /// Each decision names the hash of the one before: what was changed afterwards is told, with exit code 3.
     #[command(after_help = "Example: millrace replay history stock --against-log")]
     History(HistoryArgs),
+    /// Run a fold and the upcasters of this program over the real log in memory, writing nothing
+    ///
+    /// Tells what would not decode, which keys would be parked, which rows would differ, and what it costs. Exit code 3
+    /// when something would fail or differ.
+    #[command(after_help = "Example: millrace replay dry-run stock --fold 2 --rules rules.toml")]
+    DryRun(DryRunArgs),
 }
 
 /// Where the read models, the log and the owners are.
@@ -96,29 +114,44 @@ pub struct ByArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+#[command(group(ArgGroup::new("keys").args(["sku", "region", "since", "until"]).multiple(true)))]
 pub struct StartArgs {
     /// Read model
     #[arg(value_enum)]
     pub projection: ProjectionName,
     /// Version of the fold that builds it [default: the newest of this program]
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", conflicts_with = "into_live")]
     pub fold: Option<u32>,
     /// Stages of the cutover, gates, triggers and rollback window [default: all at once, after parity and approval]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "into_live")]
     pub plan: Option<PathBuf>,
     /// Enter the stages without being told, as soon as their gates let it
-    #[arg(long, conflicts_with = "until")]
+    #[arg(long, conflicts_with_all = ["into_live", "until"])]
     pub auto: bool,
-    /// Stand still there: a time such as 2026-11-20T14:05:00Z, or a position token
+    /// Stand still there: a time such as 2026-11-20T14:05:00Z, or a position token; with --into-live a time
     #[arg(long, value_name = "TIME|TOKEN", value_parser = replay::until_of)]
     pub until: Option<Until>,
     /// Says that --until is meant for a look at the past; it always is
-    #[arg(long, requires = "until")]
+    #[arg(long, requires = "until", conflicts_with = "into_live")]
     pub as_of: bool,
+    /// Fold keys anew into the generation that serves
+    #[arg(long, requires = "keys")]
+    pub into_live: bool,
+    /// These SKUs
+    #[arg(long, value_name = "SKU,SKU", value_delimiter = ',', requires = "into_live")]
+    pub sku: Vec<Sku>,
+    /// Keys with an event of this region
+    #[arg(long, value_name = "REGION,REGION", value_delimiter = ',', requires = "into_live")]
+    pub region: Vec<RegionId>,
+    /// Keys with an event of this time or later
+    #[arg(long, value_name = "TIME", value_parser = replay::time_of, requires = "into_live")]
+    pub since: Option<i64>,
     #[command(flatten)]
     pub by: ByArgs,
     #[command(flatten)]
     pub at: AtArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -131,6 +164,38 @@ pub struct StatusArgs {
     pub watch: bool,
     #[command(flatten)]
     pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
+pub struct VerifyArgs {
+    /// Generation such as stock@2, or stock for its replay under way
+    #[arg(value_name = "GENERATION")]
+    pub target: Target,
+    /// Differences that are meant
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Searches to ask of both generations, one a line; for search only
+    #[arg(long, value_name = "FILE")]
+    pub queries: Option<PathBuf>,
+    /// Write the report as a page that a browser shows
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Differing keys to print
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub show: usize,
+    /// Only compare: nothing is noted in the catalogue
+    #[arg(long)]
+    pub dry: bool,
+    /// Who compares: the name stands in the history
+    #[arg(long = "as", value_name = "NAME", required_unless_present = "dry")]
+    pub who: Option<String>,
+    /// Why, for the record
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub reason: String,
+    #[command(flatten)]
+    pub at: AtArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -195,6 +260,26 @@ pub struct HistoryArgs {
     pub event_log: EventLogArgs,
 }
 
+#[derive(Debug, Clone, Args)]
+pub struct DryRunArgs {
+    /// Read model
+    #[arg(value_enum)]
+    pub projection: ProjectionName,
+    /// Version of the fold to run [default: the newest of this program]
+    #[arg(long, value_name = "N")]
+    pub fold: Option<u32>,
+    /// Differences that are meant
+    #[arg(long, value_name = "FILE")]
+    pub rules: Option<PathBuf>,
+    /// Differing keys and failures to print
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    pub show: usize,
+    #[command(flatten)]
+    pub at: AtArgs,
+    #[command(flatten)]
+    pub event_log: EventLogArgs,
+}
+
 // === impl ReplayAction ===
 
 impl ReplayAction {
@@ -202,17 +287,22 @@ impl ReplayAction {
         match self {
             ReplayAction::Start(args) => &args.at,
             ReplayAction::Status(args) => &args.at,
+            ReplayAction::Verify(args) => &args.at,
             ReplayAction::Approve(args) | ReplayAction::Rollback(args) | ReplayAction::Abort(args) => &args.at,
             ReplayAction::Cutover(args) => &args.at,
             ReplayAction::Retire(args) => &args.at,
             ReplayAction::List(args) => &args.at,
             ReplayAction::History(args) => &args.at,
+            ReplayAction::DryRun(args) => &args.at,
         }
     }
 
     pub fn event_log(&self) -> Option<&EventLogArgs> {
         match self {
+            ReplayAction::Start(args) => Some(&args.event_log),
+            ReplayAction::Verify(args) => Some(&args.event_log),
             ReplayAction::History(args) => Some(&args.event_log),
+            ReplayAction::DryRun(args) => Some(&args.event_log),
             _ => None,
         }
     }
@@ -234,17 +324,24 @@ mod tests {
     }
 
     #[test]
-    fn who_decides_and_on_what_must_be_said() {
-        assert!(parsed("millrace replay start stock --as ann --until 2026-11-20T14:05:00Z --as-of").is_ok());
+    fn keys_and_a_whole_generation_are_not_mixed() {
+        let ReplayAction::Start(args) = parsed("millrace replay start stock --as ann --into-live --sku A,B").unwrap()
+        else {
+            panic!()
+        };
+        assert_eq!((args.sku.len(), args.into_live), (2, true));
         for wrong in [
+            "millrace replay start stock --as ann --sku A",
+            "millrace replay start stock --as ann --into-live",
+            "millrace replay start stock --as ann --into-live --sku A --fold 2",
             "millrace replay start stock --as ann --as-of",
-            "millrace replay start stock --as ann --auto --until 2026-11-20T14:05:00Z",
             "millrace replay start stock",
             "millrace replay start stock@2 --as ann",
             "millrace replay approve 2 --as ann",
-            "millrace replay cutover stock@2",
+            "millrace replay verify stock@2",
         ] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
+        assert!(parsed("millrace replay verify stock@2 --dry").is_ok());
     }
 }

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
+use event_log::EventDecoder;
 use read_models::search::SearchReader;
-use replay::{Ownership, Replayed};
+use replay::{LogReader, Ownership, Replayed};
 
 use super::args::AtArgs;
-use crate::cli::OwnershipArgs;
+use crate::cli::{EventLogArgs, OwnershipArgs};
 use crate::exit::one_line;
 use crate::stores;
 
@@ -56,4 +57,11 @@ async fn open(at: &AtArgs, name: &str, ownership: Arc<Ownership>) -> anyhow::Res
             Replayed::search(SearchReader::open(&dir).await?, ownership)
         }
     })
+}
+
+/// The log, to read what generations are compared by.
+pub async fn log(at: &AtArgs, event_log: &EventLogArgs) -> anyhow::Result<LogReader> {
+    let log = stores::event_log_to_read(&at.data, event_log).await?;
+    let decoder = Arc::new(EventDecoder::new(stores::registry(&event_log.registry)?));
+    Ok(LogReader { log, decoder })
 }

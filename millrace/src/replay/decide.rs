@@ -1,6 +1,7 @@
 //! `millrace replay approve`, `cutover`, `rollback`, `retire` and `abort`: one decision each, and what it comes to.
 
 use replay::{By, CutoverRequest, NextStep, Outcome};
+use serde_json::json;
 
 use super::args::{ByArgs, CutoverArgs, DecideArgs, RetireArgs};
 use super::connect;
@@ -89,4 +90,9 @@ pub fn tell_next(next: &[NextStep]) -> anyhow::Result<()> {
         output::line(format!("  {command:<40} {} ({})", step.effect, step.reversal.as_str()))?;
     }
     Ok(())
+}
+
+/// A result of a check, as one JSON document with what the catalogue said to it.
+pub fn json_with(outcome: Option<&Outcome>, key: &str, value: &impl serde::Serialize) -> anyhow::Result<()> {
+    output::json(&json!({ key: value, "noted": outcome }))
 }

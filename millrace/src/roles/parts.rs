@@ -142,7 +142,14 @@ pub fn query_routes(
             }
         }
     });
-    query_api::router(QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now })
+    let api = QueryApi { stock: Arc::clone(stock), search: Arc::clone(search), settings, now };
+    let (routes, watch) = query_api::router(api);
+    let shutdown = process.shutdown.clone();
+    process.spawn("read watch", async move {
+        watch.run(shutdown).await;
+        Ok(())
+    });
+    routes
 }
 
 /// What waits in the read models' dead letters, and the requests to redrive or discard it.

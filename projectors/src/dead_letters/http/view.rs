@@ -307,6 +307,7 @@ impl Asked {
             DeadLetterAction::Redrive => ("redrive", request.note),
             DeadLetterAction::Discard { reason, first_only: false } => ("discard", Some(reason)),
             DeadLetterAction::Discard { reason, first_only: true } => ("discard first", Some(reason)),
+            DeadLetterAction::Refold { .. } => ("refold", request.note),
         };
         Self {
             action: Some(action),

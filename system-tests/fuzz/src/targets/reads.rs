@@ -115,7 +115,7 @@ impl Queries {
         let (stock, search) = runtime.block_on(filled(folder.path())).expect("the read models are filled");
         // A read for a position that is not there is not to wait.
         let settings = QuerySettings { position_wait: Duration::ZERO, ..QuerySettings::default() };
-        let routes = router(QueryApi { stock, search, settings, now: || 1_700_000_000_000 });
+        let (routes, _) = router(QueryApi { stock, search, settings, now: || 1_700_000_000_000 });
         Self { runtime, routes, _folder: folder }
     }
 }

@@ -1,0 +1,210 @@
+//! Mirrored reads: what was just answered is read from the candidate as well, and the two are compared where both are
+//! true at one position.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use read_models::ReadChoice;
+use read_models::search::{SearchAnswer, SearchReader, SearchRequest};
+use read_models::stock::{SharedStock, StockAnswer, StockRead, StockRow};
+use schemas::{PositionToken, Sku};
+use serde_json::Value;
+
+use crate::watch::{MirrorOrder, Mirroring, Watch};
+
+/// How often a comparison waits for the side that is behind, and how long.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(50);
+/// Share of the hits that two pages must have in common.
+const OVERLAP: f64 = 0.9;
+
+/// Mirrors a stock read in the background, if it is one of those that are.
+pub(crate) fn stock(watch: &Arc<Watch>, stock: &SharedStock, skus: &[Sku], answered: &StockRead) {
+    let Some(order) = watch.order(answered.generation) else { return };
+    let (watch, stock, skus, answered) = (Arc::clone(watch), stock.clone(), skus.to_vec(), answered.clone());
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        let first = stock.stock(&skus, &pinned(order.candidate.generation)).await;
+        let took = begun.elapsed();
+        let how = match first {
+            Ok(first) => compare_stock(&stock, &skus, answered, first, &order).await,
+            Err(error) => {
+                tracing::debug!(%error, "mirrored read failed");
+                Mirroring::Failed
+            }
+        };
+        watch.mirrored(&order, took, how);
+    });
+}
+
+async fn compare_stock(
+    stock: &SharedStock,
+    skus: &[Sku],
+    mut served: StockRead,
+    mut mirrored: StockRead,
+    order: &MirrorOrder,
+) -> Mirroring {
+    for _ in 0..TRIES {
+        let pairs = served.answers.iter().zip(&mirrored.answers);
+        let judged: Vec<Judged> =
+            pairs.map(|(served, mirrored)| judge(served, mirrored, &order.candidate.excused_fields)).collect();
+        if let Some(differing) = judged.iter().position(|judged| *judged == Judged::Differs) {
+            return Mirroring::Differs(served.answers[differing].sku.to_string());
+        }
+        let (read, generation) = if judged.contains(&Judged::CandidateIsBehind) {
+            tokio::time::sleep(PAUSE).await;
+            (&mut mirrored, order.candidate.generation)
+        } else if judged.contains(&Judged::ServedIsBehind) {
+            let generation = served.generation;
+            (&mut served, generation)
+        } else {
+            return Mirroring::Same;
+        };
+        match stock.stock(skus, &pinned(generation)).await {
+            Ok(again) => *read = again,
+            Err(_) => return Mirroring::Passed,
+        }
+    }
+    Mirroring::Passed
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Judged {
+    Same,
+    Differs,
+    /// Has not applied all that the served answer has.
+    CandidateIsBehind,
+    ServedIsBehind,
+}
+
+fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Judged {
+    if !covers(&mirrored.position, &served.position) {
+        return Judged::CandidateIsBehind;
+    }
+    let mut is_newer = false;
+    for (warehouse, row) in &served.warehouses {
+        match mirrored.warehouses.iter().find(|(other, _)| other == warehouse) {
+            None => return Judged::Differs,
+            Some((_, other)) if other.version < row.version => return Judged::Differs,
+            Some((_, other)) if other.version > row.version => is_newer = true,
+            Some((_, other)) if fields(row, excused) != fields(other, excused) => return Judged::Differs,
+            Some(_) => {}
+        }
+    }
+    is_newer |= mirrored.warehouses.len() > served.warehouses.len();
+    match is_newer {
+        // At one position nothing can be newer.
+        true if covers(&served.position, &mirrored.position) => Judged::Differs,
+        true => Judged::ServedIsBehind,
+        false => Judged::Same,
+    }
+}
+
+fn fields(row: &StockRow, excused: &[String]) -> Vec<(String, Value)> {
+    let Ok(Value::Object(fields)) = serde_json::to_value(row) else { return Vec::new() };
+    fields.into_iter().filter(|(name, value)| !value.is_null() && !excused.contains(name)).collect()
+}
+
+/// Mirrors a search in the background, if it is one of those that are.
+pub(crate) fn search(watch: &Arc<Watch>, reader: &Arc<SearchReader>, request: &SearchRequest, answered: &SearchAnswer) {
+    let Some(order) = watch.order(answered.generation) else { return };
+    let (watch, reader, request, answered) = (Arc::clone(watch), Arc::clone(reader), request.clone(), answered.clone());
+    tokio::spawn(async move {
+        let begun = Instant::now();
+        let first = reader.search(request.clone(), &pinned(order.candidate.generation)).await;
+        let took = begun.elapsed();
+        let how = match first {
+            Ok(first) => compare_search(&reader, request, answered, first, &order).await,
+            Err(error) => {
+                tracing::debug!(%error, "mirrored search failed");
+                Mirroring::Failed
+            }
+        };
+        watch.mirrored(&order, took, how);
+    });
+}
+
+/// Pages are of different moments nearly always: they differ only if they still do once both were read again.
+async fn compare_search(
+    reader: &SearchReader,
+    request: SearchRequest,
+    mut served: SearchAnswer,
+    mut mirrored: SearchAnswer,
+    order: &MirrorOrder,
+) -> Mirroring {
+    let generation = served.generation;
+    for _ in 0..TRIES {
+        if is_alike(&served, &mirrored) {
+            return Mirroring::Same;
+        }
+        tokio::time::sleep(PAUSE).await;
+        let (of_served, of_candidate) = (pinned(generation), pinned(order.candidate.generation));
+        let again = tokio::try_join!(
+            reader.search(request.clone(), &of_served),
+            reader.search(request.clone(), &of_candidate),
+        );
+        match again {
+            Ok(again) => (served, mirrored) = again,
+            Err(_) => return Mirroring::Passed,
+        }
+    }
+    Mirroring::Differs(request.text.unwrap_or_else(|| "*".to_owned()))
+}
+
+fn is_alike(served: &SearchAnswer, mirrored: &SearchAnswer) -> bool {
+    let common = served.hits.iter().filter(|hit| mirrored.hits.iter().any(|other| other.sku == hit.sku)).count();
+    let all = served.hits.len() + mirrored.hits.len() - common;
+    all == 0 || common as f64 / all as f64 >= OVERLAP
+}
+
+fn pinned(generation: u32) -> ReadChoice {
+    ReadChoice { generation: Some(generation), ..ReadChoice::default() }
+}
+
+fn covers(position: &PositionToken, min: &PositionToken) -> bool {
+    min.iter().all(|wanted| {
+        position.get(wanted.context, wanted.partition).is_some_and(|position| position >= wanted.position)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use schemas::{Context, RegionId, StorePosition, WarehouseId};
+
+    use super::*;
+
+    fn answer(position: u64, on_hand: i64, version: u64) -> StockAnswer {
+        let row = StockRow { region: RegionId::new("eu").unwrap(), on_hand, reserved: 0, version, updated_at: None };
+        StockAnswer {
+            sku: Sku::new("A").unwrap(),
+            warehouses: vec![(WarehouseId::new("w").unwrap(), row)],
+            position: PositionToken::of(Context::Inventory, 0, StorePosition { xid: 0, position }),
+            parked: false,
+        }
+    }
+
+    #[test]
+    fn only_answers_of_one_moment_are_compared() {
+        let judged = |served: &StockAnswer, mirrored: &StockAnswer| judge(served, mirrored, &[]);
+        assert_eq!(judged(&answer(5, 1, 3), &answer(5, 1, 3)), Judged::Same);
+        assert_eq!(judged(&answer(5, 1, 3), &answer(4, 1, 2)), Judged::CandidateIsBehind);
+        assert_eq!(judged(&answer(5, 1, 3), &answer(6, 9, 4)), Judged::ServedIsBehind);
+        assert_eq!(judged(&answer(5, 1, 3), &answer(6, 1, 3)), Judged::Same, "another SKU's event came");
+        assert_eq!(judged(&answer(5, 1, 3), &answer(6, 2, 3)), Judged::Differs);
+        assert_eq!(judged(&answer(5, 1, 3), &answer(6, 1, 2)), Judged::Differs, "it lost one");
+        assert_eq!(judged(&answer(5, 1, 3), &answer(5, 1, 4)), Judged::Differs, "it has one too many");
+        let none = StockAnswer { warehouses: Vec::new(), ..answer(5, 1, 3) };
+        assert_eq!(
+            (judged(&answer(5, 1, 3), &none), judged(&none, &answer(5, 1, 3))),
+            (Judged::Differs, Judged::Differs)
+        );
+    }
+
+    #[test]
+    fn meant_differences_are_none() {
+        let mut newer = answer(5, 1, 3);
+        newer.warehouses[0].1.updated_at = Some(7);
+        assert_eq!(judge(&answer(5, 1, 3), &newer, &[]), Judged::Differs);
+        assert_eq!(judge(&answer(5, 1, 3), &newer, &["updated_at".to_owned()]), Judged::Same);
+    }
+}

@@ -1,0 +1,153 @@
+//! Parity: two generations of a read model compared at one position vector, every key, while both go on.
+
+mod partition;
+mod tail;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use event_log::{EventDecoder, EventLog};
+use futures::stream::{self, StreamExt, TryStreamExt};
+use read_models::{PartitionRef, ReadModelStatus};
+use schemas::PositionToken;
+use tokio::time::Instant;
+
+use crate::error::ReplayError;
+use crate::report::{KeyDifference, MOST_LISTED, ParityReport, PartitionParity, RuleUse};
+use crate::rules::Rules;
+use crate::sides::{Compared, GenerationRows};
+
+/// Partitions that are compared at once.
+const SIDE_BY_SIDE: usize = 2;
+
+/// What is compared, and by which folds each side is built.
+pub struct Sides<'a, P: Compared> {
+    pub live: &'a dyn GenerationRows<P>,
+    pub live_fold: u32,
+    pub candidate: &'a dyn GenerationRows<P>,
+    pub candidate_fold: u32,
+}
+
+/// How far a comparison has come; for a progress bar.
+#[derive(Debug, Default)]
+pub struct Progress {
+    rows: AtomicU64,
+    partitions: AtomicU64,
+    all_partitions: AtomicU64,
+    unknown: AtomicU64,
+}
+
+// === impl Progress ===
+
+impl Progress {
+    pub(crate) fn expect(&self, partitions: usize) {
+        self.all_partitions.store(partitions as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn rows(&self, rows: usize) {
+        self.rows.fetch_add(rows as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn partition_done(&self) {
+        self.partitions.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn round(&self, unknown: usize) {
+        self.unknown.store(unknown as u64, Ordering::Relaxed);
+    }
+
+    /// Rows scanned of both sides, partitions done, partitions in all, rows that the running round looks at.
+    pub fn seen(&self) -> (u64, u64, u64, u64) {
+        let read = |number: &AtomicU64| number.load(Ordering::Relaxed);
+        (read(&self.rows), read(&self.partitions), read(&self.all_partitions), read(&self.unknown))
+    }
+}
+
+/// Compares every key of two generations. The report's vector names one position for each partition, at which all that
+/// it says of that partition is true. `now` in milliseconds since 1970.
+pub async fn compare<P: Compared>(
+    sides: &Sides<'_, P>,
+    log: &dyn EventLog,
+    decoder: &EventDecoder,
+    rules: &Rules,
+    progress: &Progress,
+    now: i64,
+) -> Result<ParityReport, ReplayError> {
+    let begun = Instant::now();
+    let (live, candidate) = (sides.live.status().await?, sides.candidate.status().await?);
+    check(&live, &candidate)?;
+    let partitions: Vec<PartitionRef> = live.partitions.iter().map(|partition| partition.partition).collect();
+    progress.expect(partitions.len());
+    let compared = partitions
+        .into_iter()
+        .map(|at| async move { compare_partition(sides, log, decoder, rules, progress, at).await });
+    let found: Vec<_> = stream::iter(compared).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+
+    let mut vector = PositionToken::default();
+    let (mut partitions, mut differences) = (Vec::new(), Vec::new());
+    for (partition, of_partition) in found {
+        if partition.at.sequence > 0 {
+            vector.merge(&partition.partition.token(partition.at.position));
+        }
+        partitions.push(partition);
+        differences.extend(of_partition);
+    }
+    partitions.sort_by_key(|partition| partition.partition);
+    differences.sort_by(|left, right| left.key.cmp(&right.key));
+    let rules = rules.iter().map(|rule| RuleUse {
+        field: rule.field.clone(),
+        kind: rule.kind_name(),
+        reason: rule.reason.clone(),
+        covered: rule.covered(),
+    });
+    let mut report = ParityReport {
+        projection: P::NAME.to_owned(),
+        live: live.generation,
+        candidate: candidate.generation,
+        at: now,
+        seconds: begun.elapsed().as_secs_f64(),
+        vector,
+        partitions,
+        rules: rules.collect(),
+        differing: differences.len() as u64,
+        differences,
+        queries: None,
+    };
+    report.differences.truncate(MOST_LISTED);
+    Ok(report)
+}
+
+/// One partition alone.
+pub(crate) async fn compare_partition<P: Compared>(
+    sides: &Sides<'_, P>,
+    log: &dyn EventLog,
+    decoder: &EventDecoder,
+    rules: &Rules,
+    progress: &Progress,
+    at: PartitionRef,
+) -> Result<(PartitionParity, Vec<KeyDifference>), ReplayError> {
+    let found = partition::compare(sides, log, decoder, rules, progress, at).await?;
+    progress.partition_done();
+    Ok(found)
+}
+
+fn check(live: &ReadModelStatus, candidate: &ReadModelStatus) -> Result<(), ReplayError> {
+    let names = |status: &ReadModelStatus| format!("{}@{}", status.name, status.generation);
+    if live.generation == candidate.generation {
+        return Err(ReplayError::SameGeneration { generation: names(live) });
+    }
+    if live.partitions.len() != candidate.partitions.len() {
+        return Err(ReplayError::OtherPartitions {
+            live: names(live),
+            candidate: names(candidate),
+            found: candidate.partitions.len(),
+            wanted: live.partitions.len(),
+        });
+    }
+    for status in [live, candidate] {
+        if !status.is_live() {
+            let waiting = status.partitions.iter().filter(|partition| !partition.live).count();
+            return Err(ReplayError::StillBuilt { generation: names(status), waiting, all: status.partitions.len() });
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,185 @@
+//! A replay of some keys into the generation that is fed: which keys a selection means, and asking the owners of their
+//! partitions to fold them anew.
+//!
+//! A selection by region or time names keys by their events. Each such key is folded from all of its events, not only from
+//! those that were selected: so what comes of it is right now, whatever came before or comes meanwhile.
+
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
+use projectors::Projection;
+use read_models::{DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, PartitionRef};
+use resilience::{Policy, retry};
+use schemas::{Event, RegionId, Sku, partition_of};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use crate::error::ReplayError;
+use crate::parity::Progress;
+
+const PAGE: usize = 2_000;
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Keys of one request: each request is one walk over its partition.
+const KEYS_AT_ONCE: usize = 5_000;
+
+/// Which keys to fold anew: those that all of it holds for.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Selection {
+    /// Empty: any.
+    pub skus: Vec<Sku>,
+    /// Keys with an event of one of these regions; empty: any.
+    pub regions: Vec<RegionId>,
+    /// Keys with an event of this time or later, milliseconds since 1970.
+    pub since: Option<i64>,
+    /// Keys with an event before this time.
+    pub until: Option<i64>,
+}
+
+/// A request that an owner was asked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Asked {
+    pub partition: PartitionRef,
+    pub request: Uuid,
+    pub keys: usize,
+}
+
+// === impl Selection ===
+
+impl Selection {
+    fn needs_events(&self) -> bool {
+        !self.regions.is_empty() || self.since.is_some() || self.until.is_some()
+    }
+
+    fn takes(&self, event: &Event, time: i64) -> bool {
+        let is_there = self.regions.is_empty() || region_of(event).is_some_and(|region| self.regions.contains(region));
+        is_there && self.since.is_none_or(|since| time >= since) && self.until.is_none_or(|until| time < until)
+    }
+}
+
+fn region_of(event: &Event) -> Option<&RegionId> {
+    match event {
+        Event::StockUpdated(event) => Some(&event.region),
+        Event::PriceSet(event) => Some(&event.region),
+        _ => None,
+    }
+}
+
+/// The keys that a selection means, by partition. Without a region or a time the log is not looked at.
+pub async fn select<P: Projection>(
+    log: &dyn EventLog,
+    decoder: &EventDecoder,
+    partitions: u32,
+    selection: &Selection,
+    progress: &Progress,
+) -> Result<BTreeMap<PartitionRef, BTreeSet<String>>, ReplayError> {
+    let mut keys: BTreeMap<PartitionRef, BTreeSet<String>> = BTreeMap::new();
+    let named: BTreeSet<&str> = selection.skus.iter().map(|sku| sku.as_str()).collect();
+    let all = P::CONTEXTS
+        .iter()
+        .flat_map(|&context| (0..partitions).map(move |partition| PartitionRef { context, partition }));
+    let all: Vec<PartitionRef> = all.collect();
+    progress.expect(all.len());
+    for partition in all {
+        let here: BTreeSet<&str> = named
+            .iter()
+            .copied()
+            .filter(|sku| partition_of(sku.as_bytes(), partitions) == partition.partition)
+            .collect();
+        let found = if !selection.needs_events() {
+            here.into_iter().map(str::to_owned).collect()
+        } else if named.is_empty() || !here.is_empty() {
+            walk::<P>(log, decoder, partition, selection, &here, progress).await?
+        } else {
+            BTreeSet::new()
+        };
+        if !found.is_empty() {
+            keys.insert(partition, found);
+        }
+        progress.partition_done();
+    }
+    Ok(keys)
+}
+
+async fn walk<P: Projection>(
+    log: &dyn EventLog,
+    decoder: &EventDecoder,
+    partition: PartitionRef,
+    selection: &Selection,
+    named: &BTreeSet<&str>,
+    progress: &Progress,
+) -> Result<BTreeSet<String>, ReplayError> {
+    let at = TopicPartition::new(partition.context.events_topic(), partition.partition);
+    let ends = log.ends(&at.topic).await?;
+    let Some(ends) = ends.into_iter().find(|ends| ends.partition == at.partition) else { return Ok(BTreeSet::new()) };
+    let (mut next, mut found) = (ends.first, BTreeSet::new());
+    while next < ends.next {
+        let read = || log.read(&at, next, PAGE);
+        let records =
+            retry(Policy::STORE, Some(Instant::now() + PATIENCE), event_log::EventLogError::is_transient, read).await?;
+        let Some(last) = records.last() else { break };
+        let behind = last.offset + 1;
+        for record in &records {
+            let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { continue };
+            let key = &envelope.partition_key;
+            if found.contains(key) || (!named.is_empty() && !named.contains(key.as_str())) {
+                continue;
+            }
+            // One that does not decode is parked, and no row follows from it.
+            let Ok(decoded) = decoder.decode(record).await else { continue };
+            if P::key(&decoded.event).is_some() && selection.takes(&decoded.event, envelope.time) {
+                found.insert(envelope.partition_key);
+            }
+        }
+        next = behind;
+        progress.rows(records.len());
+    }
+    Ok(found)
+}
+
+/// Asks the owners. `now` in milliseconds since 1970.
+pub async fn ask(
+    dead_letters: &dyn DeadLetters,
+    keys: &BTreeMap<PartitionRef, BTreeSet<String>>,
+    by: &str,
+    reason: &str,
+    now: i64,
+) -> Result<Vec<Asked>, ReplayError> {
+    let mut asked = Vec::new();
+    for (partition, keys) in keys {
+        let keys: Vec<String> = keys.iter().cloned().collect();
+        for keys in keys.chunks(KEYS_AT_ONCE) {
+            let Some(first) = keys.first() else { continue };
+            let request = DeadLetterRequest {
+                id: Uuid::new_v4(),
+                key: first.clone(),
+                action: DeadLetterAction::Refold { keys: keys.to_vec() },
+                by: Some(by.to_owned()),
+                note: Some(reason.to_owned()),
+                requested_at: now,
+            };
+            dead_letters.request_dead_letter(*partition, &request).await?;
+            asked.push(Asked { partition: *partition, request: request.id, keys: keys.len() });
+        }
+    }
+    Ok(asked)
+}
+
+/// What the owners have answered so far, in the order asked; `None` where a request still waits.
+pub async fn answers(
+    dead_letters: &dyn DeadLetters,
+    asked: &[Asked],
+) -> Result<Vec<Option<DeadLetterAnswer>>, ReplayError> {
+    let mut by_partition: BTreeMap<PartitionRef, Vec<DeadLetterAnswer>> = BTreeMap::new();
+    for one in asked {
+        if let Entry::Vacant(unseen) = by_partition.entry(one.partition) {
+            unseen.insert(dead_letters.dead_letter_answers(one.partition, read_models::KEPT_ANSWERS).await?);
+        }
+    }
+    let found = asked.iter().map(|one| {
+        let answers = by_partition.get(&one.partition)?;
+        answers.iter().find(|answer| answer.request.id == one.request).cloned()
+    });
+    Ok(found.collect())
+}

@@ -1,0 +1,243 @@
+//! Meant differences between two generations, declared in a file: what no rule covers is a difference that the gate
+//! refuses.
+//!
+//! ```toml
+//! [[difference]]
+//! projection = "stock"
+//! field = "updated_at"
+//! kind = "new"            # new, removed, within (with tolerance), any
+//! reason = "fold 2 tells when a row last changed"
+//! ```
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use schemas::RegionId;
+use serde::Deserialize;
+use serde_json::Value;
+
+use crate::error::ReplayError;
+use crate::fields::Fields;
+
+/// The rules of one projection.
+#[derive(Debug, Default)]
+pub struct Rules {
+    rules: Vec<Rule>,
+}
+
+/// One meant difference.
+#[derive(Debug)]
+pub struct Rule {
+    pub field: String,
+    pub kind: Kind,
+    /// Only rows of these regions; empty: of all.
+    pub regions: Vec<RegionId>,
+    pub reason: String,
+    /// Rows that it covered so far.
+    covered: AtomicU64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Kind {
+    /// The candidate has the field, the live generation has not.
+    New,
+    /// The live generation has the field, the candidate has not.
+    Removed,
+    /// Both are numbers, at most this far apart.
+    Within(f64),
+    /// Whatever it is: the last resort.
+    Any,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RulesFile {
+    #[serde(default)]
+    difference: Vec<RuleEntry>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RuleEntry {
+    projection: String,
+    field: String,
+    kind: KindName,
+    tolerance: Option<f64>,
+    #[serde(default)]
+    regions: Vec<RegionId>,
+    reason: String,
+}
+
+#[derive(Deserialize, Clone, Copy, PartialEq)]
+#[serde(rename_all = "snake_case")]
+enum KindName {
+    New,
+    Removed,
+    Within,
+    Any,
+}
+
+// === impl Rules ===
+
+impl Rules {
+    /// Reads the rules of `projection` from a file; those of others are checked and left out.
+    pub fn read(path: &Path, projection: &str) -> Result<Self, ReplayError> {
+        let text = std::fs::read_to_string(path).map_err(|error| ReplayError::File {
+            path: path.display().to_string(),
+            problem: format!("it cannot be read: {error}"),
+        })?;
+        Self::parse(&text, projection)
+            .map_err(|problem| ReplayError::File { path: path.display().to_string(), problem })
+    }
+
+    /// `Err` says which rule is wrong, and how.
+    pub fn parse(text: &str, projection: &str) -> Result<Self, String> {
+        let file: RulesFile = toml::from_str(text).map_err(|error| error.to_string())?;
+        let mut rules = Vec::new();
+        for (number, entry) in (1..).zip(file.difference) {
+            let wrong = |problem: &str| format!("difference {number} ({}): {problem}", entry.field);
+            if !["stock", "search"].contains(&entry.projection.as_str()) {
+                return Err(wrong(&format!("projection {:?} is none of stock, search", entry.projection)));
+            }
+            if entry.reason.trim().is_empty() {
+                return Err(wrong("reason is empty: say why the difference is meant"));
+            }
+            let kind = match (entry.kind, entry.tolerance) {
+                (KindName::Within, Some(tolerance)) if tolerance >= 0.0 => Kind::Within(tolerance),
+                (KindName::Within, _) => return Err(wrong("kind \"within\" needs a tolerance of 0 or more")),
+                (_, Some(_)) => return Err(wrong("a tolerance is only for kind \"within\"")),
+                (KindName::New, None) => Kind::New,
+                (KindName::Removed, None) => Kind::Removed,
+                (KindName::Any, None) => Kind::Any,
+            };
+            if entry.projection == projection {
+                let RuleEntry { field, regions, reason, .. } = entry;
+                rules.push(Rule { field, kind, regions, reason, covered: AtomicU64::new(0) });
+            }
+        }
+        Ok(Self { rules })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &Rule> {
+        self.rules.iter()
+    }
+
+    /// Fields whose differences are meant in every row, whatever their values.
+    pub fn excused_fields(&self) -> Vec<String> {
+        let excused = self.rules.iter().filter(|rule| rule.regions.is_empty() && !matches!(rule.kind, Kind::Within(_)));
+        excused.map(|rule| rule.field.clone()).collect()
+    }
+
+    /// Names of the fields that differ and that no rule covers, and whether a rule covers any.
+    pub fn uncovered(&self, region: Option<&RegionId>, live: &Fields, candidate: &Fields) -> (Vec<String>, bool) {
+        let mut uncovered = Vec::new();
+        let mut is_covered = false;
+        let names = live.keys().chain(candidate.keys().filter(|name| !live.contains_key(*name)));
+        for name in names {
+            let (was, is) = (live.get(name), candidate.get(name));
+            if was == is {
+                continue;
+            }
+            match self.rules.iter().find(|rule| rule.covers(name, region, was, is)) {
+                Some(rule) => {
+                    rule.covered.fetch_add(1, Ordering::Relaxed);
+                    is_covered = true;
+                }
+                None => uncovered.push(name.clone()),
+            }
+        }
+        uncovered.sort();
+        (uncovered, is_covered)
+    }
+}
+
+// === impl Rule ===
+
+impl Rule {
+    fn covers(&self, field: &str, region: Option<&RegionId>, live: Option<&Value>, candidate: Option<&Value>) -> bool {
+        let is_here = self.regions.is_empty() || region.is_some_and(|region| self.regions.contains(region));
+        self.field == field
+            && is_here
+            && match (self.kind, live, candidate) {
+                (Kind::Any, ..) | (Kind::New, None, Some(_)) | (Kind::Removed, Some(_), None) => true,
+                (Kind::Within(tolerance), Some(live), Some(candidate)) => match (live.as_f64(), candidate.as_f64()) {
+                    (Some(live), Some(candidate)) => (live - candidate).abs() <= tolerance,
+                    _ => false,
+                },
+                _ => false,
+            }
+    }
+
+    /// Rows that it covered: a rule that covers none is one too many, or names no field.
+    pub fn covered(&self) -> u64 {
+        self.covered.load(Ordering::Relaxed)
+    }
+
+    pub fn kind_name(&self) -> &'static str {
+        match self.kind {
+            Kind::New => "new",
+            Kind::Removed => "removed",
+            Kind::Within(_) => "within",
+            Kind::Any => "any",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn fields(value: Value) -> Fields {
+        crate::fields::of_json(value)
+    }
+
+    fn rules(text: &str) -> Rules {
+        Rules::parse(text, "stock").unwrap()
+    }
+
+    #[test]
+    fn only_what_a_rule_names_is_excused() {
+        let rules = rules(
+            r#"
+            [[difference]]
+            projection = "stock"
+            field = "updated_at"
+            kind = "new"
+            reason = "fold 2"
+            [[difference]]
+            projection = "stock"
+            field = "price"
+            kind = "within"
+            tolerance = 1
+            regions = ["eu"]
+            reason = "rounded"
+            "#,
+        );
+        let eu = RegionId::new("eu").unwrap();
+        let live = fields(json!({"on_hand": 5, "price": 100}));
+        let new = fields(json!({"on_hand": 5, "price": 101, "updated_at": 7}));
+        assert_eq!(rules.uncovered(Some(&eu), &live, &new), (vec![], true));
+        assert_eq!(rules.uncovered(None, &live, &new), (vec!["price".to_owned()], true));
+        let wrong = fields(json!({"on_hand": 6, "price": 102}));
+        assert_eq!(rules.uncovered(Some(&eu), &live, &wrong).0, ["on_hand", "price"]);
+        // New is new: a field that the live rows have already may not change.
+        let has_it = fields(json!({"on_hand": 5, "price": 100, "updated_at": 6}));
+        assert_eq!(rules.uncovered(Some(&eu), &has_it, &new).0, ["updated_at"]);
+        assert_eq!(rules.iter().next().unwrap().covered(), 2);
+    }
+
+    #[test]
+    fn a_wrong_file_says_which_rule_and_what() {
+        let parse = |text: &str| Rules::parse(text, "stock").unwrap_err();
+        let entry = |rest: &str| format!("[[difference]]\nprojection = \"stock\"\nfield = \"f\"\n{rest}");
+        assert!(parse(&entry("kind = \"new\"\nreason = \" \"")).contains("difference 1 (f): reason is empty"));
+        assert!(parse(&entry("kind = \"within\"\nreason = \"r\"")).contains("needs a tolerance"));
+        assert!(parse(&entry("kind = \"new\"\ntolerance = 1\nreason = \"r\"")).contains("only for kind"));
+        assert!(parse(&entry("kind = \"odd\"\nreason = \"r\"")).contains("odd"));
+        assert!(parse(&entry("kind = \"new\"\nreason = \"r\"\nfeild = 1")).contains("feild"));
+        let other = "[[difference]]\nprojection = \"shop\"\nfield = \"f\"\nkind = \"new\"\nreason = \"r\"";
+        assert!(parse(other).contains("none of stock, search"));
+    }
+}
