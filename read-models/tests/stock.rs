@@ -6,7 +6,7 @@ mod dead_letters;
 mod suite;
 
 use suite::dead_letters as letters;
-use suite::{Fixture, fencing, parking, reading, scanning};
+use suite::{Fixture, fencing, generations, parking, reading, scanning};
 
 macro_rules! contract {
     ($($group:ident::$test:ident,)*) => {
@@ -74,4 +74,11 @@ contract!(
     reading::status_tells_every_partition,
     reading::rows_of_every_fold_read_back,
     reading::the_first_generation_serves_while_another_is_built,
+    generations::a_store_without_a_catalogue_has_one_of_version_0,
+    generations::of_two_that_change_the_catalogue_one_does,
+    generations::a_switch_is_seen_at_once_and_no_request_mixes,
+    generations::a_stage_answers_from_the_candidate_whom_it_is_for,
+    generations::a_retired_generation_is_removed_for_good_and_the_other_is_not_touched,
+    generations::a_bound_handle_tells_of_its_generation_alone,
+    generations::the_last_report_of_each_process_is_read,
 );

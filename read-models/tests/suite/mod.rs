@@ -3,6 +3,7 @@
 
 pub mod dead_letters;
 pub mod fencing;
+pub mod generations;
 pub mod own_server;
 pub mod parking;
 pub mod reading;

@@ -206,7 +206,15 @@ pub async fn rows_of_every_fold_read_back(store: &Fixture) {
     for (stock, changes) in [(&store.stock, &plain), (&second, &dated)] {
         let loaded = stock.load(at(1), &[first.clone(), other.clone()]).await.unwrap();
         assert_eq!(loaded.rows, changes.iter().map(|(_, row)| Some(row.clone())).collect::<Vec<_>>());
-        let mut scanned = stock.rows(at(1), None, 1_000).await.unwrap().rows;
+        let (mut scanned, mut from) = (Vec::new(), None);
+        loop {
+            let page = stock.rows(at(1), from.as_deref(), 1_000).await.unwrap();
+            scanned.extend(page.rows);
+            from = page.next;
+            if from.is_none() {
+                break;
+            }
+        }
         scanned.sort_by(|left, right| left.0.cmp(&right.0));
         assert_eq!(scanned, changes.iter().map(|(key, row)| (key.clone(), Ok(row.clone()))).collect::<Vec<_>>());
     }
