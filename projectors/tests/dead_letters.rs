@@ -13,13 +13,16 @@ use event_log::{
     EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec,
 };
 use projectors::dead_letters::http::{DeadLettersApi, router};
-use projectors::{DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, StockProjection, run_projector};
-use read_models::ReadChoice;
+use projectors::{
+    DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, Role, StockProjection, run_projector,
+};
+use read_models::{PartitionRef, ReadChoice};
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
 use serde_json::{Value, json};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 use uuid::Uuid;
@@ -87,9 +90,18 @@ impl Fixture {
     }
 
     fn run<P: Projection<Key = StockKey, Row = StockRow>>(&self) -> Running {
+        self.run_as::<P>(1, watch::channel(Role::Serving).1)
+    }
+
+    fn run_as<P>(&self, generation: u32, role: watch::Receiver<Role>) -> Running
+    where
+        P: Projection<Key = StockKey, Row = StockRow>,
+    {
         let shutdown = CancellationToken::new();
         let settings = ProjectorSettings {
-            group: "test".to_owned(),
+            group: format!("test-{generation}"),
+            generation,
+            role,
             partitions: 1,
             // Queues are worked off beside small batches.
             batch: 3,
@@ -97,7 +109,7 @@ impl Fixture {
             ..ProjectorSettings::default()
         };
         let projector = run_projector::<P, dyn StockReadModel>(
-            self.stock.clone(),
+            self.stock.of_generation(generation),
             self.log.clone(),
             Arc::new(EmbeddedRegistry::default()),
             settings,
@@ -363,4 +375,29 @@ async fn what_will_never_be_read_is_discarded_with_a_reason_and_the_rest_redrive
     assert_eq!((&asked["requests"][0]["state"], &asked["requests"][0]["left"]), (&json!("done"), &json!(0)));
     assert_eq!(system.get("/v1/dead-letters").await.1, json!({"keys": []}));
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn only_the_generation_that_serves_mirrors_what_it_parks() {
+    let mut system = Fixture::new().await;
+    system.publish("A", 1, 1).await;
+    system.publish("A", 2, 13).await;
+    system.publish("A", 3, 3).await;
+    let (role, shadow_role) = watch::channel(Role::Shadow);
+    let shadow = system.run_as::<Strict<true>>(2, shadow_role);
+    let serving = system.run::<Strict<true>>();
+    let second = system.stock.of_generation(2);
+    let begun = Instant::now();
+    while !second.status().await.is_ok_and(|status| status.partitions[0].parked_events == 2) {
+        assert!(begun.elapsed() < DEADLINE, "the shadow parks nothing");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(system.mirrored(2).await.len(), 2);
+    let at = PartitionRef { context: Context::Inventory, partition: 0 };
+    assert_eq!(second.mirrored(at).await.unwrap(), None, "a replay has no effect outside (invariant R3)");
+    // It was its role alone that held it back.
+    role.send(Role::Serving).unwrap();
+    assert_eq!(system.mirrored(4).await.len(), 4);
+    serving.stop().await;
+    shadow.stop().await;
 }
