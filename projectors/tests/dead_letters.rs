@@ -16,8 +16,8 @@ use projectors::dead_letters::http::{DeadLettersApi, router};
 use projectors::{
     DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, Role, StockProjection, run_projector,
 };
-use read_models::{PartitionRef, ReadChoice};
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
+use read_models::{PartitionRef, ReadChoice};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
