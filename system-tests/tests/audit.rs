@@ -163,7 +163,7 @@ fn read_models_differ(data: &Data) {
     stock("stale", "UPDATE stock SET on_hand = 5, version = 1 WHERE sku = 'SKU-7'", "stale", seven);
     stock("stale-altered", "UPDATE stock SET on_hand = 6, version = 1 WHERE sku = 'SKU-7'", "altered", seven);
     stock("ahead", "UPDATE stock SET version = 3 WHERE sku = 'SKU-7'", "ahead", seven);
-    let ghost = "INSERT INTO stock VALUES (1, 'GHOST', 'w-1', 'eu', 1, 0, 1)";
+    let ghost = "INSERT INTO stock VALUES (1, 'GHOST', 'w-1', 'eu', 1, 0, 1, NULL)";
     stock("unexplained", ghost, "unexplained", "GHOST@w-1");
     stock("unreadable", "UPDATE stock SET on_hand = 'many' WHERE sku = 'SKU-7'", "altered", seven);
 

@@ -19,7 +19,8 @@ fn known_settings(command_line: &str) -> BTreeSet<&str> {
 #[test]
 fn container_files_name_only_known_settings() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let command_line = std::fs::read_to_string(root.join("millrace/src/cli.rs")).unwrap();
+    let sources = ["millrace/src/cli.rs", "millrace/src/cli/addresses.rs"];
+    let command_line: String = sources.map(|file| std::fs::read_to_string(root.join(file)).unwrap()).concat();
     let known = known_settings(&command_line);
     for file in NAMED_IN {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
