@@ -50,12 +50,21 @@ fn of_replay(name: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextS
     };
     let mut steps = Vec::new();
     let serving = catalogue.serving;
-    if record.parity.is_none() {
-        let effect = format!("compares {name}@{number} with {name}@{serving} at one position");
-        steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
-    } else if record.approvals_besides(&[&record.started_by]).count() < record.plan.approvals.needed as usize {
-        let effect = format!("an approver other than {} takes the comparison as good", record.started_by);
-        steps.push(NextStep::new(format!("approve {name}"), effect, Reversal::Reversible));
+    let approvals = record.approvals_besides(&[&record.started_by]).count();
+    match &record.parity {
+        None => {
+            let effect = format!("compares {name}@{number} with {name}@{serving} at one position");
+            steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
+        }
+        Some(parity) if !parity.is_clean() => {
+            let effect = "compares again, with rules for the differences that are meant".to_owned();
+            steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
+        }
+        Some(_) if approvals < record.plan.approvals.needed as usize => {
+            let effect = format!("an approver other than {} takes the comparison as good", record.started_by);
+            steps.push(NextStep::new(format!("approve {name}"), effect, Reversal::Reversible));
+        }
+        Some(_) => {}
     }
     let due = record.stage.as_ref().map_or(0, |stage| stage.index + 1);
     if let Some(stage) = record.plan.stages.get(due) {
