@@ -52,8 +52,8 @@ pub enum ProjectorError {
         told(folds)
     )]
     UnknownFold { generation: String, fold_version: u32, folds: &'static [u32] },
-    /// A walk over the log beside the fold ended early; it is begun again.
-    #[error("the walk over the log broke off: {problem}")]
+    /// A piece of work ended early, by a panic perhaps: a walk over the log is begun again.
+    #[error("work broke off: {problem}")]
     BrokeOff { problem: String },
     /// Not a topic of this projection.
     #[error("{at} is not an event topic")]

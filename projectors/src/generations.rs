@@ -277,6 +277,8 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
     async fn observe(&mut self, catalogue: &Catalogue) {
         let Some(throttle) = &self.settings.projector.throttle else { return };
         if !self.feeds.values().any(Feed::is_shadow) {
+            // What once held shadows back must not hold back those of another read model.
+            throttle.observe(P::NAME, Pressure::default());
             return;
         }
         let mut pressure = Pressure::default();

@@ -89,7 +89,14 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let parked: Vec<&String> = walk.keys.iter().filter(|key| owned.parked_keys.contains(*key)).collect();
-    let (outcome, message, rows) = if let Some(key) = parked.first() {
+    let (outcome, message, rows) = if walk.poison.is_none() && walk.sequence != owned.checkpoint.sequence {
+        let message = format!(
+            "the log gives events 1 to {} in order, the rows stand at {}: retention took some, or they are lost; \
+             rebuild by a whole replay, or see `millrace audit`",
+            walk.sequence, owned.checkpoint.sequence
+        );
+        (DeadLetterOutcome::Failed, message, HashMap::new())
+    } else if let Some(key) = parked.first() {
         let message = format!("events of {key} are parked: redrive or discard them, which brings it level");
         (DeadLetterOutcome::Failed, message, HashMap::new())
     } else if let Some(poison) = walk.poison {
@@ -164,12 +171,13 @@ impl<P: Projection> Walk<P> {
                     self.next_offset = record.offset + 1;
                     continue;
                 };
-                if envelope.sequence > to {
+                // What comes while one looks is not passed over: it belongs to the next walk.
+                if self.sequence == to {
                     return Ok(());
                 }
                 self.next_offset = record.offset + 1;
-                // A twin of one that was met.
-                if envelope.sequence <= self.sequence {
+                // A twin, or one behind a gap, which the log has once more where it belongs.
+                if envelope.sequence != self.sequence + 1 {
                     continue;
                 }
                 self.sequence = envelope.sequence;

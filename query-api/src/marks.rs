@@ -3,7 +3,7 @@
 //! Two generations follow the same log, one a little behind the other. Who asks twice around a switch could first be told
 //! of a newer row than then. So the last answer of each SKU leaves a mark: its generation, and its stream versions added
 //! up, which only grow. An answer of another generation below the mark is asked for again, until that generation is
-//! there too. The same generation may step back: its store lost its last second, and says so by its position.
+//! there too, for a while. The same generation may step back: its store lost its last second, and says so by its position.
 //!
 //! One process knows its own answers only: a reader of several processes brings a position token where it matters.
 
@@ -51,7 +51,14 @@ impl Marks {
         if answers.iter().any(|answer| self.is_behind(generation, answer)) {
             return false;
         }
-        self.accept(generation, answers);
+        for answer in answers {
+            let mark = Mark { generation, versions: versions(answer) };
+            let mut shard = self.shard(&answer.sku).lock().unwrap_or_else(PoisonError::into_inner);
+            // A slower read that was asked for earlier takes no mark back.
+            if shard.of(&answer.sku).is_none_or(|held| held.versions <= mark.versions) {
+                shard.note(answer.sku.clone(), mark);
+            }
+        }
         true
     }
 
@@ -65,8 +72,7 @@ impl Marks {
 
     fn is_behind(&self, generation: u32, answer: &StockAnswer) -> bool {
         let shard = self.shard(&answer.sku).lock().unwrap_or_else(PoisonError::into_inner);
-        let mark = shard.newer.get(&answer.sku).or_else(|| shard.older.get(&answer.sku));
-        mark.is_some_and(|mark| mark.generation != generation && versions(answer) < mark.versions)
+        shard.of(&answer.sku).is_some_and(|mark| mark.generation != generation && versions(answer) < mark.versions)
     }
 
     fn shard(&self, sku: &Sku) -> &Mutex<Shard> {
@@ -77,6 +83,10 @@ impl Marks {
 // === impl Shard ===
 
 impl Shard {
+    fn of(&self, sku: &Sku) -> Option<Mark> {
+        self.newer.get(sku).or_else(|| self.older.get(sku)).copied()
+    }
+
     fn note(&mut self, sku: Sku, mark: Mark) {
         if self.newer.len() >= SHARD {
             self.older = std::mem::take(&mut self.newer);
@@ -133,7 +143,9 @@ mod tests {
         let marks = Marks::default();
         assert!(marks.take(1, &[answer("A", &[5])]));
         assert!(marks.take(1, &[answer("A", &[4])]));
-        assert!(marks.take(2, &[answer("A", &[4])]));
+        assert!(!marks.take(2, &[answer("A", &[4])]), "a read that was slow is no step back");
+        marks.accept(2, &[answer("A", &[4])]);
+        assert!(marks.take(1, &[answer("A", &[4])]), "what was told after waiting counts");
     }
 
     #[test]

@@ -194,12 +194,28 @@ pub(crate) fn named(generation: u32) -> String {
 
 async fn read(reads: &Arc<Reads>, headers: &HeaderMap, skus: &[Sku], choice: ReadChoice) -> Result<StockRead, Problem> {
     let api = &reads.api;
-    if let Some(min) = min_position(headers)?
-        && !api.stock.wait_for(&min, &choice, api.settings.position_wait).await?
-    {
-        return Err(not_yet(&min, &api.settings));
+    let Some(min) = min_position(headers)? else { return Ok(answers(reads, skus, &choice).await?) };
+    let begun = Instant::now();
+    loop {
+        let left = api.settings.position_wait.saturating_sub(begun.elapsed());
+        if !api.stock.wait_for(&min, &choice, left).await? {
+            return Err(not_yet(&min, &api.settings));
+        }
+        let read = answers(reads, skus, &choice).await?;
+        // The pointer may have moved between the two, to a generation that is a little behind.
+        if read.answers.iter().all(|answer| is_at(&answer.position, &min)) {
+            return Ok(read);
+        }
+        if left.is_zero() {
+            return Err(not_yet(&min, &api.settings));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
     }
-    Ok(answers(reads, skus, &choice).await?)
+}
+
+/// Whether an answer's position is at `min` or later, as far as both name the same partitions.
+fn is_at(position: &PositionToken, min: &PositionToken) -> bool {
+    position.iter().all(|at| min.get(at.context, at.partition).is_none_or(|wanted| at.position >= wanted))
 }
 
 /// How long an answer that would step back waits for its generation.

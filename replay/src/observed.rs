@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use read_models::Generations;
-use read_models::ReadModelStatus;
 use read_models::generations::ReadReport;
+use read_models::{PartitionStatus, ReadModelStatus};
 
 use crate::error::ReplayError;
 use crate::record::EnteredStage;
@@ -19,7 +19,7 @@ pub struct Observed {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObservedGeneration {
-    /// Events that it is behind the log; `None` while the log's end was never seen.
+    /// Events that it is behind the log; `None` where nobody has looked at the log's end lately: who feeds it may be gone.
     pub lag_events: Option<u64>,
     /// Whether reads of all its partitions are answered.
     pub is_live: bool,
@@ -39,6 +39,16 @@ pub struct ReadSums {
 /// A process that was not heard of for so long, in milliseconds, does not count.
 pub const REPORT_MAX_AGE_MS: i64 = 15_000;
 
+/// The end of the log is noted by who feeds a generation, twice a second: one that is older is nobody's news.
+const HEAD_MAX_AGE_MS: i64 = 15_000;
+
+fn lag(status: &ReadModelStatus, now: i64) -> Option<u64> {
+    let is_known = |partition: &PartitionStatus| {
+        partition.head.is_some_and(|head| now.saturating_sub(head.seen_at) <= HEAD_MAX_AGE_MS)
+    };
+    if status.partitions.iter().all(is_known) { status.lag_events() } else { None }
+}
+
 // === impl Observed ===
 
 impl Observed {
@@ -50,7 +60,7 @@ impl Observed {
     ) -> Result<Self, ReplayError> {
         let reads = generations.read_reports(now, REPORT_MAX_AGE_MS).await?;
         let observed = |status: &ReadModelStatus| {
-            (status.generation, ObservedGeneration { lag_events: status.lag_events(), is_live: status.is_live() })
+            (status.generation, ObservedGeneration { lag_events: lag(status, now), is_live: status.is_live() })
         };
         Ok(Self { generations: statuses.iter().map(observed).collect(), reads })
     }

@@ -26,6 +26,7 @@ pub struct Operations {
 }
 
 /// Others change the catalogue a few times a minute; so many times in a row is something else.
+const MAX_EVIDENCE: usize = 100_000;
 const ATTEMPTS: u32 = 20;
 
 // === impl Operations ===
@@ -128,6 +129,12 @@ impl Operations {
                 Ruling::Refuse(missing) => return Ok(Outcome::Refused(Refused { missing })),
             };
             let Decided { to, verdict, done, reversal } = decided;
+            // What is too long to be published would end the chain on the topic.
+            if verdict.evidence.to_string().len() > MAX_EVIDENCE {
+                let problem =
+                    format!("what it rests on takes more than {MAX_EVIDENCE} bytes; shorten the plan or the names");
+                return Err(ReplayError::Setting { key: "evidence", problem });
+            }
             let (generation, action) = (verdict.generation.clone(), verdict.action);
             let (to, decisions) = catalogue.decided(to, vec![verdict]);
             match self.generations.change(&to, &decisions).await {

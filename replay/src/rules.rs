@@ -110,6 +110,11 @@ impl Rules {
                 (KindName::Removed, None) => Kind::Removed,
                 (KindName::Any, None) => Kind::Any,
             };
+            let is_for_all = |rule: &&Rule| rule.field == entry.field && rule.regions.is_empty();
+            if entry.projection == projection && entry.regions.is_empty() && rules.iter().any(|rule| is_for_all(&rule))
+            {
+                return Err(wrong("another rule covers this field everywhere: one of the two says too much"));
+            }
             if entry.projection == projection {
                 let RuleEntry { field, regions, reason, .. } = entry;
                 rules.push(Rule { field, kind, regions, reason, covered: AtomicU64::new(0) });

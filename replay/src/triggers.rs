@@ -68,14 +68,20 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
     let Watched { generation, bounds, stage } = watched;
     let mut passed = Vec::new();
     let mut pass = |bound, sentence, figures| passed.push(Passed { bound, sentence, figures });
-    if let (Some(most), Some(lag)) = (bounds.max_lag_events, observed.of(*generation).lag_events)
-        && lag > most
-    {
-        pass(
-            "max_lag_events",
-            format!("it is {lag} events behind, more than {most}"),
-            json!({"lag_events": lag, "bound": most}),
-        );
+    if let Some(most) = bounds.max_lag_events {
+        match observed.of(*generation).lag_events {
+            Some(lag) if lag <= most => {}
+            Some(lag) => pass(
+                "max_lag_events",
+                format!("it is {lag} events behind, more than {most}"),
+                json!({"lag_events": lag, "bound": most}),
+            ),
+            None => pass(
+                "max_lag_events",
+                "nobody tells how far it is behind: it seems that it is not fed".to_owned(),
+                json!({"lag_events": null, "bound": most}),
+            ),
+        }
     }
     let mirrored = stage.as_ref().map(|stage| observed.mirrored(*generation, stage)).unwrap_or_default();
     for (which, sums) in [("mirrored", mirrored), ("answered", observed.answered())] {

@@ -126,10 +126,10 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
                 self.component.not_ready(error.to_string());
                 Some(error)
             }
-            // A panic: logged by its hook.
-            Err(_) => {
+            // A panic, logged by its hook: the same as any other end.
+            Err(error) => {
                 self.component.not_ready("panicked");
-                None
+                Some(ProjectorError::BrokeOff { problem: error.to_string() })
             }
         };
         // Of what serves, who started the process decides.
