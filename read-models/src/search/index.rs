@@ -209,8 +209,15 @@ pub(super) fn open(dir: &Path) -> Result<(Index, Fields), TantivyError> {
     Ok((index, fields))
 }
 
-/// An index that opens and whose files are what their checksums say.
+/// An index that opens and whose files are what their checksums say. A file on which tantivy panics, such as one that is
+/// shorter than the footer that it should end with, is damaged like any other.
 pub(super) fn open_whole(dir: &Path) -> Result<(Index, Fields), TantivyError> {
+    std::panic::catch_unwind(|| open_checked(dir)).unwrap_or_else(|_| {
+        Err(TantivyError::SystemError(format!("a file of {} is damaged: reading it panics", dir.display())))
+    })
+}
+
+fn open_checked(dir: &Path) -> Result<(Index, Fields), TantivyError> {
     let (index, fields) = open(dir)?;
     let damaged = index.validate_checksum()?;
     if let Some(path) = damaged.iter().next() {

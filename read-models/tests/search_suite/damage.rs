@@ -13,11 +13,13 @@ use super::*;
 enum Damage {
     Flip,
     Truncate,
+    /// Shorter than any footer.
+    Stump,
     Delete,
     Empty,
 }
 
-const DAMAGES: [Damage; 4] = [Damage::Flip, Damage::Truncate, Damage::Empty, Damage::Delete];
+const DAMAGES: [Damage; 5] = [Damage::Flip, Damage::Truncate, Damage::Stump, Damage::Empty, Damage::Delete];
 /// Longest time that one damaged directory may take.
 const MENDED_WITHIN: Duration = Duration::from_secs(60);
 /// How often what is waited for is looked at: a test that spins takes the time of the threads that it waits for.
@@ -41,6 +43,7 @@ impl Damage {
                 fs::write(file, bytes).unwrap();
             }
             Damage::Truncate => fs::write(file, &bytes[..at]).unwrap(),
+            Damage::Stump => fs::write(file, &bytes[..bytes.len().min(1 + at % 7)]).unwrap(),
             Damage::Empty => fs::write(file, []).unwrap(),
             Damage::Delete => fs::remove_file(file).unwrap(),
         }
