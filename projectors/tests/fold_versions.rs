@@ -89,13 +89,16 @@ async fn generations_of_two_folds_are_fed_side_by_side_from_one_log() {
     let region = RegionId::new("north").unwrap();
     for (stock, updated_at) in stores.iter().zip([None, Some(1_700_000_000_003)]) {
         let begun = Instant::now();
-        let is_level = async || stock.status().await.is_ok_and(|status| status.partitions[0].checkpoint.sequence == 3);
-        while !is_level().await {
-            assert!(begun.elapsed() < DEADLINE, "not level");
+        // `load` reads the generation that this store feeds; `status` would tell of the one that serves.
+        let loaded = loop {
+            match stock.load(partition, std::slice::from_ref(&key)).await {
+                Ok(loaded) if loaded.checkpoint.sequence == 3 => break loaded,
+                _ => assert!(begun.elapsed() < DEADLINE, "not level"),
+            }
             tokio::task::yield_now().await;
-        }
+        };
         let row = StockRow { region: region.clone(), on_hand: 3, reserved: 0, version: 3, updated_at };
-        assert_eq!(stock.load(partition, std::slice::from_ref(&key)).await.unwrap().rows, [Some(row)]);
+        assert_eq!(loaded.rows, [Some(row)]);
     }
     shutdown.cancel();
     for projector in projectors {
