@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
-use event_log::{EventEnvelope, Headers};
+use event_log::EventEnvelope;
 use projectors::Facts;
 use read_models::{Checkpoint, ParkedEvent, PartitionRef, PartitionStatus};
 
@@ -290,7 +290,7 @@ impl<P: Audited> Comparison<'_, P> {
         let letters = self.model.dead_letters();
         let mut found = HashSet::new();
         let mut note = |event: &ParkedEvent| {
-            if let Ok(envelope) = EventEnvelope::from_headers(&Headers(event.headers.clone())) {
+            if let Ok(envelope) = EventEnvelope::from_headers(&event.headers.iter().cloned().collect()) {
                 found.insert((envelope.subject, envelope.stream_version));
             }
             Some(event.place())

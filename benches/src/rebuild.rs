@@ -11,12 +11,12 @@ use event_log::{
     EmbeddedRegistry, EventDecoder, EventEnvelope, EventLog, NewRecord, SchemaRegistry, Signal, TopicPartition,
     TopicSpec, connect_event_log, frame::frame,
 };
-use projectors::{ProjectorSettings, StockProjection, run_projector};
+use projectors::{ProjectorSettings, Role, StockProjection, run_projector};
 use read_models::stock::{SharedStock, StockReadModel, connect_stock};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event, partition_of};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -205,11 +205,12 @@ async fn rebuild(
     let mut settings = ProjectorSettings {
         group: format!("millrace-bench-{}", Uuid::new_v4()),
         partitions: args.partitions,
+        // What a replay builds is fed as a shadow.
+        role: watch::channel(Role::Shadow).1,
         ..ProjectorSettings::default()
     };
     if let Some(batch) = args.batch {
-        settings.batch = batch;
-        settings.buffered = 2 * batch;
+        settings.shadow_batch = batch;
     }
     let running = tokio::spawn(run_projector::<StockProjection, dyn StockReadModel>(
         Arc::clone(stock),

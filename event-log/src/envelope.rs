@@ -8,9 +8,7 @@ use chrono::{DateTime, SecondsFormat};
 use schemas::StorePosition;
 use uuid::Uuid;
 
-/// Record headers in their order. Values are text in all of ours; a foreign one that is not UTF-8 is read lossily.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Headers(pub Vec<(String, String)>);
+use crate::headers::{Headers, HeadersBuilder};
 
 /// What the headers of an event say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -63,69 +61,24 @@ pub enum EnvelopeError {
 
 const AVRO: &str = "application/avro";
 
-// === impl Headers ===
+// === reading ===
 
-impl Headers {
-    pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.iter().find(|(header, _)| header.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
-    }
+fn required<'h>(headers: &'h Headers, header: &'static str) -> Result<&'h str, EnvelopeError> {
+    headers.get(header).ok_or(EnvelopeError::Missing { header })
+}
 
-    /// One piece of bytes, for logs that store headers themselves: for each header the length of its name (2 bytes,
-    /// big endian), the name, the length of its value (4 bytes) and the value.
-    pub fn to_bytes(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.0.iter().map(|(name, value)| 6 + name.len() + value.len()).sum());
-        for (name, value) in &self.0 {
-            // A longer name is cut at a length that no header comes near to: Kafka's own bound is 32,767 bytes.
-            let name = name.get(..name.len().min(usize::from(u16::MAX))).unwrap_or_default();
-            bytes.extend_from_slice(&(name.len() as u16).to_be_bytes());
-            bytes.extend_from_slice(name.as_bytes());
-            bytes.extend_from_slice(&(value.len() as u32).to_be_bytes());
-            bytes.extend_from_slice(value.as_bytes());
-        }
-        bytes
-    }
+fn parsed<T>(
+    headers: &Headers,
+    header: &'static str,
+    wanted: &'static str,
+    parse: impl Fn(&str) -> Option<T>,
+) -> Result<T, EnvelopeError> {
+    let value = required(headers, header)?;
+    parse(value).ok_or_else(|| EnvelopeError::Malformed { header, value: value.chars().take(120).collect(), wanted })
+}
 
-    /// Reads what [`Headers::to_bytes`] wrote. `None` when the bytes are damaged.
-    pub fn from_bytes(mut bytes: &[u8]) -> Option<Self> {
-        fn text(bytes: &mut &[u8], length: usize) -> Option<String> {
-            let (text, rest) = bytes.split_at_checked(length)?;
-            *bytes = rest;
-            String::from_utf8(text.to_vec()).ok()
-        }
-        let mut headers = Vec::with_capacity(16);
-        while !bytes.is_empty() {
-            let (length, rest) = bytes.split_first_chunk::<2>()?;
-            bytes = rest;
-            let name = text(&mut bytes, usize::from(u16::from_be_bytes(*length)))?;
-            let (length, rest) = bytes.split_first_chunk::<4>()?;
-            bytes = rest;
-            let value = text(&mut bytes, u32::from_be_bytes(*length) as usize)?;
-            headers.push((name, value));
-        }
-        Some(Self(headers))
-    }
-
-    fn required(&self, header: &'static str) -> Result<&str, EnvelopeError> {
-        self.get(header).ok_or(EnvelopeError::Missing { header })
-    }
-
-    fn parsed<T>(
-        &self,
-        header: &'static str,
-        wanted: &'static str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Result<T, EnvelopeError> {
-        let value = self.required(header)?;
-        parse(value).ok_or_else(|| EnvelopeError::Malformed {
-            header,
-            value: value.chars().take(120).collect(),
-            wanted,
-        })
-    }
-
-    fn owned(&self, name: &str) -> Option<String> {
-        self.get(name).map(str::to_owned)
-    }
+fn owned(headers: &Headers, name: &str) -> Option<String> {
+    headers.get(name).map(str::to_owned)
 }
 
 // === impl EventEnvelope ===
@@ -133,45 +86,48 @@ impl Headers {
 impl EventEnvelope {
     pub fn to_headers(&self) -> Headers {
         let time = DateTime::from_timestamp_millis(self.time).unwrap_or_default();
-        let mut headers = vec![
-            ("ce_specversion", "1.0".to_owned()),
-            ("ce_id", self.id.to_string()),
-            ("ce_source", self.source.clone()),
-            ("ce_type", self.event_type.clone()),
-            ("ce_time", time.to_rfc3339_opts(SecondsFormat::Millis, true)),
-            ("ce_subject", self.subject.clone()),
-            ("ce_partitionkey", self.partition_key.clone()),
-            ("ce_sequence", format!("{:020}", self.sequence)),
-            ("ce_streamversion", self.stream_version.to_string()),
-            ("ce_position", self.position.to_string()),
-            ("content-type", AVRO.to_owned()),
-        ];
+        let mut headers = HeadersBuilder::of_an_event();
+        headers.put("ce_specversion", "1.0");
+        headers.put("ce_id", self.id.hyphenated().encode_lower(&mut Uuid::encode_buffer()));
+        headers.put("ce_source", &self.source);
+        headers.put("ce_type", &self.event_type);
+        headers.put("ce_time", &time.to_rfc3339_opts(SecondsFormat::Millis, true));
+        headers.put("ce_subject", &self.subject);
+        headers.put("ce_partitionkey", &self.partition_key);
+        headers.put("ce_sequence", &format!("{:020}", self.sequence));
+        headers.put("ce_streamversion", &self.stream_version.to_string());
+        headers.put("ce_position", &self.position.to_string());
+        headers.put("content-type", AVRO);
         let optional = [
             ("ce_correlationid", &self.correlation_id),
             ("ce_causationid", &self.causation_id),
             ("traceparent", &self.traceparent),
         ];
-        headers.extend(optional.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))));
-        Headers(headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+        for (name, value) in optional {
+            if let Some(value) = value {
+                headers.put(name, value);
+            }
+        }
+        headers.build()
     }
 
     pub fn from_headers(headers: &Headers) -> Result<Self, EnvelopeError> {
-        headers.parsed("ce_specversion", "1.0", |value| (value == "1.0").then_some(()))?;
+        parsed(headers, "ce_specversion", "1.0", |value| (value == "1.0").then_some(()))?;
         Ok(Self {
-            id: headers.parsed("ce_id", "a UUID", |value| value.parse().ok())?,
-            source: headers.required("ce_source")?.to_owned(),
-            event_type: headers.required("ce_type")?.to_owned(),
-            time: headers.parsed("ce_time", "an RFC 3339 instant", |value| {
+            id: parsed(headers, "ce_id", "a UUID", |value| value.parse().ok())?,
+            source: required(headers, "ce_source")?.to_owned(),
+            event_type: required(headers, "ce_type")?.to_owned(),
+            time: parsed(headers, "ce_time", "an RFC 3339 instant", |value| {
                 DateTime::parse_from_rfc3339(value).ok().map(|time| time.timestamp_millis())
             })?,
-            subject: headers.required("ce_subject")?.to_owned(),
-            partition_key: headers.required("ce_partitionkey")?.to_owned(),
-            sequence: headers.parsed("ce_sequence", "a number", |value| value.parse().ok())?,
-            stream_version: headers.parsed("ce_streamversion", "a number", |value| value.parse().ok())?,
-            position: headers.parsed("ce_position", "<xid>.<position>", |value| value.parse().ok())?,
-            correlation_id: headers.owned("ce_correlationid"),
-            causation_id: headers.owned("ce_causationid"),
-            traceparent: headers.owned("traceparent"),
+            subject: required(headers, "ce_subject")?.to_owned(),
+            partition_key: required(headers, "ce_partitionkey")?.to_owned(),
+            sequence: parsed(headers, "ce_sequence", "a number", |value| value.parse().ok())?,
+            stream_version: parsed(headers, "ce_streamversion", "a number", |value| value.parse().ok())?,
+            position: parsed(headers, "ce_position", "<xid>.<position>", |value| value.parse().ok())?,
+            correlation_id: owned(headers, "ce_correlationid"),
+            causation_id: owned(headers, "ce_causationid"),
+            traceparent: owned(headers, "traceparent"),
         })
     }
 }
@@ -180,20 +136,20 @@ impl EventEnvelope {
 
 impl CommandEnvelopeHeaders {
     pub fn from_headers(headers: &Headers) -> Result<Self, EnvelopeError> {
-        headers.parsed("ce_specversion", "1.0", |value| (value == "1.0").then_some(()))?;
+        parsed(headers, "ce_specversion", "1.0", |value| (value == "1.0").then_some(()))?;
         Ok(Self {
-            id: headers.parsed("ce_id", "a UUID", |value| value.parse().ok())?,
-            command_type: headers.required("ce_type")?.to_owned(),
-            source: headers.owned("ce_source"),
+            id: parsed(headers, "ce_id", "a UUID", |value| value.parse().ok())?,
+            command_type: required(headers, "ce_type")?.to_owned(),
+            source: owned(headers, "ce_source"),
             // RFC 9110: parameters such as charset may follow the media type.
             content_type: headers
                 .get("content-type")
                 .or_else(|| headers.get("ce_datacontenttype"))
                 .map_or("application/json", |value| value.split(';').next().unwrap_or(value).trim())
                 .to_ascii_lowercase(),
-            correlation_id: headers.owned("ce_correlationid"),
-            causation_id: headers.owned("ce_causationid"),
-            traceparent: headers.owned("traceparent"),
+            correlation_id: owned(headers, "ce_correlationid"),
+            causation_id: owned(headers, "ce_causationid"),
+            traceparent: owned(headers, "traceparent"),
         })
     }
 }
@@ -228,26 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn stored_headers_read_back_and_damaged_ones_are_refused() {
-        let headers = envelope().to_headers();
-        let bytes = headers.to_bytes();
-        assert_eq!(Headers::from_bytes(&bytes), Some(headers));
-        assert_eq!(Headers::from_bytes(&[]), Some(Headers::default()));
-        for length in [1, 3, bytes.len() - 1] {
-            assert_eq!(Headers::from_bytes(&bytes[..length]), None);
-        }
-        assert_eq!(Headers::from_bytes(&[0, 1, 0xff, 0, 0, 0, 0]), None);
-    }
-
-    #[test]
     fn a_missing_or_malformed_header_is_named() {
         for header in ["ce_id", "ce_type", "ce_source", "ce_specversion", "ce_sequence", "ce_position", "ce_time"] {
-            let mut headers = envelope().to_headers();
-            headers.0.retain(|(name, _)| name != header);
+            let headers: Headers = envelope().to_headers().iter().filter(|(name, _)| *name != header).collect();
             assert_eq!(EventEnvelope::from_headers(&headers), Err(EnvelopeError::Missing { header }));
         }
-        let mut headers = envelope().to_headers();
-        headers.0.iter_mut().filter(|(name, _)| name == "ce_sequence").for_each(|(_, value)| *value = "x".to_owned());
+        let headers = envelope().to_headers();
+        let headers: Headers =
+            headers.iter().map(|(name, value)| (name, if name == "ce_sequence" { "x" } else { value })).collect();
         assert!(EventEnvelope::from_headers(&headers).unwrap_err().to_string().contains("ce_sequence"));
     }
 }

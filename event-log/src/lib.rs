@@ -8,6 +8,7 @@ mod decoder;
 pub mod envelope;
 mod error;
 pub mod frame;
+mod headers;
 mod kafka;
 mod log;
 pub mod metrics;
@@ -16,8 +17,9 @@ mod sqlite;
 
 pub use connect::{connect_event_log, connect_registry};
 pub use decoder::{CommandDecoder, DecodeError, DecodedEvent, EventDecoder};
-pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope, Headers};
+pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope};
 pub use error::EventLogError;
+pub use headers::Headers;
 pub use kafka::{KafkaEventLog, KafkaSettings};
 pub use log::{EventLog, NewRecord, PartitionEnds, Record, Signal, Subscription, TopicPartition, TopicSpec};
 pub use registry::{EmbeddedRegistry, HttpRegistry, SchemaRegistry};

@@ -7,8 +7,8 @@ use std::fmt;
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use crate::envelope::Headers;
 use crate::error::EventLogError;
+use crate::headers::Headers;
 
 /// A topic that must be there.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -58,7 +58,7 @@ fn framed() -> Vec<u8> {
 }
 
 fn headers(pairs: &[(&str, &str)]) -> Headers {
-    Headers(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    pairs.iter().copied().collect()
 }
 
 fn command_headers(command_type: &str, content_type: &str) -> Headers {

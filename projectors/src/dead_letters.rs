@@ -8,7 +8,7 @@
 pub mod http;
 mod mirror;
 
-use event_log::{EventEnvelope, Headers, Record};
+use event_log::{EventEnvelope, Record};
 use metrics::counter;
 use read_models::{
     Batch, DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, DiscardNote, FOREIGN_KEY,
@@ -226,7 +226,7 @@ fn record<M: ?Sized>(context: &WorkerContext<M>, event: &ParkedEvent) -> Record 
         at: context.at.clone(),
         offset: event.offset,
         key: event.key.clone().into_bytes().into(),
-        headers: Headers(event.headers.clone()),
+        headers: event.headers.iter().cloned().collect(),
         value: event.value.clone().into(),
         timestamp: event.parked_at,
     }

@@ -168,7 +168,7 @@ impl<P: Projection> Fold<P> {
             sequence: self.checkpoint.sequence,
             offset: record.offset,
             position: self.checkpoint.position,
-            headers: record.headers.0.clone(),
+            headers: record.headers.to_pairs(),
             value: record.value.to_vec(),
             reason,
             parked_at: now,

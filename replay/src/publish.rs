@@ -3,7 +3,7 @@
 //! Exactly once: the command's id is made of the catalogue, the number and the hash of the decision, so a repeat after a
 //! crash has the outcome that the first one had and makes no second event. What was sent is noted afterwards only.
 
-use event_log::{EventLog, Headers, NewRecord, TopicPartition};
+use event_log::{EventLog, NewRecord, TopicPartition};
 use read_models::Generations;
 use read_models::generations::Decision;
 use schemas::command::RecordDecision;
@@ -85,7 +85,7 @@ fn record(
     Ok(NewRecord {
         at: TopicPartition::new(Context::Platform.commands_topic(), partition_of(key, partitions)),
         key: key.to_vec(),
-        headers: Headers(headers.map(|(name, value)| (name.to_owned(), value)).to_vec()),
+        headers: headers.into_iter().collect(),
         value: json["data"].to_string().into_bytes(),
         timestamp: now,
     })

@@ -9,9 +9,9 @@ mod hostile_schema;
 use std::collections::HashMap;
 use std::sync::LazyLock;
 
-use apache_avro::Schema;
 use apache_avro::reader::datum::GenericDatumReader;
 use apache_avro::writer::datum::GenericDatumWriter;
+use apache_avro::{AvroResult, Schema};
 use serde::de::{DeserializeOwned, Deserializer, Visitor};
 use serde::{Deserialize, Serialize};
 
@@ -70,6 +70,17 @@ static KNOWN: LazyLock<HashMap<SchemaRef, WriterSchema>> = LazyLock::new(|| {
             Some((schema, WriterSchema { name: schema.name.to_owned(), known: Some(schema), avsc, avro }))
         })
         .collect()
+});
+
+/// Reads and writes bodies of one of our contracts.
+struct Datum {
+    reader: GenericDatumReader<'static>,
+    writer: GenericDatumWriter<'static>,
+}
+
+/// Made once: making them takes longer than most bodies do.
+static DATA: LazyLock<HashMap<SchemaRef, Datum>> = LazyLock::new(|| {
+    KNOWN.iter().filter_map(|(schema, writer)| Some((*schema, Datum::of(&writer.avro).ok()?))).collect()
 });
 
 /// Encodes an event with the newest version of its schema.
@@ -207,14 +218,23 @@ impl std::fmt::Debug for WriterSchema {
     }
 }
 
+// === impl Datum ===
+
+impl Datum {
+    fn of(avro: &'static Schema) -> AvroResult<Self> {
+        let writer = GenericDatumWriter::builder(avro).human_readable(false).build()?;
+        Ok(Self { reader: reader(avro)?, writer })
+    }
+}
+
+fn reader(avro: &Schema) -> AvroResult<GenericDatumReader<'_>> {
+    GenericDatumReader::builder(avro).human_readable(false).build()
+}
+
 fn encode<T: Serialize>(schema: SchemaRef, value: &T) -> Result<Vec<u8>, CodecError> {
     let error = |problem: String| CodecError::Encode { name: schema.name, problem };
-    let writer = WriterSchema::of(schema).ok_or_else(|| error("no schema of that version in this build".to_owned()))?;
-    GenericDatumWriter::builder(&writer.avro)
-        .human_readable(false)
-        .build()
-        .and_then(|datum| datum.write_ser_to_vec(value))
-        .map_err(|problem| error(problem.to_string()))
+    let datum = DATA.get(&schema).ok_or_else(|| error("no schema of that version in this build".to_owned()))?;
+    datum.writer.write_ser_to_vec(value).map_err(|problem| error(problem.to_string()))
 }
 
 /// A record, whatever it is called: apache-avro holds the name of a struct against that of the record, while one struct
@@ -244,11 +264,13 @@ impl<'de, D: Deserializer<'de>> Deserializer<'de> for ByFields<D> {
 }
 
 fn decode<T: DeserializeOwned>(writer: &WriterSchema, mut body: &[u8]) -> Result<T, CodecError> {
-    let AnyRecord(value) = GenericDatumReader::builder(&writer.avro)
-        .human_readable(false)
-        .build()
-        .and_then(|datum| datum.read_deser(&mut body))
-        .map_err(|error| CodecError::Body { name: writer.name.clone(), problem: error.to_string() })?;
+    // One that counts as known has the fields of ours, in their order.
+    let read = match writer.known.and_then(|schema| DATA.get(&schema)) {
+        Some(datum) => datum.reader.read_deser(&mut body),
+        None => reader(&writer.avro).and_then(|reader| reader.read_deser(&mut body)),
+    };
+    let AnyRecord(value) =
+        read.map_err(|error| CodecError::Body { name: writer.name.clone(), problem: error.to_string() })?;
     match body.len() {
         0 => Ok(value),
         surplus => Err(CodecError::Surplus { name: writer.name.clone(), surplus }),

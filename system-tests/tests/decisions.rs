@@ -9,8 +9,8 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use command_api::{CommandHandler, HandlerSettings, run_topic_intake};
 use event_log::{
-    DecodedEvent, EmbeddedRegistry, EventDecoder, EventLog, EventLogError, Headers, NewRecord, SqliteEventLog,
-    TopicPartition, TopicSpec,
+    DecodedEvent, EmbeddedRegistry, EventDecoder, EventLog, EventLogError, NewRecord, SqliteEventLog, TopicPartition,
+    TopicSpec,
 };
 use event_store::{EventStore, SqliteEventStore, Topology};
 use outbox_relay::{Relay, RelaySettings, topic_specs};
@@ -106,7 +106,7 @@ impl System {
         let record = NewRecord {
             at: TopicPartition::new("platform.commands", partition_of(b"stock", TOPOLOGY.partitions)),
             key: b"stock".to_vec(),
-            headers: Headers(headers.map(|(name, value)| (name.to_owned(), value)).to_vec()),
+            headers: headers.into_iter().collect(),
             value: data.to_string().into_bytes(),
             timestamp: NOW,
         };

@@ -365,8 +365,7 @@ impl Store {
 }
 
 fn size_of_record(record: &Record) -> usize {
-    let headers: usize = record.headers.0.iter().map(|(name, value)| name.len() + value.len()).sum();
-    record.key.len() + record.value.len() + headers
+    record.key.len() + record.value.len() + record.headers.as_bytes().len()
 }
 
 #[cfg(test)]

@@ -21,8 +21,8 @@ use tokio::time::Instant;
 
 use super::client_log::{ClientLog, code_of};
 use super::settings::KafkaSettings;
-use crate::envelope::Headers;
 use crate::error::EventLogError;
+use crate::headers::Headers;
 use crate::log::NewRecord;
 
 /// Longest time for one call: a broker that restarts is back within it, and the producer goes on where it was.
@@ -238,7 +238,7 @@ impl ProducerContext for DeliveryContext {
 }
 
 fn native_headers(headers: &Headers) -> OwnedHeaders {
-    headers.0.iter().fold(OwnedHeaders::new_with_capacity(headers.0.len()), |native, (name, value)| {
+    headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |native, (name, value)| {
         native.insert(Header { key: name, value: Some(value) })
     })
 }

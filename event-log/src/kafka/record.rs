@@ -5,7 +5,7 @@ use rdkafka::error::KafkaResult;
 use rdkafka::message::{BorrowedMessage, Headers as _, Message};
 use rdkafka::{Offset, TopicPartitionList};
 
-use crate::envelope::Headers;
+use crate::headers::Headers;
 use crate::log::{Record, TopicPartition};
 
 pub(super) fn list(places: &[(TopicPartition, u64)]) -> KafkaResult<TopicPartitionList> {
@@ -19,20 +19,14 @@ pub(super) fn list(places: &[(TopicPartition, u64)]) -> KafkaResult<TopicPartiti
 
 pub(super) fn record_of(message: &BorrowedMessage<'_>) -> Record {
     // A foreign client's header may be any bytes, or null.
-    let headers = message.headers().map_or_else(Vec::new, |headers| {
-        headers
-            .iter()
-            .map(|header| {
-                let value = String::from_utf8_lossy(header.value.unwrap_or_default()).into_owned();
-                (header.key.to_owned(), value)
-            })
-            .collect()
+    let headers = message.headers().map_or_else(Headers::default, |headers| {
+        headers.iter().map(|header| (header.key, String::from_utf8_lossy(header.value.unwrap_or_default()))).collect()
     });
     Record {
         at: TopicPartition::new(message.topic(), message.partition() as u32),
         offset: message.offset() as u64,
         key: Bytes::copy_from_slice(message.key().unwrap_or_default()),
-        headers: Headers(headers),
+        headers,
         value: Bytes::copy_from_slice(message.payload().unwrap_or_default()),
         timestamp: message.timestamp().to_millis().unwrap_or_default(),
     }

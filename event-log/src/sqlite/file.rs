@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +12,8 @@ use bytes::Bytes;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
 use tokio::sync::watch;
 
-use crate::envelope::Headers;
 use crate::error::EventLogError;
+use crate::headers::Headers;
 use crate::log::{NewRecord, PartitionEnds, Record, TopicPartition, TopicSpec};
 
 /// Version of the tables, in `PRAGMA user_version`.
@@ -198,7 +199,7 @@ impl LogFile {
                         stored(offset),
                         record.timestamp,
                         record.key,
-                        record.headers.to_bytes(),
+                        record.headers.as_bytes(),
                         record.value
                     ])
                     .map_err(|error| self.error(error))?;
@@ -268,17 +269,13 @@ impl LogFile {
                 .map(|(source, from)| {
                     let place = params![source.topic_id, source.at.partition, stored(*from), limit];
                     let mut rows = select.query(place)?;
-                    let mut records = Vec::new();
-                    let mut bytes = 0;
-                    while let Some(row) = rows.next()? {
-                        let record = record_of(row, &source.at)?;
-                        bytes += record.value.len() + record.key.len();
-                        records.push(record);
-                        if bytes >= READ_BYTES {
-                            break;
-                        }
+                    let mut page = Page::default();
+                    while page.bytes.len() < READ_BYTES
+                        && let Some(row) = rows.next()?
+                    {
+                        page.take(row)?;
                     }
-                    Ok(records)
+                    page.into_records(&source.at)
                 })
                 .collect()
         })
@@ -407,19 +404,49 @@ fn ends_of(connection: &Connection, topic: i64, partition: u32) -> rusqlite::Res
         })
 }
 
-fn record_of(row: &Row<'_>, at: &TopicPartition) -> rusqlite::Result<Record> {
-    let bytes = |index: usize| -> rusqlite::Result<Bytes> { Ok(Bytes::from(row.get::<_, Vec<u8>>(index)?)) };
-    let headers = Headers::from_bytes(row.get_ref(3)?.as_blob()?).ok_or_else(|| {
-        rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, "damaged headers".into())
-    })?;
-    Ok(Record {
-        at: at.clone(),
-        offset: row.get::<_, i64>(0)? as u64,
-        timestamp: row.get(1)?,
-        key: bytes(2)?,
-        headers,
-        value: bytes(4)?,
-    })
+/// Rows of one read, whose bytes lie in one piece of memory: one allocation for a thousand records.
+#[derive(Default)]
+struct Page {
+    bytes: Vec<u8>,
+    rows: Vec<PageRow>,
+}
+
+struct PageRow {
+    offset: u64,
+    timestamp: i64,
+    key: Range<usize>,
+    headers: Range<usize>,
+    value: Range<usize>,
+}
+
+// === impl Page ===
+
+impl Page {
+    fn take(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
+        let offset = row.get::<_, i64>(0)? as u64;
+        let timestamp = row.get(1)?;
+        let (key, headers, value) = (self.copy(row, 2)?, self.copy(row, 3)?, self.copy(row, 4)?);
+        self.rows.push(PageRow { offset, timestamp, key, headers, value });
+        Ok(())
+    }
+
+    fn copy(&mut self, row: &Row<'_>, column: usize) -> rusqlite::Result<Range<usize>> {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(row.get_ref(column)?.as_blob()?);
+        Ok(begin..self.bytes.len())
+    }
+
+    fn into_records(self, at: &TopicPartition) -> rusqlite::Result<Vec<Record>> {
+        let bytes = Bytes::from(self.bytes);
+        let record = |row: PageRow| {
+            let headers = Headers::from_bytes(bytes.slice(row.headers)).ok_or_else(|| {
+                rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, "damaged headers".into())
+            })?;
+            let (key, value) = (bytes.slice(row.key), bytes.slice(row.value));
+            Ok(Record { at: at.clone(), offset: row.offset, timestamp: row.timestamp, key, headers, value })
+        };
+        self.rows.into_iter().map(record).collect()
+    }
 }
 
 /// SQLite's integers are signed; an offset above their range is above every record as well.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use chrono::{DateTime, SecondsFormat};
-use event_log::{EventLog, Headers, NewRecord, TopicPartition};
+use event_log::{EventLog, NewRecord, TopicPartition};
 use read_models::{DeadLetters, ParkedEvent, ParkedPlace, PartitionRef};
 
 use crate::error::ProjectorError;
@@ -95,7 +95,7 @@ fn mirrored(projection: &str, partition: PartitionRef, event: ParkedEvent) -> Ne
     NewRecord {
         at: TopicPartition::new(partition.context.dead_letters_topic(), partition.partition),
         key: event.key.into_bytes(),
-        headers: Headers(headers),
+        headers: headers.into_iter().collect(),
         value: event.value,
         timestamp: event.parked_at,
     }

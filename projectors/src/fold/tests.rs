@@ -125,7 +125,7 @@ fn records_of_nobody_are_kept_up_to_a_bound_and_cut() {
     for offset in 0..5 {
         let mut hostile = record(offset);
         hostile.value = vec![7; 1 << 20].into();
-        hostile.headers = Headers(vec![("a".to_owned(), "b".repeat(1 << 16)), ("c".to_owned(), "d".to_owned())]);
+        hostile.headers = [("a", "b".repeat(1 << 16)), ("c", "d".to_owned())].into_iter().collect();
         fold.take(&hostile, Read::Foreign { why: "no".to_owned() }, &HashSet::new(), none, 0);
     }
     assert_eq!((fold.parked.len(), fold.foreign, fold.foreign_dropped, fold.foreign_room), (2, 5, 3, 0));

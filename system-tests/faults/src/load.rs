@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
-use event_log::{EventLog, Headers, NewRecord, TopicPartition};
+use event_log::{EventLog, NewRecord, TopicPartition};
 use futures::StreamExt;
 use schemas::{Outcome, partition_of};
 use serde_json::Value;
@@ -319,7 +319,7 @@ pub fn record(given: &Given, partitions: u32) -> NewRecord {
     NewRecord {
         at: TopicPartition::new(given.command.context().commands_topic(), partition),
         key: given.sku().as_bytes().to_vec(),
-        headers: Headers(headers.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()),
+        headers: headers.into_iter().collect(),
         value: body["data"].to_string().into_bytes(),
         timestamp: 0,
     }

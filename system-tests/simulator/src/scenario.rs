@@ -271,7 +271,7 @@ async fn send_by_topic(system: System, given: Given, place: Place) {
     let record = NewRecord {
         at: TopicPartition::new(given.command.context().commands_topic(), partition),
         key: key.to_vec(),
-        headers: Headers(headers.map(|(name, value)| (name.to_owned(), value)).to_vec()),
+        headers: headers.into_iter().collect(),
         value: json["data"].to_string().into_bytes(),
         timestamp: world.now(),
     };

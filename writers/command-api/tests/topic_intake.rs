@@ -103,7 +103,7 @@ fn headers(id: u128, command_type: &str, content_type: &str) -> Headers {
         ("ce_source", "/test".to_owned()),
         ("content-type", content_type.to_owned()),
     ];
-    Headers(pairs.into_iter().map(|(name, value)| (name.to_owned(), value)).collect())
+    pairs.into_iter().collect()
 }
 
 fn receive(id: u128, quantity: i64) -> (Headers, Vec<u8>) {

@@ -1,7 +1,7 @@
 //! What the dead-letter routes show: keys, queues with their events decoded where they can be, and the history.
 
 use chrono::{DateTime, SecondsFormat};
-use event_log::{EventDecoder, Headers, Record, TopicPartition};
+use event_log::{EventDecoder, Record, TopicPartition};
 use read_models::{
     DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, DeadLetters, DiscardedEvent,
     KEPT_ANSWERS, ParkedEvent, ParkedKey, PartitionRef, ReadModelError,
@@ -251,7 +251,7 @@ impl Letter {
             at: TopicPartition::new(at.context.events_topic(), at.partition),
             offset: parked.offset,
             key: parked.key.clone().into_bytes().into(),
-            headers: Headers(parked.headers),
+            headers: parked.headers.into_iter().collect(),
             value: parked.value.into(),
             timestamp: parked.parked_at,
         };
@@ -266,7 +266,7 @@ impl Letter {
             offset: parked.offset,
             reason: parked.reason,
             parked_at: time(parked.parked_at),
-            headers: record.headers.0.into_iter().map(|(name, value)| Header { name, value }).collect(),
+            headers: record.headers.to_pairs().into_iter().map(|(name, value)| Header { name, value }).collect(),
             event,
             error,
             value_hex,

@@ -36,11 +36,11 @@ const WORDS: &[&str] = &[
 ];
 
 pub fn headers_of(pairs: &[(&str, &str)]) -> Headers {
-    Headers(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    pairs.iter().copied().collect()
 }
 
 pub fn headers_text(headers: &Headers) -> String {
-    headers.0.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+    headers.iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
 }
 
 /// Header lines, a blank line, the value.
@@ -54,7 +54,7 @@ pub fn split(input: &[u8]) -> (Headers, &[u8]) {
     let (head, value) = end.map_or((&input[..0], input), |end| (&input[..end], &input[end + 2..]));
     let text = String::from_utf8_lossy(head);
     let pairs = text.lines().filter_map(|line| line.split_once(": "));
-    (Headers(pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()), value)
+    (pairs.collect(), value)
 }
 
 fn event(product: bool) -> Option<Event> {
@@ -254,7 +254,7 @@ impl Target for EventHeaders {
 
     fn corpus(&self) -> Vec<Vec<u8>> {
         let headers = envelope("millrace.pricing.PriceSet").to_headers();
-        vec![record_text(&headers, b""), headers.to_bytes()]
+        vec![record_text(&headers, b""), headers.as_bytes().to_vec()]
     }
 
     fn words(&self) -> &'static [&'static str] {
@@ -262,8 +262,8 @@ impl Target for EventHeaders {
     }
 
     fn feed(&self, input: &[u8]) -> Result<(), String> {
-        if let Some(stored) = Headers::from_bytes(input) {
-            reads_back(&stored, Headers::from_bytes(&stored.to_bytes()).ok_or("damaged"))?;
+        if let Some(stored) = Headers::from_bytes(input.to_vec().into()) {
+            reads_back(&stored, Ok::<_, &str>(stored.iter().collect()))?;
         }
         let (headers, _) = split(input);
         match EventEnvelope::from_headers(&headers) {
