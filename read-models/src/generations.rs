@@ -359,8 +359,13 @@ impl Decision {
 /// The first decision that does not follow from the one before it, or says another thing than when it was made.
 /// `Ok` where all do; `decisions` begins with the first one.
 pub fn check_chain(decisions: &[Decision]) -> Result<(), BrokenChain> {
-    let mut previous = String::new();
-    for (expected, decision) in (1..).zip(decisions) {
+    check_chain_after(None, decisions)
+}
+
+/// [`check_chain`] of a part that begins behind `before`.
+pub fn check_chain_after(before: Option<&Decision>, decisions: &[Decision]) -> Result<(), BrokenChain> {
+    let mut previous = before.map(|before| before.hash.clone()).unwrap_or_default();
+    for (expected, decision) in (before.map_or(0, |before| before.number) + 1..).zip(decisions) {
         let broken = |problem| Err(BrokenChain { number: expected, problem });
         if decision.number != expected {
             return broken("it is missing, or out of order");

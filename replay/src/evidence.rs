@@ -3,9 +3,10 @@
 //! The report itself is a file of its own; its hash ties it to the decision that rests on it.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 /// The sums of one comparison of two generations at one position vector.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct ParityEvidence {
     /// The generation that was checked.
     pub generation: u32,
@@ -33,7 +34,7 @@ pub struct ParityEvidence {
 }
 
 /// How much the answers of both generations to the same queries have in common.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct QueryEvidence {
     pub queries: u64,
     /// Of the query whose answers have least in common: 0 nothing, 1 the same hits at the same ranks.

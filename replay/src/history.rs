@@ -4,7 +4,7 @@
 //! `platform.events`, which whoever changes the store does not reach.
 
 use read_models::Generations;
-use read_models::generations::{Catalogue, Decision, check_chain};
+use read_models::generations::{Catalogue, Decision, check_chain, check_chain_after};
 use schemas::event::DecisionRecorded;
 use serde::Serialize;
 
@@ -16,6 +16,16 @@ pub struct History {
     pub decisions: Vec<Decision>,
     /// Nothing where the past is as it was.
     pub tampered: Vec<String>,
+}
+
+/// Some decisions in order, and what is wrong with these and with how they follow on those before.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct HistoryPage {
+    pub decisions: Vec<Decision>,
+    /// Nothing where this part of the past is as it was.
+    pub tampered: Vec<String>,
+    /// The number after which the next page begins; `None` on the last one.
+    pub next: Option<u64>,
 }
 
 const PAGE: usize = 500;
@@ -37,6 +47,35 @@ impl History {
             decisions.extend(page);
         }
         Ok(Self { tampered: broken(&catalogue, &decisions), decisions })
+    }
+
+    /// Reads `limit` decisions at most, those after number `after`. Whoever reads page after page checks all of the chain.
+    pub async fn page(generations: &dyn Generations, after: u64, limit: usize) -> Result<HistoryPage, ReplayError> {
+        let catalogue = generations.catalogue().await?;
+        let before = match after.checked_sub(1) {
+            None => None,
+            Some(before) => generations.decisions(before, 1).await?.into_iter().next(),
+        };
+        let mut decisions = generations.decisions(after, limit).await?;
+        decisions.truncate(limit);
+        let mut tampered = Vec::new();
+        if after > 0 && after <= catalogue.decisions && before.as_ref().is_none_or(|before| before.number != after) {
+            tampered.push(format!("decision {after}: it is missing, or out of order"));
+        } else if let Err(broken) = check_chain_after(before.as_ref(), &decisions) {
+            tampered.push(broken.to_string());
+        }
+        let last = decisions.last().or(before.as_ref());
+        let reached = last.map_or(0, |last| last.number);
+        if let Some(last) = last.filter(|last| last.number == catalogue.decisions)
+            && last.hash != catalogue.last_hash
+        {
+            tampered.push(format!("decision {}: it is not the one that the catalogue names", last.number));
+        }
+        if decisions.is_empty() && after < catalogue.decisions {
+            tampered.push(format!("decision {}: it is missing at the end", catalogue.decisions));
+        }
+        let next = (!decisions.is_empty() && reached < catalogue.decisions).then_some(reached);
+        Ok(HistoryPage { decisions, tampered, next })
     }
 
     /// Holds it against the events of this catalogue on `platform.events`, in any order. What is not recorded yet may

@@ -41,7 +41,7 @@ pub use dry_run::{DryRunReport, Failure, dry_run};
 pub use error::ReplayError;
 pub use evidence::{ParityEvidence, QueryEvidence};
 pub use gates::Missing;
-pub use history::History;
+pub use history::{History, HistoryPage};
 pub use next_steps::next_steps;
 pub use observed::{Observed, ObservedGeneration, ReadSums};
 pub use operations::Operations;

@@ -45,6 +45,10 @@ impl MemoryGenerations {
         self.stored.lock().unwrap().decisions.clone()
     }
 
+    pub(crate) fn tamper(&self, number: usize, change: impl FnOnce(&mut Decision)) {
+        change(&mut self.stored.lock().unwrap().decisions[number - 1]);
+    }
+
     pub(crate) fn actions(&self) -> Vec<String> {
         self.all_decisions().into_iter().map(|decision| decision.action).collect()
     }

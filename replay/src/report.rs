@@ -158,6 +158,23 @@ impl ParityReport {
         }
     }
 
+    /// As JSON, with `clean`, and at most `most` of the differences.
+    pub fn json(&self, most: usize) -> serde_json::Value {
+        let shown = self.differences.iter().take(most).cloned().collect();
+        let shown = Self {
+            projection: self.projection.clone(),
+            vector: self.vector.clone(),
+            partitions: self.partitions.clone(),
+            rules: self.rules.clone(),
+            differences: shown,
+            queries: self.queries.clone(),
+            ..*self
+        };
+        let mut json = serde_json::to_value(shown).unwrap_or_default();
+        json["clean"] = self.is_clean().into();
+        json
+    }
+
     /// For a terminal; at most `most` of the differences.
     pub fn text(&self, most: usize) -> String {
         let mut text = String::new();

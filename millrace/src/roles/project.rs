@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use axum::Router;
 use event_log::{EventLog, EventLogError};
 use replay::Replayed;
 
@@ -39,10 +38,11 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
             Replayed::search(reader.as_ref().clone(), ownership)
         }
     };
-    replays::watch(&mut process, replayed, &log, partitions, OnFailure::EndProcess);
+    replays::watch(&mut process, replayed.clone(), &log, partitions, OnFailure::EndProcess);
+    let routes = replays::routes(vec![replayed], Some(replays::reader(&log, &registry)));
     let _held = connector.into_held();
     output::notice(format!("millrace project answers for its health on http://{}", process.address()?));
-    process.serve(Router::new()).await
+    process.serve(routes).await
 }
 
 /// The relay makes the topics; a projector may well start first. `None` when the process is stopped meanwhile.

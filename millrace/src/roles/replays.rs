@@ -4,11 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use event_log::EventLog;
-use read_models::search::SearchReader;
-use read_models::stock::SharedStock;
+use event_log::{EventDecoder, EventLog, SchemaRegistry};
 use replay::http::ReplaysApi;
-use replay::{Ownership, Replayed, publish_decisions, run_controller};
+use replay::{LogReader, Replayed, publish_decisions, run_controller};
 use tokio_util::sync::CancellationToken;
 
 use super::process::{OnFailure, Process, now};
@@ -16,13 +14,14 @@ use super::process::{OnFailure, Process, now};
 /// How often decisions are looked for that are not on `platform.commands` yet.
 const PUBLISH_EVERY: Duration = Duration::from_secs(1);
 
-/// The routes of replays, over the read models at hand.
-pub fn routes(stock: &SharedStock, search: &SearchReader, ownership: &Arc<Ownership>) -> Router {
-    let replayed = vec![
-        Replayed::stock(Arc::clone(stock), Arc::clone(ownership)),
-        Replayed::search(search.clone(), Arc::clone(ownership)),
-    ];
-    replay::http::router(ReplaysApi { replayed, now })
+/// The routes of replays, over the read models at hand. Without a log nothing is compared.
+pub fn routes(replayed: Vec<Replayed>, log: Option<LogReader>) -> Router {
+    replay::http::router(ReplaysApi { replayed, log, now })
+}
+
+/// The log as comparisons read it.
+pub fn reader(log: &Arc<dyn EventLog>, registry: &Arc<dyn SchemaRegistry>) -> LogReader {
+    LogReader { log: Arc::clone(log), decoder: Arc::new(EventDecoder::new(Arc::clone(registry))) }
 }
 
 /// Triggers and automatic stages of a read model, and the way of its decisions to the log. `partitions` is of each topic.

@@ -1,5 +1,9 @@
 //! `millrace serve`: queries, from the read models alone.
 
+use std::sync::Arc;
+
+use replay::Replayed;
+
 use super::process::Process;
 use super::{parts, replays};
 use crate::cli::ServeArgs;
@@ -16,7 +20,12 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let routes = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let registry = stores::registry(&args.registry)?;
     let routes = routes.merge(parts::dead_letter_routes(&stock, &search, &registry));
-    let routes = routes.merge(replays::routes(&stock, &search, &ownership));
+    let replayed = vec![
+        Replayed::stock(Arc::clone(&stock), Arc::clone(&ownership)),
+        Replayed::search(search.as_ref().clone(), ownership),
+    ];
+    // Reads never touch the event log, so that nothing is compared here.
+    let routes = routes.merge(replays::routes(replayed, None));
     let _held = connector.into_held();
     output::notice(format!("millrace serve answers on http://{}", process.address()?));
     process.serve(routes.merge(parts::openapi(false, true))).await

@@ -62,15 +62,16 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let settings = args.projector.settings(topology.partitions);
     feeding::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
     feeding::search_projector(&mut process, search_generations, &log, &registry, settings, OnFailure::StayDown);
-    for replayed in [
+    let replayed = vec![
         Replayed::stock(Arc::clone(&stock), Arc::clone(&ownership)),
         Replayed::search(search.as_ref().clone(), Arc::clone(&ownership)),
-    ] {
-        replays::watch(&mut process, replayed, &log, topology.partitions, OnFailure::StayDown);
+    ];
+    for replayed in &replayed {
+        replays::watch(&mut process, replayed.clone(), &log, topology.partitions, OnFailure::StayDown);
     }
     let queries = parts::query_routes(&mut process, &stock, &search, args.query.settings());
     let dead_letters = parts::dead_letter_routes(&stock, &search, &registry);
-    let replays = replays::routes(&stock, &search, &ownership);
+    let replays = replays::routes(replayed, Some(replays::reader(&log, &registry)));
     if !args.audit.audit_every.is_zero() {
         let settings = AuditSettings { share: args.audit.audit_share, since: None };
         let (stock, search) = (Some(Arc::clone(&stock)), Some(Arc::clone(&search)));

@@ -62,3 +62,34 @@ async fn tampering_is_seen_in_the_store_and_beside_the_log() {
     cut.compare(&catalogue, &events[1..], 0);
     assert_eq!(cut.tampered, ["decision 3: platform.events has it, the store does not"]);
 }
+
+#[tokio::test]
+async fn page_by_page_the_whole_chain_is_checked() {
+    let stored = Arc::new(MemoryGenerations::new());
+    let operations = Operations::new(stored.clone(), Arc::new(ownership()));
+    operations.start(&request(""), &by("eve", 1)).await.unwrap();
+    for at in 2..7 {
+        operations.note_parity(&clean(2, 1, at), &[], &by("eve", at)).await.unwrap();
+    }
+    let mut seen = Vec::new();
+    let mut after = 0;
+    loop {
+        let page = History::page(&*stored, after, 4).await.unwrap();
+        assert_eq!(page.tampered, Vec::<String>::new());
+        seen.extend(page.decisions.iter().map(|decision| decision.number));
+        match page.next {
+            Some(next) => after = next,
+            None => break,
+        }
+    }
+    assert_eq!(seen, [1, 2, 3, 4, 5, 6]);
+    assert_eq!(History::page(&*stored, 6, 4).await.unwrap().next, None);
+
+    // The last one of a page was replaced: the next page begins with one that does not follow on it.
+    stored.tamper(4, |decision| decision.hash = "f".repeat(64));
+    assert!(History::page(&*stored, 4, 4).await.unwrap().tampered[0].contains("decision 5"));
+    assert!(History::page(&*stored, 0, 4).await.unwrap().tampered[0].contains("decision 4"));
+    stored.tamper(6, |decision| decision.number = 9);
+    let page = History::page(&*stored, 5, 4).await.unwrap();
+    assert!(page.tampered[0].contains("decision 6"), "{page:?}");
+}

@@ -9,6 +9,7 @@ use super::problem::Problem;
 use crate::by::By;
 use crate::decide::StartRequest;
 use crate::plan::Plan;
+use crate::rules::Rules;
 use crate::target::until_of;
 
 /// Who decides, and why.
@@ -48,6 +49,30 @@ pub(super) struct StartBody {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct VerifyBody {
+    #[serde(flatten)]
+    by: ByBody,
+    /// The file of rules, as JSON: `{"difference": [{"projection": "stock", "field": …}]}`; no difference is meant
+    /// unless said.
+    #[serde(default)]
+    rules: Option<Value>,
+    /// Searches to ask of both generations; of search only.
+    #[serde(default)]
+    queries: Vec<String>,
+    /// Only compare: nothing is noted in the catalogue.
+    #[serde(default)]
+    dry: bool,
+}
+
+/// What a comparison is made with.
+pub(super) struct Comparing {
+    pub(super) rules: Rules,
+    pub(super) queries: Vec<String>,
+    /// Who notes it; `None` where nothing is noted.
+    pub(super) by: Option<By>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct CutoverBody {
     #[serde(flatten)]
     pub(super) by: ByBody,
@@ -73,6 +98,26 @@ pub(super) struct RetireBody {
 impl ByBody {
     pub(super) fn at(&self, now: fn() -> i64) -> Result<By, Problem> {
         By::new(&self.by, &self.reason, now()).map_err(|error| Problem::unprocessable(error.to_string()))
+    }
+}
+
+// === impl VerifyBody ===
+
+impl VerifyBody {
+    pub(super) fn comparing(&self, name: &str, now: fn() -> i64) -> Result<Comparing, Problem> {
+        let rules = match &self.rules {
+            None => Rules::default(),
+            Some(rules) => {
+                let wrong = |problem: String| Problem::unprocessable(format!("rules: {problem}"));
+                let text = toml::to_string(rules).map_err(|error| wrong(error.to_string()))?;
+                Rules::parse(&text, name).map_err(wrong)?
+            }
+        };
+        if !self.queries.is_empty() && name != "search" {
+            return Err(Problem::unprocessable(format!("queries: these are for search; {name} answers none")));
+        }
+        let by = if self.dry { None } else { Some(self.by.at(now)?) };
+        Ok(Comparing { rules, queries: self.queries.clone(), by })
     }
 }
 

@@ -45,21 +45,49 @@ impl Problem {
     }
 }
 
-/// What a caller is told of an error; the log has the inside.
+/// What a caller may hear of an error, and whether it is less than the log has: what stores and the log say of
+/// themselves names addresses and files.
+pub(super) fn outside(error: &ReplayError) -> (String, bool) {
+    match error {
+        ReplayError::ReadModel(_) | ReplayError::Projector(_) if error.is_transient() => {
+            ("its store gives no answer now".to_owned(), true)
+        }
+        ReplayError::Log(_) | ReplayError::Decode(_) if error.is_transient() => {
+            ("the log gives no answer now".to_owned(), true)
+        }
+        ReplayError::ReadModel(_)
+        | ReplayError::Projector(_)
+        | ReplayError::Log(_)
+        | ReplayError::Decode(_)
+        | ReplayError::File { .. }
+        | ReplayError::Ownership { .. } => {
+            ("it cannot be answered, and trying again does not help: the log of this process says why".to_owned(), true)
+        }
+        ReplayError::Damaged { .. } => (
+            format!("{error}; trying again does not help: `millrace replay history` tells whether it was altered"),
+            true,
+        ),
+        _ => (error.to_string(), false),
+    }
+}
+
 impl From<ReplayError> for Problem {
     fn from(error: ReplayError) -> Self {
-        match error {
-            error @ (ReplayError::NoReplay { .. } | ReplayError::NotThere { .. }) => {
-                Self::new(StatusCode::NOT_FOUND, "Unknown generation", error.to_string())
-            }
-            error @ ReplayError::Contended { .. } => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Busy", error.to_string())
-            }
-            error => {
-                tracing::warn!(%error, "replays give no answer");
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, "Read model unavailable", "its store gives no answer now")
-            }
+        let (detail, is_inside) = outside(&error);
+        if is_inside {
+            tracing::warn!(%error, "replays give no answer");
         }
+        let (status, title) = match &error {
+            ReplayError::NoReplay { .. } | ReplayError::NotThere { .. } => {
+                (StatusCode::NOT_FOUND, "Unknown generation")
+            }
+            ReplayError::Setting { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Request cannot be taken"),
+            ReplayError::Contended { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Busy"),
+            ReplayError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "Replay is damaged"),
+            error if error.is_transient() => (StatusCode::SERVICE_UNAVAILABLE, "Read model unavailable"),
+            _ => (StatusCode::INTERNAL_SERVER_ERROR, "Replays give no answer"),
+        };
+        Self::new(status, title, detail)
     }
 }
 

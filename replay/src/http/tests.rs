@@ -2,7 +2,7 @@ use axum::body::{Body as HttpBody, to_bytes};
 use axum::http::Request;
 use read_models::Generation;
 use read_models::search::SearchReader;
-use read_models::stock::connect_stock;
+use read_models::stock::{SharedStock, connect_stock};
 use serde_json::Value;
 use tower::ServiceExt;
 
@@ -11,6 +11,7 @@ use crate::ownership::Ownership;
 
 struct Given {
     router: Router,
+    stock: SharedStock,
     _folder: tempfile::TempDir,
 }
 
@@ -22,8 +23,9 @@ async fn given() -> Given {
     stock.of_generation(1).prepare(&first).await.unwrap();
     let ownership = Arc::new(Ownership::embedded().unwrap());
     let search = SearchReader::open(folder.path().join("search")).await.unwrap();
-    let replayed = vec![Replayed::stock(stock, Arc::clone(&ownership)), Replayed::search(search, ownership)];
-    Given { router: router(ReplaysApi { replayed, now: || 1_800_000_000_000 }), _folder: folder }
+    let replayed = vec![Replayed::stock(stock.clone(), Arc::clone(&ownership)), Replayed::search(search, ownership)];
+    let api = ReplaysApi { replayed, log: None, now: || 1_800_000_000_000 };
+    Given { router: router(api), stock, _folder: folder }
 }
 
 impl Given {
@@ -89,4 +91,47 @@ async fn what_cannot_be_taken_says_why() {
     }
     let unknown = given.asked("POST", "/v1/replays", json!({ "read_model": "stock", "by": "ann", "fold": 99 })).await;
     assert_eq!((unknown.0, &unknown.1["missing"][0]["code"]), (409, &json!("unknown_fold")));
+}
+
+#[tokio::test]
+async fn the_history_comes_in_pages() {
+    let given = given().await;
+    for _ in 0..2 {
+        let start = json!({ "read_model": "stock", "by": "ann", "fold": 1 });
+        assert_eq!(given.asked("POST", "/v1/replays", start).await.0, 201);
+        let (status, _) = given.asked("POST", "/v1/replays/stock/abort", json!({ "by": "ann" })).await;
+        assert_eq!(status, 200);
+    }
+    let page = async |query: &str| {
+        let (status, history) = given.get(&format!("/v1/replays/history?projection=stock&{query}")).await;
+        assert_eq!((status, history["read_models"].as_array().unwrap().len()), (200, 1), "{history}");
+        let page = history["read_models"][0].clone();
+        let numbers: Vec<u64> =
+            page["decisions"].as_array().unwrap().iter().map(|decision| decision["number"].as_u64().unwrap()).collect();
+        assert_eq!(page["tampered"], json!([]));
+        (numbers, page["next"].as_u64())
+    };
+    assert_eq!(page("limit=3").await, (vec![1, 2, 3], Some(3)));
+    assert_eq!(page("limit=3&after=3").await, (vec![4], None));
+    for wrong in ["limit=0", "limit=2001", "limits=1", "after=x"] {
+        assert_eq!(given.get(&format!("/v1/replays/history?{wrong}")).await.0, 422, "{wrong}");
+    }
+    assert_eq!(given.get("/v1/replays/history?projection=orders").await.0, 404);
+}
+
+#[tokio::test]
+async fn what_is_damaged_is_no_matter_of_trying_again() {
+    let given = given().await;
+    assert_eq!(
+        given.asked("POST", "/v1/replays", json!({ "read_model": "stock", "by": "ann", "fold": 1 })).await.0,
+        201
+    );
+    let catalogue = given.stock.catalogue().await.unwrap();
+    let mut to = catalogue.clone();
+    to.version += 1;
+    to.generations.get_mut(&2).unwrap().replay = json!({ "started_by": 7 });
+    given.stock.change(&to, &[]).await.unwrap();
+    let (status, problem) = given.get("/v1/replays/stock@2").await;
+    assert_eq!((status, &problem["title"]), (500, &json!("Replay is damaged")), "{problem}");
+    assert!(problem["detail"].as_str().unwrap().contains("trying again does not help"), "{problem}");
 }
