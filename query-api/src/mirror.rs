@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use read_models::ReadChoice;
 use read_models::search::{SearchAnswer, SearchReader, SearchRequest};
 use read_models::stock::{SharedStock, StockAnswer, StockRead, StockRow};
-use schemas::{PositionToken, Sku};
+use schemas::Sku;
 use serde_json::Value;
 
 use crate::watch::{MirrorOrder, Mirroring, Watch};
@@ -78,7 +78,7 @@ enum Judged {
 }
 
 fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Judged {
-    if !covers(&mirrored.position, &served.position) {
+    if !mirrored.position.covers(&served.position) {
         return Judged::CandidateIsBehind;
     }
     let mut is_newer = false;
@@ -94,7 +94,7 @@ fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Ju
     is_newer |= mirrored.warehouses.len() > served.warehouses.len();
     match is_newer {
         // At one position nothing can be newer.
-        true if covers(&served.position, &mirrored.position) => Judged::Differs,
+        true if served.position.covers(&mirrored.position) => Judged::Differs,
         true => Judged::ServedIsBehind,
         false => Judged::Same,
     }
@@ -161,15 +161,9 @@ fn pinned(generation: u32) -> ReadChoice {
     ReadChoice { generation: Some(generation), ..ReadChoice::default() }
 }
 
-fn covers(position: &PositionToken, min: &PositionToken) -> bool {
-    min.iter().all(|wanted| {
-        position.get(wanted.context, wanted.partition).is_some_and(|position| position >= wanted.position)
-    })
-}
-
 #[cfg(test)]
 mod tests {
-    use schemas::{Context, RegionId, StorePosition, WarehouseId};
+    use schemas::{Context, PositionToken, RegionId, StorePosition, WarehouseId};
 
     use super::*;
 

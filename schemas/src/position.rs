@@ -91,6 +91,18 @@ impl PositionToken {
         self.0.iter().map(|(&(context, partition), &position)| PartitionPosition { context, partition, position })
     }
 
+    /// Whether each partition that `min` names is here, at its position or later.
+    pub fn covers(&self, min: &PositionToken) -> bool {
+        min.iter().all(|wanted| self.get(wanted.context, wanted.partition) >= Some(wanted.position))
+    }
+
+    /// What it says of some contexts.
+    #[must_use]
+    pub fn of_contexts(&self, contexts: &[Context]) -> Self {
+        let of_these = self.0.iter().filter(|((context, _), _)| contexts.contains(context));
+        Self(of_these.map(|(place, position)| (*place, *position)).collect())
+    }
+
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -174,6 +186,14 @@ mod tests {
         fn any_text_is_a_token_or_a_clear_error(text in ".{0,200}") {
             let _ = text.parse::<PositionToken>();
         }
+    }
+
+    #[test]
+    fn a_token_covers_what_names_no_later_place_and_no_other_partition() {
+        let at = |position| PositionToken::of(Context::Inventory, 1, StorePosition { xid: 1, position });
+        assert!(at(2).covers(&at(2)) && at(2).covers(&at(1)) && !at(1).covers(&at(2)));
+        let other = PositionToken::of(Context::Pricing, 1, StorePosition { xid: 1, position: 1 });
+        assert!(!at(2).covers(&other) && at(2).covers(&other.of_contexts(&[Context::Inventory])));
     }
 
     #[test]

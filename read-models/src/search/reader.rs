@@ -139,9 +139,10 @@ impl SearchReader {
         choice: &ReadChoice,
         timeout: Duration,
     ) -> Result<bool, ReadModelError> {
-        let min = min.clone();
+        // Positions of topics that are not read here do not count.
+        let min = min.of_contexts(&CONTEXTS);
         self.wait(choice, timeout, move |generation| {
-            Ok(generation.look().index().is_ok_and(|view| covers(&view.position, &min)))
+            Ok(generation.look().index().is_ok_and(|view| view.position.covers(&min)))
         })
         .await
     }
@@ -338,11 +339,4 @@ impl Shared {
         let new = || Arc::new(LoadedGeneration::of(&self.root, number));
         Arc::clone(generations.entry(number).or_insert_with(new))
     }
-}
-
-/// Positions of topics that are not read here do not count.
-fn covers(position: &PositionToken, min: &PositionToken) -> bool {
-    min.iter().filter(|wanted| CONTEXTS.contains(&wanted.context)).all(|wanted| {
-        position.get(wanted.context, wanted.partition).is_some_and(|position| position >= wanted.position)
-    })
 }

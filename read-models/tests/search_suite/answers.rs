@@ -258,17 +258,13 @@ async fn counts_that_change_nothing_shown_reach_the_position_without_a_commit() 
     for available in (1..10).rev() {
         let position = store.show(vec![stock("A", "w1", "eu", available)]).await;
         let answered = store.found(all()).await.position;
-        assert!(covers(&answered, &position) && covers(&answered, &last), "{answered} after {position} and {last}");
+        assert!(answered.covers(&position) && answered.covers(&last), "{answered} after {position} and {last}");
         last = answered;
     }
     assert_eq!(store.meta(), before);
     // A position that was answered stays covered when a commit of an earlier one is all there is.
     store.write(vec![named("A", "Chard")]).await;
-    assert!(covers(&store.found(all()).await.position, &last));
-}
-
-fn covers(position: &schemas::PositionToken, min: &schemas::PositionToken) -> bool {
-    min.iter().all(|wanted| position.get(wanted.context, wanted.partition) >= Some(wanted.position))
+    assert!(store.found(all()).await.position.covers(&last));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -305,7 +301,7 @@ async fn names_are_completed_beginnings_first_and_none_twice() {
     assert_eq!(complete("creme", 10).await, ["Crème Fraîche"]);
     assert!(complete("nothing", 10).await.is_empty());
     assert!(complete(" ?", 10).await.is_empty() && complete("oni", 0).await.is_empty());
-    assert!(covers(&store.reader.suggest("oni", 1, &unchosen()).await.unwrap().position, &shown));
+    assert!(store.reader.suggest("oni", 1, &unchosen()).await.unwrap().position.covers(&shown));
 }
 
 #[tokio::test(flavor = "multi_thread")]
