@@ -9,6 +9,10 @@ mod visibility;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 
+/// That of `millrace`.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Load against a running Millrace on this machine.
 #[derive(Parser)]
 struct Cli {

@@ -87,7 +87,7 @@ impl ProjectorSettings {
 
     /// Records that may wait for one worker.
     pub(crate) fn buffered(&self) -> usize {
-        if *self.role.borrow() == Role::Shadow { self.buffered.max(2 * self.shadow_batch) } else { self.buffered }
+        if *self.role.borrow() == Role::Shadow { self.buffered.max(4 * self.shadow_batch) } else { self.buffered }
     }
 
     /// The value of the metrics' label: a generation built beside must not be taken for the first.

@@ -20,8 +20,8 @@ use crate::log::{Record, Signal, TopicPartition};
 /// Records handed out at once.
 const BATCH_RECORDS: usize = 1_000;
 /// A partition's store is full with this many records or bytes.
-const STORE_RECORDS: usize = 2_000;
-const STORE_BYTES: usize = 2 << 20;
+const STORE_RECORDS: usize = 4_000;
+const STORE_BYTES: usize = 4 << 20;
 
 pub(super) struct Inbox {
     state: Mutex<State>,
