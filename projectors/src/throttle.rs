@@ -5,11 +5,13 @@
 //! One throttle is shared by all shadow engines of a process: they stand in each other's way as well.
 
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
 use crate::metrics::SHADOW_RATE;
@@ -49,6 +51,16 @@ pub struct ThrottleStatus {
 #[derive(Debug, Clone)]
 pub struct Throttle {
     shared: Arc<Mutex<Shared>>,
+    /// Pieces of work at once beside a live side: half of the processors are left to it.
+    places: Arc<Semaphore>,
+}
+
+/// That a shadow may go on. Kept until it has.
+#[derive(Debug)]
+pub(crate) struct Permit {
+    pub(crate) events: usize,
+    /// `None` with nobody to disturb.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 #[derive(Debug)]
@@ -77,6 +89,8 @@ const CEILING: f64 = 1_000_000.0;
 const PIECE: Duration = Duration::from_millis(50);
 /// Smallest piece, in events.
 const LEAST: usize = 50;
+/// Largest piece beside a live side: its write keeps a store for some milliseconds, for which a live write waits.
+const LARGEST: usize = 1_000;
 
 impl Default for ThrottleSettings {
     fn default() -> Self {
@@ -97,7 +111,9 @@ impl Throttle {
             let_through: 0,
             next_at: now,
         };
-        Self { shared: Arc::new(Mutex::new(shared)) }
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let places = Arc::new(Semaphore::new((processors / 2).max(1)));
+        Self { shared: Arc::new(Mutex::new(shared)), places }
     }
 
     /// Notes how a read model's live side stands, and sets the rate anew when it is time.
@@ -122,13 +138,16 @@ impl Throttle {
     }
 
     /// Waits until a shadow may go on, and says with how many events, `wanted` at most.
-    pub(crate) async fn permit(&self, wanted: usize) -> usize {
-        let (at, events) = {
+    pub(crate) async fn permit(&self, wanted: usize) -> Permit {
+        let (at, events, is_bounded) = {
             let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-            shared.grant(wanted, Instant::now())
+            let (at, events) = shared.grant(wanted, Instant::now());
+            (at, events, shared.status.rate.is_some())
         };
         tokio::time::sleep_until(at).await;
-        events
+        // It is never closed.
+        let place = if is_bounded { Arc::clone(&self.places).acquire_owned().await.ok() } else { None };
+        Permit { events, _place: place }
     }
 }
 
@@ -142,7 +161,7 @@ impl Shared {
             self.next_at = now;
             return (now, wanted);
         };
-        let events = wanted.min(LEAST.max((rate * PIECE.as_secs_f64()) as usize));
+        let events = wanted.min(((rate * PIECE.as_secs_f64()) as usize).clamp(LEAST, LARGEST));
         let at = self.next_at.max(now);
         self.next_at = at + Duration::from_secs_f64(events as f64 / rate);
         self.let_through += events as u64;

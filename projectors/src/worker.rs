@@ -185,11 +185,11 @@ where
         let mut rest = records.as_slice();
         while !rest.is_empty() {
             let wanted = rest.len().min(most);
-            let allowed = match &context.settings.throttle {
-                Some(throttle) if role == Role::Shadow => throttle.permit(wanted).await,
-                _ => wanted,
+            let permit = match &context.settings.throttle {
+                Some(throttle) if role == Role::Shadow => Some(throttle.permit(wanted).await),
+                _ => None,
             };
-            let (batch, later) = rest.split_at(allowed);
+            let (batch, later) = rest.split_at(permit.as_ref().map_or(wanted, |permit| permit.events));
             rest = later;
             if work_off(context, &mut owned, batch, &bound).instrument(span.clone()).await? == Went::ToTheBound {
                 return stand_still(context, &mut owned).await;

@@ -45,6 +45,23 @@ async fn two_generations_are_fed_at_once_and_the_retired_one_alone_goes() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_failed_while_it_served_is_fed_again_after_the_rollback() {
+    let mut world = World::new().await;
+    world.publish(50).await;
+    world.change(|to| world::add(to, 1, 1, None)).await;
+    world.change(|to| world::add(to, 2, 1, None)).await;
+    world.change(|to| (to.serving, to.previous) = (2, Some(1))).await;
+    world.stores.break_store(Some(2));
+    let running = world.run();
+    world.until_health("stock@2 projector", |told| told.contains("broken")).await;
+    world.stores.break_store(None);
+    world.change(|to| (to.serving, to.previous) = (1, Some(2))).await;
+    world.level(2).await;
+    assert_eq!(world.rows(2).await, world.oracle(|_| true));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_supervisor_that_is_killed_in_the_middle_is_gone_on_with() {
     let mut world = World::new().await;
     world.change(|to| world::add(to, 1, 1, None)).await;

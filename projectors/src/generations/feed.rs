@@ -96,12 +96,20 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
         told(&self.entry) == told(entry)
     }
 
-    pub(super) fn set_role(&self, role: Role) {
-        self.role.send_if_modified(|held| {
+    pub(super) fn set_role(&mut self, role: Role) {
+        let is_another = self.role.send_if_modified(|held| {
             let is_another = *held != role;
             *held = role;
             is_another
         });
+        // What failed while it served was left to who started the process; now others may do without it, or need it.
+        if is_another
+            && self.running.is_empty()
+            && self.again_at.is_none()
+            && P::FOLDS.contains(&self.entry.fold_version)
+        {
+            self.again_at = Some(Instant::now());
+        }
         self.component.set_beside(role != Role::Serving);
     }
 

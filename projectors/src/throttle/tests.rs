@@ -70,6 +70,20 @@ fn what_is_let_through_keeps_to_the_rate_in_small_pieces() {
     assert_eq!(shared.grant(10_000, later), (later, 10_000));
 }
 
+#[tokio::test(start_paused = true)]
+async fn beside_a_live_side_pieces_go_one_after_the_other() {
+    let throttle = Throttle { places: Arc::new(Semaphore::new(1)), ..Throttle::new(ThrottleSettings::default()) };
+    let first = throttle.permit(10_000).await;
+    assert!(first.events <= LARGEST);
+    let second = tokio::time::timeout(Duration::from_secs(60), throttle.permit(10)).await;
+    assert!(second.is_err(), "both at once");
+    drop(first);
+    let _one = throttle.permit(10).await;
+    throttle.shared.lock().unwrap().status.rate = None;
+    let all = throttle.permit(10_000).await;
+    assert_eq!(all.events, 10_000, "with nobody to disturb");
+}
+
 #[test]
 fn the_worst_of_all_read_models_counts() {
     let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0 };

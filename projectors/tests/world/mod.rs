@@ -53,6 +53,8 @@ pub struct Stores {
     open: Mutex<BTreeMap<u32, SharedStock>>,
     kept: Mutex<(Catalogue, Vec<Decision>)>,
     removed: Mutex<Vec<u32>>,
+    /// The generation whose store cannot be opened.
+    broken: Mutex<Option<u32>>,
 }
 
 impl World {
@@ -66,6 +68,7 @@ impl World {
             open: Mutex::default(),
             kept: Mutex::new((Catalogue::of_built(None), Vec::new())),
             removed: Mutex::default(),
+            broken: Mutex::default(),
         };
         Self { stores: Arc::new(stores), health: Health::default(), events: Vec::new(), log: Arc::new(log) }
     }
@@ -80,7 +83,7 @@ impl World {
             throttle: Some(Throttle::new(Default::default())),
             ..ProjectorSettings::default()
         };
-        let settings = FeedSettings { projector, remove_after: Duration::from_millis(100), ..FeedSettings::default() };
+        let settings = FeedSettings { projector, remove_after: Duration::from_millis(100), ends_with_serving: false };
         let supervisor = run_generations::<StockProjection, Stores>(
             Arc::clone(&self.stores),
             Arc::clone(&self.log),
@@ -240,6 +243,10 @@ impl Stores {
         self.removed.lock().unwrap().clone()
     }
 
+    pub fn break_store(&self, generation: Option<u32>) {
+        *self.broken.lock().unwrap() = generation;
+    }
+
     pub fn wipe_catalogue(&self) {
         *self.kept.lock().unwrap() = (Catalogue::of_built(None), Vec::new());
     }
@@ -259,6 +266,9 @@ impl GenerationStores<StockProjection> for Stores {
         _health: &ComponentHealth,
         _shutdown: &CancellationToken,
     ) -> Result<Option<OpenGeneration<Self::Model>>, ReadModelError> {
+        if *self.broken.lock().unwrap() == Some(generation) {
+            return Err(ReadModelError::Permanent { name: "stock".to_owned(), problem: "broken".to_owned() });
+        }
         let group = projectors::generations::group_of("stock", generation);
         Ok(Some(OpenGeneration { read_model: self.store(generation).await, group, beside: None }))
     }
