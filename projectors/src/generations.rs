@@ -17,10 +17,12 @@ use async_trait::async_trait;
 use event_log::{EventLog, SchemaRegistry};
 use futures::future::BoxFuture;
 use read_models::generations::{GenerationEntry, GenerationState, Share};
-use read_models::{Catalogue, Generation, Generations, ReadModel, ReadModelError};
+use read_models::process_report::{ProcessReport, ReadFigures};
+use read_models::{Catalogue, Generation, Generations, Head, ReadModel, ReadModelError, ReadModelStatus};
 use telemetry::{ComponentHealth, Health};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use crate::error::ProjectorError;
 use crate::projection::Projection;
@@ -77,6 +79,10 @@ pub struct FeedSettings {
 const LOOK_EVERY: Duration = STEP;
 /// Age at which the reports of serving processes are too old to say how reads are.
 const REPORTS_MS: i64 = 5_000;
+/// Age at which nobody notes the end of the log any more, which is done twice a second.
+const HEADS_MS: i64 = 15_000;
+/// How often the throttle is told of.
+const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Live traffic is over when no event has come for so long.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 
@@ -112,6 +118,8 @@ where
         removals: Removals::new(settings.remove_after),
         known: None,
         live_end: (0, Instant::now()),
+        process: Uuid::new_v4().to_string(),
+        told_at: None,
         is_told: false,
         first: health.component(component_of(P::NAME, 1, "projector")),
         stores,
@@ -139,6 +147,10 @@ struct Supervisor<P: Projection, S: GenerationStores<P>> {
     known: Option<Known>,
     /// The log's end as noted with what serves, and since when it is that.
     live_end: (u64, Instant),
+    /// Names this supervisor in its reports.
+    process: String,
+    /// When the throttle was last told of.
+    told_at: Option<Instant>,
     /// The catalogue could not be read, and it was said.
     is_told: bool,
     /// Until the catalogue is read the first generation stands for all.
@@ -273,31 +285,59 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         }
     }
 
-    /// Tells the throttle how those who are served fare, while there is somebody to hold back.
+    /// Tells the throttle how those who are served fare, while there is somebody to hold back, and others what it does.
     async fn observe(&mut self, catalogue: &Catalogue) {
-        let Some(throttle) = &self.settings.projector.throttle else { return };
+        let Some(throttle) = self.settings.projector.throttle.clone() else { return };
         if !self.feeds.values().any(Feed::is_shadow) {
             // What once held shadows back must not hold back those of another read model.
             throttle.observe(P::NAME, Pressure::default());
             return;
         }
+        throttle.observe(P::NAME, self.pressure(catalogue).await);
+        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+            return;
+        }
+        self.told_at = Some(Instant::now());
+        let throttle = Some(throttle.status());
+        let report = ProcessReport { process: self.process.clone(), at: now(), throttle, ..ProcessReport::default() };
+        if let Err(error) = self.stores.catalogue().note_report(&report).await {
+            tracing::debug!(projection = P::NAME, %error, "the throttle is not told of");
+        }
+    }
+
+    /// What cannot be read is unseen, not quiet.
+    async fn pressure(&mut self, catalogue: &Catalogue) -> Pressure {
         let mut pressure = Pressure::default();
-        if let Some(serving) = self.feeds.get(&catalogue.serving).and_then(Feed::read_model)
-            && let Ok(status) = serving.status().await
-        {
-            let ends = status.partitions.iter().filter_map(|partition| partition.head).map(|head| head.next_offset);
-            let end = ends.sum();
-            if end != self.live_end.0 {
-                self.live_end = (end, Instant::now());
+        let serving = self.feeds.get(&catalogue.serving).and_then(Feed::read_model);
+        let status = match serving {
+            Some(serving) => serving.status().await.ok(),
+            None => None,
+        };
+        let is_fresh = |head: &Head| now().saturating_sub(head.seen_at) <= HEADS_MS;
+        let lag = status.as_ref().and_then(ReadModelStatus::lag_events);
+        let heads = status.iter().flat_map(|status| &status.partitions).filter_map(|partition| partition.head);
+        let heads: Vec<Head> = heads.filter(is_fresh).collect();
+        match lag.filter(|_| !heads.is_empty()) {
+            Some(lag) => {
+                let end = heads.iter().map(|head| head.next_offset).sum();
+                if end != self.live_end.0 {
+                    self.live_end = (end, Instant::now());
+                }
+                pressure.live_lag = lag;
+                pressure.events_come = self.live_end.1.elapsed() < QUIET_AFTER;
             }
-            pressure.live_lag = status.lag_events().unwrap_or(0);
-            pressure.events_come = self.live_end.1.elapsed() < QUIET_AFTER;
+            None => pressure.is_unseen = true,
         }
-        if let Ok(reports) = self.stores.catalogue().read_reports(now(), REPORTS_MS).await {
-            pressure.reads = reports.iter().map(|report| report.requests).sum();
-            pressure.read_p99_ms = reports.iter().map(|report| report.p99_ms).fold(0.0, f64::max);
+        match self.stores.catalogue().reports(now(), REPORTS_MS).await {
+            Ok(reports) => {
+                let reads = reports.iter().flat_map(|report| report.reads.values()).map(|lately| lately.seconds);
+                let all = reads.fold(ReadFigures::default(), ReadFigures::plus);
+                pressure.reads = all.requests;
+                pressure.read_p99_ms = all.p99_ms;
+            }
+            Err(_) => pressure.is_unseen = true,
         }
-        throttle.observe(P::NAME, pressure);
+        pressure
     }
 
     async fn stop_all(&mut self) {

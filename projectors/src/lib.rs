@@ -29,4 +29,4 @@ pub use projection::{Facts, Projection};
 pub use search::SearchProjection;
 pub use settings::{ProjectorSettings, Role};
 pub use stock::StockProjection;
-pub use throttle::{Pressure, Throttle, ThrottleSettings, ThrottleStatus};
+pub use throttle::{Pressure, Throttle, ThrottleSettings};

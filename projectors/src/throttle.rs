@@ -1,7 +1,8 @@
 //! How fast shadow generations may be built, so that those who are served do not notice.
 //!
 //! The rate is halved each time that the live side is found to suffer (its events wait, or its reads are slow), and grows
-//! by steps while it does not: what is free is used, and given back at once. With nobody to disturb there is no bound.
+//! by steps while it does not: what is free is used, and given back at once. With nobody to disturb there is no bound;
+//! where it cannot be seen how the live side fares, shadows get the least.
 //! One throttle is shared by all shadow engines of a process: they stand in each other's way as well.
 
 use std::collections::BTreeMap;
@@ -10,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use metrics::gauge;
-use serde::{Deserialize, Serialize};
+use read_models::process_report::{ThrottleStatus, YieldsTo};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
@@ -36,15 +37,8 @@ pub struct Pressure {
     pub reads: u64,
     /// Of the slowest process.
     pub read_p99_ms: f64,
-}
-
-/// How fast shadows are built, and why not faster. Kept with the generation, for whoever asks.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-pub struct ThrottleStatus {
-    /// Events per second of all shadows of the process; `None`: as fast as they can.
-    pub rate: Option<f64>,
-    /// What they yield to; `None` while nothing suffers.
-    pub yields_to: Option<String>,
+    /// Some of this could not be seen: it says nothing about who is served.
+    pub is_unseen: bool,
 }
 
 /// Shared by the shadow engines of a process. Cheap to clone.
@@ -178,16 +172,21 @@ impl Pressure {
             events_come: self.events_come || other.events_come,
             reads: self.reads + other.reads,
             read_p99_ms: self.read_p99_ms.max(other.read_p99_ms),
+            is_unseen: self.is_unseen || other.is_unseen,
         }
     }
 }
 
 /// The next rate. `used` is what was let through of late, in events per second.
 fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, used: f64) -> ThrottleStatus {
+    // Nobody knows whom it would disturb.
+    if pressure.is_unseen {
+        return ThrottleStatus { rate: Some(FLOOR), yields_to: Some(YieldsTo::Unseen) };
+    }
     let yields_to = if pressure.live_lag > settings.live_lag_events {
-        Some(format!("{} events wait for the live side, the bound is {}", pressure.live_lag, settings.live_lag_events))
+        Some(YieldsTo::LiveLag { events: pressure.live_lag, bound: settings.live_lag_events })
     } else if pressure.reads > 0 && pressure.read_p99_ms > settings.read_p99_ms {
-        Some(format!("p99 of reads is {:.1} ms, the bound is {} ms", pressure.read_p99_ms, settings.read_p99_ms))
+        Some(YieldsTo::ReadP99 { p99_ms: pressure.read_p99_ms, bound_ms: settings.read_p99_ms })
     } else {
         None
     };

@@ -3,9 +3,11 @@
 
 mod world;
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use read_models::Catalogue;
+use read_models::process_report::YieldsTo;
 use read_models::generations::{GenerationState, Until, check_chain};
 use schemas::{Context, PositionToken, StorePosition};
 use serde_json::json;
@@ -108,6 +110,22 @@ async fn a_generation_of_the_past_stands_still_at_its_time_or_position_and_stays
         running.stop().await;
         world.publish(60).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_holds_a_shadow_back_is_told_through_the_store() {
+    let mut world = World::new().await;
+    world.publish(100).await;
+    world.change(|to| world::add(to, 1, 1, None)).await;
+    let running = world.run();
+    world.level(1).await;
+    assert_eq!(world.stores.throttle(), None, "there is no shadow");
+    world.stores.is_blind.store(true, Ordering::SeqCst);
+    world.change(|to| world::add(to, 2, 1, None)).await;
+    world.until_throttled(|told| told.yields_to == Some(YieldsTo::Unseen) && told.rate.is_some()).await;
+    world.stores.is_blind.store(false, Ordering::SeqCst);
+    world.until_throttled(|told| told.yields_to.is_none() && told.rate.is_none()).await;
+    running.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

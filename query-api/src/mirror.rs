@@ -18,20 +18,29 @@ const PAUSE: Duration = Duration::from_millis(50);
 /// Share of the hits that two pages must have in common.
 const OVERLAP: f64 = 0.9;
 
-/// Mirrors a stock read in the background, if it is one of those that are.
-pub(crate) fn stock(watch: &Arc<Watch>, stock: &SharedStock, skus: &[Sku], answered: &StockRead) {
+/// Mirrors a stock read in the background, if it is one of those that are. One that takes longer than a caller would
+/// wait has failed.
+pub(crate) fn stock(
+    watch: &Arc<Watch>,
+    stock: &SharedStock,
+    skus: &[Sku],
+    answered: &StockRead,
+    deadline: Duration,
+) {
     let Some(order) = watch.order(answered.generation) else { return };
     let (watch, stock, skus, answered) = (Arc::clone(watch), stock.clone(), skus.to_vec(), answered.clone());
     tokio::spawn(async move {
         let begun = Instant::now();
-        let first = stock.stock(&skus, &pinned(order.candidate.generation)).await;
+        let choice = pinned(order.candidate.generation);
+        let first = tokio::time::timeout(deadline, stock.stock(&skus, &choice)).await;
         let took = begun.elapsed();
         let how = match first {
-            Ok(first) => compare_stock(&stock, &skus, answered, first, &order).await,
-            Err(error) => {
+            Ok(Ok(first)) => compare_stock(&stock, &skus, answered, first, &order).await,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "mirrored read failed");
                 Mirroring::Failed
             }
+            Err(_) => Mirroring::Failed,
         };
         watch.mirrored(&order, took, how);
     });
@@ -105,20 +114,28 @@ fn fields(row: &StockRow, excused: &[String]) -> Vec<(String, Value)> {
     fields.into_iter().filter(|(name, value)| !value.is_null() && !excused.contains(name)).collect()
 }
 
-/// Mirrors a search in the background, if it is one of those that are.
-pub(crate) fn search(watch: &Arc<Watch>, reader: &Arc<SearchReader>, request: &SearchRequest, answered: &SearchAnswer) {
+/// Mirrors a search in the background, as [`stock`].
+pub(crate) fn search(
+    watch: &Arc<Watch>,
+    reader: &Arc<SearchReader>,
+    request: &SearchRequest,
+    answered: &SearchAnswer,
+    deadline: Duration,
+) {
     let Some(order) = watch.order(answered.generation) else { return };
     let (watch, reader, request, answered) = (Arc::clone(watch), Arc::clone(reader), request.clone(), answered.clone());
     tokio::spawn(async move {
         let begun = Instant::now();
-        let first = reader.search(request.clone(), &pinned(order.candidate.generation)).await;
+        let choice = pinned(order.candidate.generation);
+        let first = tokio::time::timeout(deadline, reader.search(request.clone(), &choice)).await;
         let took = begun.elapsed();
         let how = match first {
-            Ok(first) => compare_search(&reader, request, answered, first, &order).await,
-            Err(error) => {
+            Ok(Ok(first)) => compare_search(&reader, request, answered, first, &order).await,
+            Ok(Err(error)) => {
                 tracing::debug!(%error, "mirrored search failed");
                 Mirroring::Failed
             }
+            Err(_) => Mirroring::Failed,
         };
         watch.mirrored(&order, took, how);
     });

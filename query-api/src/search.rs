@@ -2,13 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
 use read_models::search::{SearchAnswer, SearchRequest};
-use read_models::{ReadChoice, ReadModelError};
+use read_models::ReadChoice;
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -136,12 +135,12 @@ pub(crate) async fn search(
     {
         return Err(not_yet(&min, &api.settings));
     }
-    let begun = Instant::now();
+    let noted = reads.search_watch.begin(&choice, api.settings.deadline);
     let found = api.search.search(request.clone(), &choice).await;
-    reads.search_watch.note(begun.elapsed(), found.as_ref().is_err_and(|error| !is_the_caller_s(error)));
+    noted.ended(found.as_ref().map(|found| found.generation));
     let found = found?;
     if generation.is_none() {
-        mirror::search(&reads.search_watch, &api.search, &request, &found);
+        mirror::search(&reads.search_watch, &api.search, &request, &found, api.settings.deadline);
     }
     let (position, named) = (found.position.clone(), named(found.generation));
     Ok(with_generation(answer(&headers, &Found::from(found), &position), &named))
@@ -171,10 +170,6 @@ pub(crate) async fn suggest(
 
 fn named(generation: u32) -> String {
     format!("search@{generation}")
-}
-
-fn is_the_caller_s(error: &ReadModelError) -> bool {
-    matches!(error, ReadModelError::Query { .. } | ReadModelError::UnknownGeneration { .. })
 }
 
 fn request(params: SearchParams) -> Result<SearchRequest, Problem> {

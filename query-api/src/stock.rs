@@ -230,8 +230,9 @@ pub(crate) async fn answers(
 ) -> Result<StockRead, ReadModelError> {
     let (stock, watch) = (&reads.api.stock, &reads.stock_watch);
     let begun = Instant::now();
+    let noted = watch.begin(choice, reads.api.settings.deadline);
     let mut read = stock.stock(skus, choice).await;
-    watch.note(begun.elapsed(), read.is_err());
+    noted.ended(read.as_ref().map(|read| read.generation));
     // Who asks for a generation by its number gets what it has.
     while choice.generation.is_none()
         && let Ok(found) = &read
@@ -247,7 +248,7 @@ pub(crate) async fn answers(
     }
     let read = read?;
     if choice.generation.is_none() {
-        mirror::stock(watch, stock, skus, &read);
+        mirror::stock(watch, stock, skus, &read, reads.api.settings.deadline);
     }
     Ok(read)
 }

@@ -1,17 +1,21 @@
 //! What the reads of one read model cost and, while a candidate is mirrored, how its answers compare: written to the
 //! store, where triggers and the throttle of a replay look.
 //!
+//! Reads are told apart by the generation that answers, so that what a few ask of a candidate is not lost among what the
+//! others ask of the live one. Figures are of the last seconds and the last minute; what is older is forgotten.
+//!
 //! Mirrored reads are made beside the answer that a caller gets, and never hold it up: where too many are under way, a
 //! request is not mirrored.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use read_models::generations::{Candidate, MirrorReport, ReadReport};
-use read_models::{Catalogue, Generations};
+use read_models::generations::Candidate;
+use read_models::process_report::{Lately, MirrorReport, ProcessReport, ReadFigures};
+use read_models::{Catalogue, Generations, ReadChoice, ReadModelError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -19,10 +23,11 @@ use uuid::Uuid;
 use crate::latency::Latencies;
 
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Looks between two reports.
-const REPORT_EVERY: u32 = 4;
-/// Seconds that a report's figures cover.
-const WINDOW: usize = 10;
+/// Between two reports; figures are kept by the same measure.
+const SECOND: Duration = Duration::from_secs(1);
+/// Seconds of the two spans that figures are told of.
+const SHORT: usize = 10;
+const LONG: usize = 60;
 /// Mirrored reads under way at once.
 const MIRRORED_AT_ONCE: usize = 16;
 /// Differing answers that are named.
@@ -32,15 +37,24 @@ const SAMPLES: usize = 20;
 pub(crate) struct Watch {
     process: String,
     catalogue: ArcSwapOption<Catalogue>,
-    window: Mutex<Window>,
+    answered: Mutex<BTreeMap<u32, Minute>>,
     mirrored: Mutex<Option<Mirrored>>,
     permits: Arc<Semaphore>,
     requests: AtomicU64,
 }
 
-/// The last seconds, the current one at the end.
+/// A read that is under way. One that nobody waits for any more when its deadline is over has failed.
+pub(crate) struct Noted<'w> {
+    watch: &'w Watch,
+    choice: &'w ReadChoice,
+    deadline: Duration,
+    begun: Instant,
+    is_over: bool,
+}
+
+/// The last minute, a second at a time, the current one at the end.
 #[derive(Default)]
-struct Window {
+struct Minute {
     seconds: VecDeque<Second>,
 }
 
@@ -48,22 +62,21 @@ struct Window {
 struct Second {
     latencies: Latencies,
     errors: u64,
+    differing: u64,
 }
 
 /// What mirrored reads of one stage showed.
 struct Mirrored {
     generation: u32,
-    catalogue_version: u64,
-    latencies: Latencies,
-    errors: u64,
-    differing: u64,
+    stage: u64,
+    requests: u64,
+    minute: Minute,
     samples: Vec<String>,
 }
 
 /// A request that is to be read from the candidate too.
 pub(crate) struct MirrorOrder {
     pub(crate) candidate: Candidate,
-    catalogue_version: u64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -85,76 +98,79 @@ impl Watch {
         Self {
             process: Uuid::new_v4().to_string(),
             catalogue: ArcSwapOption::empty(),
-            window: Mutex::default(),
+            answered: Mutex::default(),
             mirrored: Mutex::default(),
             permits: Arc::new(Semaphore::new(MIRRORED_AT_ONCE)),
             requests: AtomicU64::new(0),
         }
     }
 
-    /// A read that ended; an error is one that is the server's.
-    pub(crate) fn note(&self, took: Duration, is_error: bool) {
-        let mut window = locked(&self.window);
-        if window.seconds.is_empty() {
-            window.seconds.push_back(Second::default());
-        }
-        if let Some(second) = window.seconds.back_mut() {
-            second.latencies.note(took);
-            second.errors += u64::from(is_error);
-        }
+    /// Begins to watch a read that is given up after `deadline`.
+    pub(crate) fn begin<'w>(&'w self, choice: &'w ReadChoice, deadline: Duration) -> Noted<'w> {
+        Noted { watch: self, choice, deadline, begun: Instant::now(), is_over: false }
+    }
+
+    fn note(&self, generation: u32, took: Duration, is_error: bool) {
+        locked(&self.answered).entry(generation).or_default().note(took, |second| second.errors += u64::from(is_error));
+    }
+
+    /// The generation that a read without an answer was meant for.
+    fn meant(&self, choice: &ReadChoice) -> u32 {
+        let catalogue = self.catalogue.load();
+        let chosen = catalogue.as_ref().map(|catalogue| catalogue.choose("", choice).unwrap_or(catalogue.serving));
+        chosen.or(choice.generation).unwrap_or(0)
     }
 
     /// Whether a request that `answered` answered is mirrored.
     pub(crate) fn order(&self, answered: u32) -> Option<MirrorOrder> {
         let catalogue = self.catalogue.load();
-        let catalogue = catalogue.as_ref()?;
-        let candidate = catalogue.candidate.as_ref()?;
+        let candidate = catalogue.as_ref()?.candidate.as_ref()?;
         // Spread evenly: 37 and 100 have no common divisor.
         let turn = self.requests.fetch_add(37, Ordering::Relaxed) % 100;
         if candidate.generation == answered || turn >= u64::from(candidate.mirror_percent) {
             return None;
         }
         let permit = Arc::clone(&self.permits).try_acquire_owned().ok()?;
-        let (candidate, catalogue_version) = (candidate.clone(), catalogue.version);
-        Some(MirrorOrder { candidate, catalogue_version, _permit: permit })
+        Some(MirrorOrder { candidate: candidate.clone(), _permit: permit })
     }
 
     /// A mirrored read that ended after `took`.
     pub(crate) fn mirrored(&self, order: &MirrorOrder, took: Duration, how: Mirroring) {
         let mut mirrored = locked(&self.mirrored);
-        let version = order.catalogue_version;
+        let (generation, stage) = (order.candidate.generation, order.candidate.since);
         // One of a stage that is over.
-        if mirrored.as_ref().is_some_and(|mirrored| mirrored.catalogue_version > version) {
+        if mirrored.as_ref().is_some_and(|mirrored| mirrored.stage > stage) {
             return;
         }
-        let counts = match mirrored.as_mut().filter(|mirrored| mirrored.catalogue_version == version) {
+        let counts = match mirrored.as_mut().filter(|mirrored| mirrored.stage == stage) {
             Some(counts) => counts,
-            None => mirrored.insert(Mirrored {
-                generation: order.candidate.generation,
-                catalogue_version: version,
-                latencies: Latencies::default(),
-                errors: 0,
-                differing: 0,
-                samples: Vec::new(),
-            }),
+            None => {
+                let (minute, samples) = (Minute::default(), Vec::new());
+                mirrored.insert(Mirrored { generation, stage, requests: 0, minute, samples })
+            }
         };
+        let (mut errors, mut differing) = (0, 0);
         match how {
             Mirroring::Passed => return,
             Mirroring::Same => {}
-            Mirroring::Failed => counts.errors += 1,
+            Mirroring::Failed => errors = 1,
             Mirroring::Differs(what) => {
-                counts.differing += 1;
+                differing = 1;
                 if counts.samples.len() < SAMPLES && !counts.samples.contains(&what) {
                     counts.samples.push(what);
                 }
             }
         }
-        counts.latencies.note(took);
+        counts.requests += 1;
+        counts.minute.note(took, |second| {
+            second.errors += errors;
+            second.differing += differing;
+        });
     }
 
     /// Follows the catalogue, and reports while more than one generation is fed.
     pub(crate) async fn run(&self, generations: &dyn Generations, now: fn() -> i64, shutdown: CancellationToken) {
-        let mut looks = 0;
+        let mut turned_at = Instant::now();
         loop {
             tokio::select! {
                 () = tokio::time::sleep(LOOK_EVERY) => {}
@@ -164,56 +180,106 @@ impl Watch {
             if let Ok(catalogue) = generations.catalogue().await {
                 self.catalogue.store(Some(Arc::new(catalogue)));
             }
-            looks += 1;
-            if looks % REPORT_EVERY != 0 {
+            // A store that is slow does not make the minute longer.
+            let passed = turned_at.elapsed().as_secs();
+            if passed == 0 {
                 continue;
             }
             let report = self.report(now());
-            locked(&self.window).turn();
+            self.turn(passed);
+            turned_at += SECOND * u32::try_from(passed).unwrap_or(u32::MAX);
             let is_replaying = self.catalogue.load().as_ref().is_some_and(|catalogue| catalogue.fed().count() > 1);
-            if is_replaying && let Err(error) = generations.note_reads(&report).await {
+            if is_replaying && let Err(error) = generations.note_report(&report).await {
                 tracing::debug!(%error, "reads are not reported");
             }
         }
     }
 
-    fn report(&self, now: i64) -> ReadReport {
-        let (latencies, errors, seconds) = locked(&self.window).sum();
+    fn turn(&self, seconds: u64) {
+        for _ in 0..seconds.min(LONG as u64) {
+            let mut answered = locked(&self.answered);
+            answered.values_mut().for_each(Minute::turn);
+            answered.retain(|_, minute| !minute.is_idle());
+            if let Some(mirrored) = locked(&self.mirrored).as_mut() {
+                mirrored.minute.turn();
+            }
+        }
+    }
+
+    fn report(&self, now: i64) -> ProcessReport {
         let mirror = locked(&self.mirrored).as_ref().map(|mirrored| MirrorReport {
             generation: mirrored.generation,
-            catalogue_version: mirrored.catalogue_version,
-            requests: mirrored.latencies.count(),
-            errors: mirrored.errors,
-            differing: mirrored.differing,
-            p99_ms: mirrored.latencies.p99_ms(),
+            stage: mirrored.stage,
+            requests: mirrored.requests,
+            lately: mirrored.minute.lately(),
             samples: mirrored.samples.clone(),
         });
-        ReadReport {
-            process: self.process.clone(),
-            at: now,
-            seconds: seconds as f64,
-            requests: latencies.count(),
-            errors,
-            p99_ms: latencies.p99_ms(),
-            mirror,
+        let answered = locked(&self.answered);
+        let reads = answered.iter().map(|(generation, minute)| (*generation, minute.lately()));
+        ProcessReport { process: self.process.clone(), at: now, reads: reads.collect(), mirror, throttle: None }
+    }
+}
+
+// === impl Noted ===
+
+impl Noted<'_> {
+    /// The generation that answered, or why none did; what is the caller's own fault is nobody's figure.
+    pub(crate) fn ended(mut self, ended: Result<u32, &ReadModelError>) {
+        self.is_over = true;
+        match ended {
+            Ok(generation) => self.watch.note(generation, self.begun.elapsed(), false),
+            Err(ReadModelError::Query { .. } | ReadModelError::UnknownGeneration { .. }) => {}
+            Err(_) => self.watch.note(self.watch.meant(self.choice), self.begun.elapsed(), true),
         }
     }
 }
 
-// === impl Window ===
+impl Drop for Noted<'_> {
+    fn drop(&mut self) {
+        // A caller that went away earlier says nothing.
+        if !self.is_over && self.begun.elapsed() >= self.deadline {
+            self.watch.note(self.watch.meant(self.choice), self.begun.elapsed(), true);
+        }
+    }
+}
 
-impl Window {
+// === impl Minute ===
+
+impl Minute {
+    fn note(&mut self, took: Duration, count: impl FnOnce(&mut Second)) {
+        if self.seconds.is_empty() {
+            self.seconds.push_back(Second::default());
+        }
+        if let Some(second) = self.seconds.back_mut() {
+            second.latencies.note(took);
+            count(second);
+        }
+    }
+
     fn turn(&mut self) {
         self.seconds.push_back(Second::default());
-        while self.seconds.len() > WINDOW {
+        while self.seconds.len() > LONG {
             self.seconds.pop_front();
         }
     }
 
-    fn sum(&self) -> (Latencies, u64, usize) {
-        let mut latencies = Latencies::default();
-        self.seconds.iter().for_each(|second| latencies.merge(&second.latencies));
-        (latencies, self.seconds.iter().map(|second| second.errors).sum(), self.seconds.len())
+    fn is_idle(&self) -> bool {
+        self.seconds.iter().all(|second| second.latencies.count() == 0)
+    }
+
+    fn lately(&self) -> Lately {
+        Lately { seconds: self.figures(SHORT), minute: self.figures(LONG) }
+    }
+
+    fn figures(&self, seconds: usize) -> ReadFigures {
+        let mut all = Second::default();
+        for second in self.seconds.iter().rev().take(seconds) {
+            all.latencies.merge(&second.latencies);
+            all.errors += second.errors;
+            all.differing += second.differing;
+        }
+        let Second { latencies, errors, differing } = all;
+        ReadFigures { requests: latencies.count(), errors, differing, p99_ms: latencies.p99_ms() }
     }
 }
 
@@ -223,65 +289,4 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use read_models::Generation;
-    use read_models::generations::Share;
-
-    use super::*;
-
-    fn watch(mirror_percent: u8, version: u64) -> Watch {
-        let watch = Watch::new();
-        mirror(&watch, mirror_percent, version);
-        watch
-    }
-
-    fn mirror(watch: &Watch, mirror_percent: u8, version: u64) {
-        let built = Generation { name: "stock".to_owned(), number: 1, fold_version: 1, partitions: 4 };
-        let mut catalogue = Catalogue::of_built(Some(&built));
-        catalogue.version = version;
-        catalogue.candidate =
-            Some(Candidate { generation: 2, share: Share::None, mirror_percent, excused_fields: Vec::new() });
-        watch.catalogue.store(Some(Arc::new(catalogue)));
-    }
-
-    #[test]
-    fn a_share_of_the_requests_is_mirrored_and_none_twice() {
-        let watch = watch(30, 1);
-        let mirrored = (0..1_000).filter(|_| watch.order(1).is_some()).count();
-        assert_eq!(mirrored, 300);
-        assert!((0..100).all(|_| watch.order(2).is_none()), "the candidate answered itself");
-        let held: Vec<MirrorOrder> = (0..1_000).filter_map(|_| watch.order(1)).collect();
-        assert_eq!(held.len(), MIRRORED_AT_ONCE);
-    }
-
-    #[test]
-    fn counts_begin_again_with_each_stage() {
-        let watch = watch(100, 1);
-        let (millisecond, first) = (Duration::from_millis(1), watch.order(1).unwrap());
-        watch.mirrored(&first, millisecond, Mirroring::Differs("A".to_owned()));
-        watch.mirrored(&first, millisecond, Mirroring::Differs("A".to_owned()));
-        watch.mirrored(&first, millisecond, Mirroring::Failed);
-        watch.mirrored(&first, millisecond, Mirroring::Passed);
-        let report = watch.report(9).mirror.unwrap();
-        assert_eq!((report.requests, report.errors, report.differing), (3, 1, 2));
-        assert_eq!(report.samples, ["A"]);
-        mirror(&watch, 100, 2);
-        watch.mirrored(&watch.order(1).unwrap(), millisecond, Mirroring::Same);
-        watch.mirrored(&first, millisecond, Mirroring::Failed);
-        let report = watch.report(9).mirror.unwrap();
-        assert_eq!((report.requests, report.errors, report.catalogue_version), (1, 0, 2));
-    }
-
-    #[test]
-    fn a_report_covers_the_last_seconds_only() {
-        let watch = Watch::new();
-        watch.note(Duration::from_secs(1), true);
-        for _ in 0..WINDOW {
-            locked(&watch.window).turn();
-        }
-        assert_eq!((watch.report(0).requests, watch.report(0).errors), (0, 0));
-        watch.note(Duration::from_millis(2), false);
-        let report = watch.report(0);
-        assert!(report.requests == 1 && report.p99_ms < 3.0, "{report:?}");
-    }
-}
+mod tests;

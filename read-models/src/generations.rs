@@ -15,6 +15,7 @@ use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::error::ReadModelError;
+use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
 
 /// All that is known of the generations of one read model.
@@ -99,6 +100,9 @@ pub struct Candidate {
     /// Fields of a row whose differences are meant: mirrored answers are compared without them.
     #[serde(default)]
     pub excused_fields: Vec<String>,
+    /// Version of the catalogue that began its stage: mirrored reads are counted from there.
+    #[serde(default)]
+    pub since: u64,
 }
 
 /// Which requests are answered from the candidate.
@@ -155,38 +159,6 @@ pub struct Verdict {
     pub evidence: Value,
 }
 
-/// What one serving process saw of its reads, lately.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct ReadReport {
-    /// Names the process; a later report replaces its earlier one.
-    pub process: String,
-    /// When it was written, milliseconds since 1970.
-    pub at: i64,
-    /// Seconds that the figures cover.
-    pub seconds: f64,
-    pub requests: u64,
-    /// Of those, answered by a server error.
-    pub errors: u64,
-    pub p99_ms: f64,
-    pub mirror: Option<MirrorReport>,
-}
-
-/// What mirrored reads showed since the stage began.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct MirrorReport {
-    pub generation: u32,
-    /// Version of the catalogue that began to mirror: counts start again with each stage.
-    pub catalogue_version: u64,
-    pub requests: u64,
-    pub errors: u64,
-    /// Answers that differ from what was served, both being true at one position. What rules allow is not counted.
-    pub differing: u64,
-    /// Of the candidate, milliseconds.
-    pub p99_ms: f64,
-    /// SKUs or queries whose answers differed; a few of them.
-    pub samples: Vec<String>,
-}
-
 /// Where a read model's catalogue is kept.
 #[async_trait]
 pub trait Generations: Send + Sync {
@@ -213,10 +185,10 @@ pub trait Generations: Send + Sync {
     async fn remove_some(&self, generation: u32, limit: usize) -> Result<bool, ReadModelError>;
 
     /// Replaces the report of a process.
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError>;
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError>;
 
     /// The reports that are at most `max_age_ms` older than `now`, in milliseconds since 1970.
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError>;
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError>;
 }
 
 // === impl Catalogue ===

@@ -9,6 +9,7 @@ mod error;
 pub mod generations;
 mod metrics;
 mod parked;
+pub mod process_report;
 mod read_model;
 mod row_scan;
 pub mod search;

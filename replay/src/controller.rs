@@ -88,7 +88,7 @@ impl Controller {
         let generations = self.operations.generations().clone();
         let catalogue = generations.catalogue().await?;
         // Most of the time there is no replay, and nothing to look at.
-        if watched(&catalogue, now)?.is_none() && automatic(&catalogue)?.is_none() {
+        if watched(&catalogue, now)?.is_empty() && automatic(&catalogue)?.is_none() {
             self.watch = TriggerWatch::default();
             return Ok(None);
         }
@@ -105,8 +105,7 @@ impl Controller {
         now: i64,
     ) -> Result<Option<Outcome>, ReplayError> {
         let watched = watched(catalogue, now)?;
-        let fired = self.watch.fired(watched.as_ref(), observed, now);
-        if let Some(watched) = watched.filter(|_| !fired.is_empty()) {
+        if let Some((watched, fired)) = self.watch.fired(&watched, observed, now) {
             let sentences: Vec<&str> = fired.iter().map(|passed| passed.sentence.as_str()).collect();
             let held = humantime::format_duration(watched.bounds.holds_for);
             let by = By::new(TRIGGER, &format!("{}, for {held}", sentences.join("; ")), now)?;

@@ -238,6 +238,7 @@ pub(crate) fn cutover(
                 share,
                 mirror_percent: stage.mirror_percent,
                 excused_fields: record.excused_fields.clone(),
+                since: catalogue.version + 1,
             });
             ("stage_entered", format!("{name}@{number} is in stage {}: {}", stage.name, stage.share))
         }
@@ -258,8 +259,8 @@ pub(crate) fn cutover(
         "lag_events": observed.of(number).lag_events,
         "report_sha256": record.parity.as_ref().map(|parity| &parity.report_sha256),
         "approved_by": record.approvals.iter().map(|approval| &approval.by).collect::<Vec<_>>(),
-        "mirrored": mirrored.map(|sums| json!({
-            "requests": sums.requests, "errors": sums.errors, "differing": sums.differing, "p99_ms": sums.p99_ms,
+        "mirrored": mirrored.map(|mirrored| json!({
+            "requests": mirrored.requests, "last_minute": mirrored.lately.minute,
         })),
     });
     set_record(&mut to, number, &record)?;

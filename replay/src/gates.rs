@@ -6,13 +6,14 @@
 
 use humantime::format_duration;
 use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
+use read_models::process_report::ReadFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use crate::observed::Observed;
+use crate::observed::{MirroredReads, Observed};
 use crate::ownership::Ownership;
 use crate::plan::Stage;
-use crate::record::{EnteredStage, ReplayRecord, is_same_person};
+use crate::record::{ReplayRecord, is_same_person};
 
 /// Something that a gate asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
@@ -74,7 +75,7 @@ pub fn missing(
     missing.extend(lag(observed, entering, stage));
     missing.extend(parity(catalogue, record, entering));
     missing.extend(approval(record, entering, ownership));
-    missing.extend(exit(record, observed, entering));
+    missing.extend(exit(catalogue, record, observed, entering));
     missing
 }
 
@@ -212,7 +213,12 @@ fn approval(record: &ReplayRecord, entering: Entering<'_>, ownership: &Ownership
 }
 
 /// What the stage that is left asks for.
-fn exit(record: &ReplayRecord, observed: &Observed, entering: Entering<'_>) -> Vec<Missing> {
+fn exit(
+    catalogue: &Catalogue,
+    record: &ReplayRecord,
+    observed: &Observed,
+    entering: Entering<'_>,
+) -> Vec<Missing> {
     let (Some(entered), Some(stage)) = (&record.stage, record.current_stage()) else {
         return Vec::new();
     };
@@ -223,46 +229,52 @@ fn exit(record: &ReplayRecord, observed: &Observed, entering: Entering<'_>) -> V
         let sentence = format!("stage {} lasts {least} at least, {} are over; wait", stage.name, whole_seconds(lasted));
         missing.push(Missing::new("too_early", sentence));
     }
-    missing.extend(exit_of_mirrored(stage, entered, observed, entering.generation));
+    let mirrored = observed.mirrored(entering.generation, entered);
+    missing.extend(exit_of_mirrored(stage, mirrored, observed.answered(catalogue.serving).minute));
     missing
 }
 
-fn exit_of_mirrored(stage: &Stage, entered: &EnteredStage, observed: &Observed, generation: u32) -> Vec<Missing> {
+/// How many there were is counted since the stage began; how they fared, over the last minute.
+fn exit_of_mirrored(stage: &Stage, mirrored: MirroredReads, live: ReadFigures) -> Vec<Missing> {
     let exit = stage.exit;
     let mut missing = Vec::new();
     let mut miss =
         |code, sentence: String| missing.push(Missing::new(code, format!("stage {}: {sentence}", stage.name)));
-    let mirrored = observed.mirrored(generation, entered);
     let is_measured = exit.max_error_rate.is_some() || exit.max_differing.is_some() || exit.max_p99_ratio.is_some();
+    let shadow = mirrored.lately.minute;
     // Of nothing, every bound holds: something must have been measured.
     let least = exit.min_mirrored.max(u64::from(is_measured));
     if mirrored.requests < least {
         miss("too_few_mirrored", format!("{} of {least} mirrored reads were made; wait for more", mirrored.requests));
+    } else if is_measured && shadow.requests == 0 {
+        miss("too_few_mirrored", "no read was mirrored in the last minute; wait for some".to_owned());
     }
-    if let (Some(most), Some(rate)) = (exit.max_error_rate, mirrored.error_rate())
+    if let (Some(most), Some(rate)) = (exit.max_error_rate, shadow.error_rate())
         && rate > most
     {
-        miss(
-            "mirror_errors",
-            format!("{rate:.4} of the mirrored reads failed, at most {most} may; see the log of `serve`"),
+        let sentence = format!(
+            "{rate:.4} of the mirrored reads of the last minute failed, at most {most} may; see the log of `serve`"
         );
+        miss("mirror_errors", sentence);
     }
     if let Some(most) = exit.max_differing
-        && mirrored.differing > most
+        && shadow.differing > most
     {
-        let sentence =
-            format!("{} mirrored reads differed, at most {most} may; `replay status` has samples", mirrored.differing);
+        let sentence = format!(
+            "{} mirrored reads of the last minute differed, at most {most} may; `replay status` has samples",
+            shadow.differing
+        );
         miss("mirror_differs", sentence);
     }
-    if let Some(most) = exit.max_p99_ratio {
-        let answered = observed.answered();
-        let (shadow, live) = (mirrored.p99_ms, answered.p99_ms);
-        if answered.requests > 0 && shadow > live * most {
-            let sentence = format!(
-                "p99 of mirrored reads is {shadow:.1} ms beside {live:.1} ms, at most {most} times that is allowed"
-            );
-            miss("mirror_slow", sentence);
-        }
+    if let Some(most) = exit.max_p99_ratio
+        && live.requests > 0
+        && shadow.p99_ms > live.p99_ms * most
+    {
+        let sentence = format!(
+            "p99 of mirrored reads is {:.1} ms beside {:.1} ms, at most {most} times that is allowed",
+            shadow.p99_ms, live.p99_ms
+        );
+        miss("mirror_slow", sentence);
     }
     missing
 }

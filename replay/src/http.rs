@@ -95,7 +95,7 @@ pub fn router(api: ReplaysApi) -> Router {
 async fn list(State(api): State<Arc<Shared>>) -> Result<Response, Problem> {
     let mut views = Vec::new();
     for replayed in &api.replayed {
-        views.push(ReplaysView::of(replayed).await?);
+        views.push(ReplaysView::of(replayed, (api.now)()).await?);
     }
     Ok(no_store(Json(json!({ "read_models": views }))))
 }
@@ -113,7 +113,7 @@ async fn list(State(api): State<Arc<Shared>>) -> Result<Response, Problem> {
 async fn show(State(api): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Response, Problem> {
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
-    let view = ReplaysView::of(replayed).await?;
+    let view = ReplaysView::of(replayed, (api.now)()).await?;
     let generation = view.generation(number).ok_or_else(|| problem::unknown(&name))?;
     Ok(no_store(Json(generation)))
 }

@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use async_trait::async_trait;
-use read_models::generations::{Catalogue, Decision, ReadReport, Source};
+use read_models::generations::{Catalogue, Decision, Source};
+use read_models::process_report::ProcessReport;
 use read_models::{Generation, Generations, ReadModelError};
 
 use crate::by::By;
@@ -13,6 +14,7 @@ use crate::evidence::ParityEvidence;
 use crate::observed::{Observed, ObservedGeneration};
 use crate::ownership::Ownership;
 use crate::plan::Plan;
+use crate::record::ReplayRecord;
 
 pub(crate) struct MemoryGenerations {
     stored: Mutex<Stored>,
@@ -26,7 +28,7 @@ struct Stored {
     catalogue: Catalogue,
     decisions: Vec<Decision>,
     published: u64,
-    reports: Vec<ReadReport>,
+    reports: Vec<ProcessReport>,
 }
 
 impl MemoryGenerations {
@@ -105,14 +107,14 @@ impl Generations for MemoryGenerations {
         Ok(false)
     }
 
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError> {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
         let mut stored = self.stored.lock().unwrap();
         stored.reports.retain(|known| known.process != report.process);
         stored.reports.push(report.clone());
         Ok(())
     }
 
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
         let stored = self.stored.lock().unwrap();
         Ok(stored.reports.iter().filter(|report| now - report.at <= max_age_ms).cloned().collect())
     }
@@ -170,6 +172,25 @@ pub(crate) fn request(stages: &str) -> StartRequest {
     }
 }
 
+/// As `eve` started it.
+pub(crate) fn record_of(stages: &str) -> ReplayRecord {
+    let request = request(stages);
+    ReplayRecord {
+        started_by: "eve".to_owned(),
+        started_at: 0,
+        reason: String::new(),
+        plan: request.plan,
+        automatic: request.automatic,
+        throttle: request.throttle,
+        parity: None,
+        excused_fields: Vec::new(),
+        approvals: Vec::new(),
+        stage: None,
+        cut_over: None,
+        has_served: false,
+    }
+}
+
 pub(crate) fn clean(generation: u32, against: u32, at: i64) -> ParityEvidence {
     ParityEvidence {
         generation,
@@ -190,5 +211,5 @@ pub(crate) fn clean(generation: u32, against: u32, at: i64) -> ParityEvidence {
 /// All generations stand at the log's end.
 pub(crate) fn level() -> Observed {
     let level = ObservedGeneration { lag_events: Some(0), is_live: true };
-    Observed { generations: (1..=4).map(|number| (number, level)).collect(), reads: Vec::new() }
+    Observed { generations: (1..=4).map(|number| (number, level)).collect(), reports: Vec::new() }
 }

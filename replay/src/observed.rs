@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use read_models::Generations;
-use read_models::generations::ReadReport;
-use read_models::{PartitionStatus, ReadModelStatus};
+use read_models::process_report::{Lately, ProcessReport};
+use read_models::{Generations, PartitionStatus, ReadModelStatus};
 
 use crate::error::ReplayError;
 use crate::record::EnteredStage;
@@ -13,8 +12,8 @@ use crate::record::EnteredStage;
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Observed {
     pub generations: BTreeMap<u32, ObservedGeneration>,
-    /// Of serving processes that reported lately.
-    pub reads: Vec<ReadReport>,
+    /// Of processes that reported lately.
+    pub reports: Vec<ProcessReport>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -25,15 +24,12 @@ pub struct ObservedGeneration {
     pub is_live: bool,
 }
 
-/// Reads of all processes together.
+/// What all processes together mirrored of a stage.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
-pub struct ReadSums {
+pub struct MirroredReads {
+    /// Since the stage began.
     pub requests: u64,
-    pub errors: u64,
-    /// Mirrored answers that differ.
-    pub differing: u64,
-    /// Of the slowest process.
-    pub p99_ms: f64,
+    pub lately: Lately,
 }
 
 /// A process that was not heard of for so long, in milliseconds, does not count.
@@ -58,61 +54,33 @@ impl Observed {
         statuses: &[ReadModelStatus],
         now: i64,
     ) -> Result<Self, ReplayError> {
-        let reads = generations.read_reports(now, REPORT_MAX_AGE_MS).await?;
+        let reports = generations.reports(now, REPORT_MAX_AGE_MS).await?;
         let observed = |status: &ReadModelStatus| {
             (status.generation, ObservedGeneration { lag_events: lag(status, now), is_live: status.is_live() })
         };
-        Ok(Self { generations: statuses.iter().map(observed).collect(), reads })
+        Ok(Self { generations: statuses.iter().map(observed).collect(), reports })
     }
 
     pub fn of(&self, generation: u32) -> ObservedGeneration {
         self.generations.get(&generation).copied().unwrap_or_default()
     }
 
-    /// All requests that were answered.
-    pub fn answered(&self) -> ReadSums {
-        self.reads.iter().fold(ReadSums::default(), |sums, report| {
-            sums.plus(ReadSums {
-                requests: report.requests,
-                errors: report.errors,
-                differing: 0,
-                p99_ms: report.p99_ms,
-            })
-        })
+    /// Reads of callers that a generation answered, or was to.
+    pub fn answered(&self, generation: u32) -> Lately {
+        let of_generation = self.reports.iter().filter_map(|report| report.reads.get(&generation));
+        of_generation.copied().fold(Lately::default(), Lately::plus)
     }
 
-    /// Reads that were mirrored to a generation since its stage began.
-    pub fn mirrored(&self, generation: u32, stage: &EnteredStage) -> ReadSums {
+    /// Reads that were mirrored to a generation in its stage: those of the stage before are nobody's any more.
+    pub fn mirrored(&self, generation: u32, stage: &EnteredStage) -> MirroredReads {
         let of_stage = self
-            .reads
+            .reports
             .iter()
             .filter_map(|report| report.mirror.as_ref())
-            .filter(|mirror| mirror.generation == generation && mirror.catalogue_version >= stage.version);
-        of_stage.fold(ReadSums::default(), |sums, mirror| {
-            sums.plus(ReadSums {
-                requests: mirror.requests,
-                errors: mirror.errors,
-                differing: mirror.differing,
-                p99_ms: mirror.p99_ms,
-            })
+            .filter(|mirror| mirror.generation == generation && mirror.stage == stage.version);
+        of_stage.fold(MirroredReads::default(), |sums, mirror| MirroredReads {
+            requests: sums.requests + mirror.requests,
+            lately: sums.lately.plus(mirror.lately),
         })
-    }
-}
-
-// === impl ReadSums ===
-
-impl ReadSums {
-    /// `None` where there was no request.
-    pub fn error_rate(&self) -> Option<f64> {
-        (self.requests > 0).then(|| self.errors as f64 / self.requests as f64)
-    }
-
-    fn plus(self, more: ReadSums) -> Self {
-        Self {
-            requests: self.requests + more.requests,
-            errors: self.errors + more.errors,
-            differing: self.differing + more.differing,
-            p99_ms: self.p99_ms.max(more.p99_ms),
-        }
     }
 }

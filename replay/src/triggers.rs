@@ -1,16 +1,19 @@
 //! What rolls a new generation back by itself: bounds on its lag, on errors, on differing answers and on latency, each
 //! passed for long enough. Pure: what was seen and when are arguments.
 //!
-//! Watched is the candidate in every stage, also in one that answers nobody; then what serves, until its rollback window
-//! is over. What cannot be seen just now passes no bound: a report that is late is no reason to switch.
+//! Watched is the candidate in every stage, also in one that answers nobody, and what serves, until its rollback window
+//! is over: also while the next candidate is on its way. Each is judged by its own reads, of the last seconds and of the
+//! last minute: what is sudden is seen at once and what is rare is seen, and what is over is no reason any more. What
+//! cannot be seen just now passes no bound: a report that is late is no reason to switch.
 
 use std::collections::BTreeMap;
 
 use read_models::generations::Catalogue;
+use read_models::process_report::{Lately, ReadFigures};
 use serde_json::{Value, json};
 
 use crate::error::ReplayError;
-use crate::observed::{Observed, ReadSums};
+use crate::observed::Observed;
 use crate::plan::TriggerBounds;
 use crate::record::{EnteredStage, ReplayRecord, way_back};
 
@@ -34,33 +37,35 @@ pub struct Passed {
     pub figures: Value,
 }
 
-/// Since when which bounds are passed without a break.
+/// Since when which bounds of which generations are passed without a break.
 #[derive(Debug, Default)]
 pub struct TriggerWatch {
-    watched: Option<Watched>,
-    since: BTreeMap<&'static str, i64>,
+    generations: BTreeMap<u32, (Watched, Since)>,
 }
+
+type Since = BTreeMap<&'static str, i64>;
 
 /// A rate of fewer requests says nothing: of one request, one error is all.
 const LEAST_REQUESTS: u64 = 20;
 
-/// What is to be watched now, if anything.
-pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Option<Watched>, ReplayError> {
+/// What is to be watched now: what serves, within its rollback window, and the candidate. What serves comes first: taking
+/// it back takes the candidate back too.
+pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Vec<Watched>, ReplayError> {
+    let mut watched = Vec::new();
+    if let Some((cut_over, record)) = way_back(catalogue)? {
+        let open_for = u64::try_from(now.saturating_sub(cut_over.at)).unwrap_or(0);
+        if u128::from(open_for) < record.plan.rollback.window.as_millis() {
+            watched.push(Watched { generation: catalogue.serving, bounds: record.plan.triggers, stage: None });
+        }
+    }
     if let Some(candidate) = &catalogue.candidate {
         let entry = catalogue.generations.get(&candidate.generation);
-        let Some(record) = entry.map(ReplayRecord::of).transpose()?.flatten() else {
-            return Ok(None);
-        };
-        let generation = candidate.generation;
-        return Ok(Some(Watched { generation, bounds: record.plan.triggers, stage: record.stage }));
+        if let Some(record) = entry.map(ReplayRecord::of).transpose()?.flatten() {
+            let generation = candidate.generation;
+            watched.push(Watched { generation, bounds: record.plan.triggers, stage: record.stage });
+        }
     }
-    let Some((cut_over, record)) = way_back(catalogue)? else {
-        return Ok(None);
-    };
-    let open_for = u64::try_from(now.saturating_sub(cut_over.at)).unwrap_or(0);
-    let is_open = u128::from(open_for) < record.plan.rollback.window.as_millis();
-    let serving = Watched { generation: catalogue.serving, bounds: record.plan.triggers, stage: None };
-    Ok(is_open.then_some(serving))
+    Ok(watched)
 }
 
 /// The bounds that are passed at this moment.
@@ -83,63 +88,60 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
             ),
         }
     }
-    let mirrored = stage.as_ref().map(|stage| observed.mirrored(*generation, stage)).unwrap_or_default();
-    for (which, sums) in [("mirrored", mirrored), ("answered", observed.answered())] {
-        if let (Some(most), Some(rate)) = (bounds.max_error_rate, rate_of(sums))
-            && rate > most
+    let mirrored = stage.as_ref().map(|stage| observed.mirrored(*generation, stage).lately).unwrap_or_default();
+    for (which, lately) in [("mirrored", mirrored), ("answered", observed.answered(*generation))] {
+        let spans = [("10 s", lately.seconds), ("minute", lately.minute)];
+        // Of fewer requests neither says anything.
+        let spans = spans.into_iter().filter(|(_, figures)| figures.requests >= LEAST_REQUESTS);
+        let spans: Vec<(&str, ReadFigures)> = spans.collect();
+        if let Some(most) = bounds.max_error_rate
+            && let Some((span, figures)) = spans.iter().find(|(_, figures)| figures.error_rate() > Some(most))
         {
+            let ReadFigures { requests, errors, .. } = *figures;
             let sentence =
-                format!("{} of {} {which} reads failed, more than a share of {most}", sums.errors, sums.requests);
-            pass(
-                "max_error_rate",
-                sentence,
-                json!({"reads": which, "requests": sums.requests, "errors": sums.errors, "bound": most}),
-            );
+                format!("{errors} of {requests} {which} reads of the last {span} failed, more than a share of {most}");
+            let figures = json!({"reads": which, "span": span, "requests": requests, "errors": errors, "bound": most});
+            pass("max_error_rate", sentence, figures);
         }
         if let Some(most) = bounds.max_p99_ms
-            && sums.requests >= LEAST_REQUESTS
-            && sums.p99_ms > most
+            && let Some((span, figures)) = spans.iter().find(|(_, figures)| figures.p99_ms > most)
         {
-            let sentence = format!("p99 of {which} reads is {:.1} ms, more than {most} ms", sums.p99_ms);
-            pass("max_p99_ms", sentence, json!({"reads": which, "p99_ms": sums.p99_ms, "bound": most}));
+            let p99_ms = figures.p99_ms;
+            let sentence = format!("p99 of {which} reads of the last {span} is {p99_ms:.1} ms, more than {most} ms");
+            pass("max_p99_ms", sentence, json!({"reads": which, "span": span, "p99_ms": p99_ms, "bound": most}));
         }
     }
+    let Lately { minute: ReadFigures { requests, differing, .. }, .. } = mirrored;
     if let Some(most) = bounds.max_differing
-        && mirrored.differing > most
+        && differing > most
     {
-        let sentence =
-            format!("{} of {} mirrored reads differ, more than {most}", mirrored.differing, mirrored.requests);
-        pass(
-            "max_differing",
-            sentence,
-            json!({"requests": mirrored.requests, "differing": mirrored.differing, "bound": most}),
-        );
+        let sentence = format!("{differing} of {requests} mirrored reads of the last minute differ, more than {most}");
+        pass("max_differing", sentence, json!({"requests": requests, "differing": differing, "bound": most}));
     }
     passed
-}
-
-fn rate_of(sums: ReadSums) -> Option<f64> {
-    sums.error_rate().filter(|_| sums.requests >= LEAST_REQUESTS)
 }
 
 // === impl TriggerWatch ===
 
 impl TriggerWatch {
-    /// The bounds that are passed for long enough now. Another generation or stage begins anew.
-    pub fn fired(&mut self, watched: Option<&Watched>, observed: &Observed, now: i64) -> Vec<Passed> {
-        if self.watched.as_ref() != watched {
-            self.since.clear();
-            self.watched = watched.cloned();
+    /// The bounds that are passed for long enough now, of the first generation that passes any. Another stage begins anew.
+    pub fn fired(&mut self, watched: &[Watched], observed: &Observed, now: i64) -> Option<(Watched, Vec<Passed>)> {
+        self.generations.retain(|_, (known, _)| watched.contains(known));
+        let mut fired = None;
+        for watched in watched {
+            let known = self.generations.entry(watched.generation);
+            let (_, since) = known.or_insert_with(|| (watched.clone(), Since::new()));
+            let passed = passed(watched, observed);
+            since.retain(|bound, _| passed.iter().any(|passed| passed.bound == *bound));
+            let holds_for = i64::try_from(watched.bounds.holds_for.as_millis()).unwrap_or(i64::MAX);
+            let mut has_held =
+                |passed: &Passed| now.saturating_sub(*since.entry(passed.bound).or_insert(now)) >= holds_for;
+            let held: Vec<Passed> = passed.into_iter().filter(|passed| has_held(passed)).collect();
+            if fired.is_none() && !held.is_empty() {
+                fired = Some((watched.clone(), held));
+            }
         }
-        let Some(watched) = watched else {
-            return Vec::new();
-        };
-        let passed = passed(watched, observed);
-        self.since.retain(|bound, _| passed.iter().any(|passed| passed.bound == *bound));
-        let holds_for = i64::try_from(watched.bounds.holds_for.as_millis()).unwrap_or(i64::MAX);
-        let mut has_held =
-            |passed: &Passed| now.saturating_sub(*self.since.entry(passed.bound).or_insert(now)) >= holds_for;
-        passed.into_iter().filter(|passed| has_held(passed)).collect()
+        fired
     }
 }
 

@@ -1,12 +1,14 @@
 //! How generations are told of, by the command line and over HTTP.
 
 use read_models::generations::{Catalogue, GenerationEntry, GenerationState, Share, Source};
+use read_models::process_report::{ProcessReport, ThrottleStatus, YieldsTo};
 use read_models::{PartitionStatus, ReadModelStatus};
 use serde::Serialize;
 use utoipa::ToSchema;
 
 use crate::error::ReplayError;
 use crate::next_steps::{instant, next_steps};
+use crate::observed::REPORT_MAX_AGE_MS;
 use crate::outcome::NextStep;
 use crate::record::ReplayRecord;
 use crate::replayed::Replayed;
@@ -47,6 +49,10 @@ pub struct GenerationView {
     pub replay: Option<ReplayView>,
     /// `None` where nothing of it is there, yet or any more.
     pub progress: Option<ProgressView>,
+    /// Of one that is built beside what serves: whether and by what that is held back; `None` while nobody tells.
+    pub throttle: Option<ThrottleView>,
+    /// What mirrored reads of its stage showed.
+    pub mirror: Option<MirrorView>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
@@ -102,18 +108,52 @@ pub struct ProgressView {
     pub newest_event: i64,
 }
 
+/// How fast generations may be built that answer nobody; one measure for all of them.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct ThrottleView {
+    pub is_held_back: bool,
+    /// Events a second that the processes that build may take together; `None`: as fast as they can.
+    pub events_per_second: Option<f64>,
+    /// `live_lag`, `read_p99` or `unseen`.
+    pub by: Option<&'static str>,
+    /// What it yields to, in words.
+    pub yields_to: Option<String>,
+    /// That build.
+    pub processes: usize,
+}
+
+/// Mirrored reads of all processes.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct MirrorView {
+    /// Since the stage began.
+    pub requests: u64,
+    /// Of the last minute, like the next two.
+    pub errors: u64,
+    pub differing: u64,
+    pub p99_ms: f64,
+    /// SKUs or queries whose answers differed; a few of them.
+    pub samples: Vec<String>,
+}
+
+/// Samples that are told of.
+const SAMPLES: usize = 20;
+
 // === impl ReplaysView ===
 
 impl ReplaysView {
-    pub async fn of(replayed: &Replayed) -> Result<Self, ReplayError> {
+    /// `now` in milliseconds since 1970.
+    pub async fn of(replayed: &Replayed, now: i64) -> Result<Self, ReplayError> {
         let catalogue = replayed.catalogue().await?;
+        let reports = replayed.operations().generations().reports(now, REPORT_MAX_AGE_MS).await?;
         let mut generations = Vec::new();
         for (number, entry) in &catalogue.generations {
             let status = match entry.state {
                 GenerationState::Fed => replayed.status(*number).await?,
                 GenerationState::Retired | GenerationState::Removed => None,
             };
-            generations.push(GenerationView::of(replayed.name(), &catalogue, *number, entry, status.as_ref())?);
+            let view = GenerationView::of(replayed.name(), &catalogue, *number, entry, status.as_ref())?;
+            let throttle = ThrottleView::of(&reports).filter(|_| is_shadow(&catalogue, *number, entry));
+            generations.push(GenerationView { throttle, mirror: MirrorView::of(&catalogue, *number, &reports), ..view });
         }
         Ok(Self {
             projection: replayed.name(),
@@ -168,8 +208,19 @@ impl GenerationView {
             mirror_percent: own.map_or(0, |own| own.mirror_percent),
             replay: ReplayRecord::of(entry)?.map(ReplayView::of),
             progress: status.map(ProgressView::of),
+            throttle: None,
+            mirror: None,
         })
     }
+}
+
+/// Whether its projector holds it back, as the projector decides it.
+fn is_shadow(catalogue: &Catalogue, number: u32, entry: &GenerationEntry) -> bool {
+    let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number);
+    entry.state == GenerationState::Fed
+        && catalogue.serving != number
+        && catalogue.previous != Some(number)
+        && candidate.is_none_or(|candidate| candidate.share == Share::None)
 }
 
 fn share_text(share: &Share) -> String {
@@ -234,6 +285,67 @@ impl ReplayView {
     }
 }
 
+// === impl ThrottleView ===
+
+impl ThrottleView {
+    /// `None` where no process tells that it builds.
+    fn of(reports: &[ProcessReport]) -> Option<Self> {
+        let told: Vec<&ThrottleStatus> = reports.iter().filter_map(|report| report.throttle.as_ref()).collect();
+        let yields_to = told.iter().find_map(|status| status.yields_to);
+        (!told.is_empty()).then(|| Self {
+            is_held_back: yields_to.is_some(),
+            events_per_second: told.iter().map(|status| status.rate).sum(),
+            by: yields_to.as_ref().map(YieldsTo::as_str),
+            yields_to: yields_to.map(|yields_to| yields_to.to_string()),
+            processes: told.len(),
+        })
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        match (&self.yields_to, self.events_per_second) {
+            (Some(yields_to), Some(rate)) => format!("held back to {rate:.0} events/s: {yields_to}"),
+            (Some(yields_to), None) => format!("held back in part: {yields_to}"),
+            (None, Some(rate)) => format!("not held back, up to {rate:.0} events/s"),
+            (None, None) => "not held back".to_owned(),
+        }
+    }
+}
+
+// === impl MirrorView ===
+
+impl MirrorView {
+    fn of(catalogue: &Catalogue, number: u32, reports: &[ProcessReport]) -> Option<Self> {
+        let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number)?;
+        let mut view = Self { requests: 0, errors: 0, differing: 0, p99_ms: 0.0, samples: Vec::new() };
+        let mirrors = reports.iter().filter_map(|report| report.mirror.as_ref());
+        for mirror in mirrors.filter(|mirror| mirror.generation == number && mirror.stage == candidate.since) {
+            let minute = mirror.lately.minute;
+            view.requests += mirror.requests;
+            view.errors += minute.errors;
+            view.differing += minute.differing;
+            view.p99_ms = view.p99_ms.max(minute.p99_ms);
+            view.samples.extend(mirror.samples.iter().cloned());
+        }
+        view.samples.sort();
+        view.samples.dedup();
+        view.samples.truncate(SAMPLES);
+        (view.requests > 0).then_some(view)
+    }
+
+    /// For people.
+    pub fn text(&self) -> String {
+        let mut text = format!(
+            "{} reads mirrored in this stage; in the last minute {} failed, {} differed, p99 {:.1} ms",
+            self.requests, self.errors, self.differing, self.p99_ms
+        );
+        if !self.samples.is_empty() {
+            text += &format!("; differing: {}", self.samples.join(", "));
+        }
+        text
+    }
+}
+
 // === impl ProgressView ===
 
 impl ProgressView {
@@ -257,4 +369,60 @@ impl ProgressView {
 
 fn newest_event(partition: &PartitionStatus) -> i64 {
     partition.checkpoint.event_time
+}
+
+#[cfg(test)]
+mod tests {
+    use read_models::Generation;
+    use read_models::generations::Candidate;
+    use read_models::process_report::{Lately, MirrorReport, ReadFigures};
+
+    use super::*;
+
+    fn throttled(rate: Option<f64>, yields_to: Option<YieldsTo>) -> ProcessReport {
+        ProcessReport { throttle: Some(ThrottleStatus { rate, yields_to }), ..ProcessReport::default() }
+    }
+
+    #[test]
+    fn the_throttle_of_all_who_build_is_told_with_its_reason() {
+        assert_eq!(ThrottleView::of(&[ProcessReport::default()]), None, "who only serves says nothing of it");
+        let free = ThrottleView::of(&[throttled(None, None), ProcessReport::default()]).unwrap();
+        assert_eq!((free.text().as_str(), free.processes), ("not held back", 1));
+        let lags = YieldsTo::LiveLag { events: 3_000, bound: 2_000 };
+        let held = ThrottleView::of(&[throttled(Some(700.0), None), throttled(Some(500.0), Some(lags))]).unwrap();
+        assert_eq!((held.is_held_back, held.by, held.events_per_second), (true, Some("live_lag"), Some(1_200.0)));
+        assert_eq!(held.text(), "held back to 1200 events/s: 3000 events wait for the live side, the bound is 2000");
+        let grows = ThrottleView::of(&[throttled(Some(12_500.0), None)]).unwrap();
+        assert_eq!(grows.text(), "not held back, up to 12500 events/s");
+    }
+
+    #[test]
+    fn only_what_answers_nobody_is_held_back_and_mirrored_reads_are_of_the_stage() {
+        let of = |number| Generation { name: "stock".to_owned(), number, fold_version: 1, partitions: 4 };
+        let mut catalogue = Catalogue::of_built(Some(&of(2)));
+        for number in [1, 3, 4] {
+            catalogue.generations.insert(number, GenerationEntry::fed(&of(number)));
+        }
+        catalogue.previous = Some(1);
+        let candidate = |share, since| {
+            Some(Candidate { generation: 3, share, mirror_percent: 100, excused_fields: Vec::new(), since })
+        };
+        let shadows = |catalogue: &Catalogue| -> Vec<u32> {
+            let entries = catalogue.generations.iter();
+            entries.filter(|(number, entry)| is_shadow(catalogue, **number, entry)).map(|(number, _)| *number).collect()
+        };
+        catalogue.candidate = candidate(Share::None, 7);
+        assert_eq!(shadows(&catalogue), [3, 4]);
+        let minute = ReadFigures { requests: 40, errors: 1, differing: 2, p99_ms: 9.0 };
+        let lately = Lately { minute, ..Lately::default() };
+        let mirror = MirrorReport { generation: 3, stage: 7, requests: 90, lately, samples: vec!["A".to_owned()] };
+        let reports = [ProcessReport { mirror: Some(mirror), ..ProcessReport::default() }];
+        let view = MirrorView::of(&catalogue, 3, &reports).unwrap();
+        assert!(view.text().ends_with("1 failed, 2 differed, p99 9.0 ms; differing: A"), "{}", view.text());
+        assert_eq!(MirrorView::of(&catalogue, 4, &reports), None);
+
+        catalogue.candidate = candidate(Share::Percent(10), 8);
+        assert_eq!(shadows(&catalogue), [4]);
+        assert_eq!(MirrorView::of(&catalogue, 3, &reports), None, "these were of the stage before");
+    }
 }

@@ -8,11 +8,12 @@ use super::args::ListArgs;
 use super::connect;
 use crate::exit::Exit;
 use crate::output;
+use crate::roles::process::now;
 
 pub async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     let mut views = Vec::new();
     for replayed in connect::read_models(&args.at, None).await? {
-        views.push(ReplaysView::of(&replayed).await?);
+        views.push(ReplaysView::of(&replayed, now()).await?);
     }
     if args.at.json {
         output::json(&json!({ "read_models": views }))?;

@@ -11,6 +11,7 @@ use super::args::StatusArgs;
 use super::{connect, decide};
 use crate::exit::Exit;
 use crate::output;
+use crate::roles::process::now;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -75,6 +76,12 @@ fn print(look: &Look, seen: &[Seen]) -> anyhow::Result<()> {
                 replay.started_by, replay.started_at
             ))?;
         }
+        if let Some(throttle) = &seen.view.throttle {
+            output::line(format!("  {}", throttle.text()))?;
+        }
+        if let Some(mirror) = &seen.view.mirror {
+            output::line(format!("  {}", mirror.text()))?;
+        }
     }
     for view in &look.views {
         decide::tell_next(&view.next)?;
@@ -89,7 +96,7 @@ impl Look {
         let at = Instant::now();
         let mut views = Vec::new();
         for replayed in replayed {
-            views.push(ReplaysView::of(replayed).await?);
+            views.push(ReplaysView::of(replayed, now()).await?);
         }
         Ok(Self { at, views })
     }
@@ -210,7 +217,9 @@ impl Bars {
                 bar.set_length(progress.records + progress.lag_events.unwrap_or(0));
                 bar.set_position(progress.records);
             }
-            bar.set_message(seen.line());
+            let held = seen.view.throttle.as_ref().filter(|throttle| throttle.is_held_back);
+            let held = held.map(|throttle| format!("; {}", throttle.text())).unwrap_or_default();
+            bar.set_message(format!("{}{held}", seen.line()));
         }
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 
-const BUSY: Pressure = Pressure { live_lag: 10, events_come: true, reads: 100, read_p99_ms: 5.0 };
+const BUSY: Pressure = Pressure { live_lag: 10, events_come: true, reads: 100, read_p99_ms: 5.0, is_unseen: false };
 
 fn at(rate: Option<f64>) -> ThrottleStatus {
     ThrottleStatus { rate, yields_to: None }
@@ -15,7 +15,7 @@ fn it_yields_to_events_that_wait_and_to_slow_reads_down_to_a_floor() {
     let lagging = Pressure { live_lag: 2_001, ..BUSY };
     let status = stepped(Some(40_000.0), lagging, 40_000.0);
     assert_eq!(status.rate, Some(20_000.0));
-    assert_eq!(status.yields_to.unwrap(), "2001 events wait for the live side, the bound is 2000");
+    assert_eq!(status.yields_to.unwrap().to_string(), "2001 events wait for the live side, the bound is 2000");
     let slow = Pressure { read_p99_ms: 50.1, ..BUSY };
     let status = stepped(Some(600.0), slow, 600.0);
     assert_eq!((status.rate, status.yields_to.is_some()), (Some(FLOOR), true));
@@ -86,7 +86,18 @@ async fn beside_a_live_side_pieces_go_one_after_the_other() {
 
 #[test]
 fn the_worst_of_all_read_models_counts() {
-    let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0 };
+    let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0, is_unseen: true };
     let worst = BUSY.worse(other);
-    assert_eq!(worst, Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0 });
+    let expected =
+        Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0, is_unseen: true };
+    assert_eq!(worst, expected);
+}
+
+#[test]
+fn what_cannot_be_seen_is_no_leave_to_run_free() {
+    let unseen = Pressure { is_unseen: true, ..Pressure::default() };
+    for last in [None, Some(FLOOR), Some(40_000.0)] {
+        let status = stepped(last, unseen, 80_000.0);
+        assert_eq!((status.rate, status.yields_to), (Some(FLOOR), Some(YieldsTo::Unseen)));
+    }
 }

@@ -1,6 +1,7 @@
 //! A log, the rows of some generations, each in a file of its own, and a catalogue that a test may change and lose.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -10,7 +11,8 @@ use event_log::{EmbeddedRegistry, EventEnvelope, EventLog, NewRecord, SqliteEven
 use projectors::{
     FeedSettings, GenerationStores, OpenGeneration, ProjectorSettings, StockProjection, Throttle, run_generations,
 };
-use read_models::generations::{Decision, GenerationEntry, GenerationState, ReadReport, Until, Verdict};
+use read_models::generations::{Decision, GenerationEntry, GenerationState, Until, Verdict};
+use read_models::process_report::{ProcessReport, ThrottleStatus};
 use read_models::stock::{SharedStock, StockKey, StockReadModel, StockRow, connect_stock};
 use read_models::{Catalogue, Generation, Generations, PartitionRef, ReadModelError, ReadModelStatus};
 use schemas::contract::embedded_id;
@@ -55,6 +57,9 @@ pub struct Stores {
     removed: Mutex<Vec<u32>>,
     /// The generation whose store cannot be opened.
     broken: Mutex<Option<u32>>,
+    told: Mutex<BTreeMap<String, ProcessReport>>,
+    /// Reports cannot be read.
+    pub is_blind: AtomicBool,
 }
 
 impl World {
@@ -69,6 +74,8 @@ impl World {
             kept: Mutex::new((Catalogue::of_built(None), Vec::new())),
             removed: Mutex::default(),
             broken: Mutex::default(),
+            told: Mutex::default(),
+            is_blind: AtomicBool::new(false),
         };
         Self { stores: Arc::new(stores), health: Health::default(), events: Vec::new(), log: Arc::new(log) }
     }
@@ -171,6 +178,14 @@ impl World {
         }
     }
 
+    pub async fn until_throttled(&self, is_so: impl Fn(&ThrottleStatus) -> bool) {
+        let begun = Instant::now();
+        while !self.stores.throttle().is_some_and(|told| is_so(&told)) {
+            assert!(begun.elapsed() < DEADLINE, "{:?}", self.stores.throttle());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
     pub async fn until_health(&self, component: &str, is_so: impl Fn(&str) -> bool) {
         let begun = Instant::now();
         loop {
@@ -247,6 +262,13 @@ impl Stores {
         *self.broken.lock().unwrap() = generation;
     }
 
+    /// What the only process that builds here told last of its throttle.
+    pub fn throttle(&self) -> Option<ThrottleStatus> {
+        let told = self.told.lock().unwrap();
+        assert!(told.len() < 2, "a later report replaces the earlier one: {told:?}");
+        told.values().next().and_then(|report| report.throttle.clone())
+    }
+
     pub fn wipe_catalogue(&self) {
         *self.kept.lock().unwrap() = (Catalogue::of_built(None), Vec::new());
     }
@@ -313,12 +335,17 @@ impl Generations for Stores {
         Ok(false)
     }
 
-    async fn note_reads(&self, _report: &ReadReport) -> Result<(), ReadModelError> {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
+        self.told.lock().unwrap().insert(report.process.clone(), report.clone());
         Ok(())
     }
 
-    async fn read_reports(&self, _now: i64, _max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
-        Ok(Vec::new())
+    async fn reports(&self, _now: i64, _max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
+        if self.is_blind.load(Ordering::SeqCst) {
+            let (name, address, problem) = ("stock".to_owned(), "memory".to_owned(), "blind".to_owned());
+            return Err(ReadModelError::Unavailable { name, address, problem });
+        }
+        Ok(self.told.lock().unwrap().values().cloned().collect())
     }
 }
 

@@ -12,7 +12,8 @@ use async_trait::async_trait;
 use uuid::Uuid;
 
 use crate::error::ReadModelError;
-use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations, ReadReport};
+use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations};
+use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
 use crate::search::builds::Builds;
 use crate::search::read_model::{ROWS_FILE, blocking};
@@ -248,17 +249,17 @@ impl Generations for SearchCatalogue {
         self.blocking(move |own| own.remove(generation)).await
     }
 
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError> {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
         let report = report.clone();
         self.blocking(move |own| {
-            own.file_to_write()?.write(|transaction| catalogue::note_reads(transaction, NAME, &report))
+            own.file_to_write()?.write(|transaction| catalogue::note_report(transaction, NAME, &report))
         })
         .await
     }
 
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
         self.blocking(move |own| {
-            let found = own.read(|transaction| catalogue::read_reports(transaction, now, max_age_ms))?;
+            let found = own.read(|transaction| catalogue::reports(transaction, now, max_age_ms))?;
             Ok(found.unwrap_or_default())
         })
         .await

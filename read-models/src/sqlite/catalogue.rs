@@ -10,7 +10,8 @@ use serde::de::DeserializeOwned;
 use uuid::Uuid;
 
 use crate::error::ReadModelError;
-use crate::generations::{Catalogue, Decision, ReadReport};
+use crate::generations::{Catalogue, Decision};
+use crate::process_report::ProcessReport;
 use crate::sqlite::Abort;
 use crate::sqlite::ledger::{read, stored};
 
@@ -99,7 +100,7 @@ pub(crate) fn note_published(connection: &Connection, number: u64) -> Result<(),
 }
 
 /// Replaces the report of a process, and forgets those of processes that are gone.
-pub(crate) fn note_reads(connection: &Connection, name: &str, report: &ReadReport) -> Result<(), Abort> {
+pub(crate) fn note_report(connection: &Connection, name: &str, report: &ProcessReport) -> Result<(), Abort> {
     connection
         .prepare_cached(
             "INSERT INTO read_reports (process, at, report) VALUES (?1, ?2, ?3)
@@ -113,7 +114,7 @@ pub(crate) fn note_reads(connection: &Connection, name: &str, report: &ReadRepor
 }
 
 /// Those that are at most `max_age_ms` older than `now`.
-pub(crate) fn read_reports(connection: &Connection, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, Abort> {
+pub(crate) fn reports(connection: &Connection, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, Abort> {
     Ok(connection
         .prepare_cached("SELECT report FROM read_reports WHERE at >= ?1 ORDER BY process")?
         .query_map([now.saturating_sub(max_age_ms)], |row| from_json(row, 0))?

@@ -3,9 +3,8 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use read_models::generations::{
-    Candidate, GenerationEntry, GenerationState, Generations, ReadReport, Share, Verdict, check_chain,
-};
+use read_models::generations::{Candidate, GenerationEntry, GenerationState, Generations, Share, Verdict, check_chain};
+use read_models::process_report::ProcessReport;
 use read_models::search::SearchCatalogue;
 use read_models::{Catalogue, ReadChoice};
 
@@ -98,17 +97,17 @@ async fn a_directory_without_a_catalogue_serves_generation_1_and_looking_makes_n
     assert_eq!(store.found(all()).await.generation, 1);
     assert_eq!(store.reader.search(all(), &of(1)).await.unwrap().generation, 1);
     assert!(catalogue.decisions(0, ALL).await.unwrap().is_empty());
-    assert!(catalogue.read_reports(0, ALL as i64).await.unwrap().is_empty());
+    assert!(catalogue.reports(0, ALL as i64).await.unwrap().is_empty());
     assert_eq!(catalogue.published_decisions().await.unwrap(), 0);
     let files: Vec<_> = std::fs::read_dir(&store.dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert!(files.iter().all(|name| name == "CURRENT" || name == "builds"), "{files:?}");
 
     // What serving processes tell is no catalogue yet.
     let report =
-        ReadReport { process: "p".to_owned(), at: 5, seconds: 1.0, requests: 1, errors: 0, p99_ms: 1.0, mirror: None };
-    catalogue.note_reads(&report).await.unwrap();
+        ProcessReport { process: "p".to_owned(), at: 5, ..ProcessReport::default() };
+    catalogue.note_report(&report).await.unwrap();
     catalogue.note_published(3).await.unwrap();
-    assert_eq!(store.reader.catalogue().read_reports(6, 1).await.unwrap(), [report]);
+    assert_eq!(store.reader.catalogue().reports(6, 1).await.unwrap(), [report]);
     assert_eq!(store.reader.catalogue().published_decisions().await.unwrap(), 3);
     assert_eq!(catalogue.catalogue().await.unwrap(), found);
     assert_eq!(store.found(all()).await.generation, 1);
@@ -206,7 +205,7 @@ async fn a_stage_is_answered_by_key_and_a_number_by_itself() {
     let (one, _two, catalogue) = two().await;
     decide(&catalogue, "stage_entered", 2, |to| {
         to.candidate =
-            Some(Candidate { generation: 2, share: Share::Percent(40), mirror_percent: 0, excused_fields: Vec::new() });
+            Some(Candidate { generation: 2, share: Share::Percent(40), mirror_percent: 0, excused_fields: Vec::new(), since: 0 });
     })
     .await;
     let stored = catalogue.catalogue().await.unwrap();

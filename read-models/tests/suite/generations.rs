@@ -2,7 +2,8 @@
 
 use std::time::Instant;
 
-use read_models::generations::{Candidate, GenerationEntry, GenerationState, ReadReport, Share, Verdict, check_chain};
+use read_models::generations::{Candidate, GenerationEntry, GenerationState, Share, Verdict, check_chain};
+use read_models::process_report::{Lately, MirrorReport, ProcessReport, ReadFigures, ThrottleStatus, YieldsTo};
 use read_models::{Batch, Catalogue, Generation, Head, ReadModelError};
 use serde_json::Value;
 
@@ -117,7 +118,7 @@ pub async fn a_switch_is_seen_at_once_and_no_request_mixes(store: &Fixture) {
 
 pub async fn a_stage_answers_from_the_candidate_whom_it_is_for(store: &Fixture) {
     two(store).await;
-    let candidate = |share| Candidate { generation: 2, share, mirror_percent: 0, excused_fields: Vec::new() };
+    let candidate = |share| Candidate { generation: 2, share, mirror_percent: 0, excused_fields: Vec::new(), since: 0 };
     let region = |name: &str| ReadChoice { region: Some(RegionId::new(name).unwrap()), ..ReadChoice::default() };
     let reading = store.another().await;
     let generation =
@@ -182,13 +183,22 @@ pub async fn a_bound_handle_tells_of_its_generation_alone(store: &Fixture) {
 
 pub async fn the_last_report_of_each_process_is_read(store: &Fixture) {
     let report = |process: &str, at| {
-        let process = process.to_owned();
-        ReadReport { process, at, seconds: 1.5, requests: 2, errors: 1, p99_ms: 0.25, mirror: None }
+        let figures = ReadFigures { requests: 20, errors: 1, differing: 2, p99_ms: 0.25 };
+        let lately = Lately { seconds: figures, minute: ReadFigures { requests: 70, ..figures } };
+        let mirror = MirrorReport { generation: 2, stage: 7, requests: 900, lately, samples: vec!["A".to_owned()] };
+        let yields_to = Some(YieldsTo::LiveLag { events: 3_000, bound: 2_000 });
+        ProcessReport {
+            process: process.to_owned(),
+            at,
+            reads: [(1, lately), (2, Lately::default())].into(),
+            mirror: Some(mirror),
+            throttle: Some(ThrottleStatus { rate: Some(512.5), yields_to }),
+        }
     };
     for (process, at) in [("a", 1_000), ("b", 2_000), ("a", 3_000)] {
-        store.stock.note_reads(&report(process, at)).await.unwrap();
+        store.stock.note_report(&report(process, at)).await.unwrap();
     }
     let reading = store.another().await;
-    assert_eq!(reading.read_reports(3_000, 1_000).await.unwrap(), [report("a", 3_000), report("b", 2_000)]);
-    assert_eq!(reading.read_reports(3_000, 999).await.unwrap(), [report("a", 3_000)]);
+    assert_eq!(reading.reports(3_000, 1_000).await.unwrap(), [report("a", 3_000), report("b", 2_000)]);
+    assert_eq!(reading.reports(3_000, 999).await.unwrap(), [report("a", 3_000)]);
 }

@@ -1,6 +1,7 @@
 use std::sync::Mutex;
 
-use read_models::generations::{MirrorReport, ReadReport, check_chain};
+use read_models::generations::check_chain;
+use read_models::process_report::{Lately, MirrorReport, ProcessReport, ReadFigures};
 use read_models::{Checkpoint, PartitionRef};
 use read_models::{Head, PartitionStatus};
 use schemas::Context;
@@ -21,26 +22,11 @@ async fn let_through(operations: &Operations) {
     operations.approve(2, &by("ann", 0)).await.unwrap().done().unwrap();
 }
 
-fn mirrored(version: u64, requests: u64, differing: u64) -> Observed {
-    let mirror = MirrorReport {
-        generation: 2,
-        catalogue_version: version,
-        requests,
-        errors: 0,
-        differing,
-        p99_ms: 1.0,
-        samples: Vec::new(),
-    };
-    let report = ReadReport {
-        process: "a".to_owned(),
-        at: 0,
-        seconds: 5.0,
-        requests: 100,
-        errors: 0,
-        p99_ms: 1.0,
-        mirror: Some(mirror),
-    };
-    Observed { reads: vec![report], ..level() }
+fn mirrored(stage: u64, requests: u64, differing: u64) -> Observed {
+    let minute = ReadFigures { requests, errors: 0, differing, p99_ms: 1.0 };
+    let lately = Lately { minute, ..Lately::default() };
+    let mirror = Some(MirrorReport { generation: 2, stage, requests, lately, samples: Vec::new() });
+    Observed { reports: vec![ProcessReport { mirror, ..ProcessReport::default() }], ..level() }
 }
 
 #[tokio::test]
@@ -68,7 +54,7 @@ async fn what_differs_is_rolled_back_by_itself_and_once_though_two_watch() {
     assert_eq!(stored.actions(), ["started", "stage_entered", "rolled_back"]);
     let last = stored.all_decisions().pop().unwrap();
     assert_eq!(last.who, TRIGGER);
-    assert!(last.reason.contains("1 of 500 mirrored reads differ"), "{}", last.reason);
+    assert!(last.reason.contains("1 of 500 mirrored reads of the last minute differ"), "{}", last.reason);
     assert_eq!(last.evidence["because"][0]["bound"], "max_differing");
 }
 
@@ -86,6 +72,26 @@ async fn what_serves_is_watched_until_its_window_is_over() {
     assert_eq!(controller.step(&catalogue, &late, 24 * HOUR).await.unwrap(), None, "the window is over");
     controller.step(&catalogue, &late, 24 * HOUR - 1).await.unwrap().unwrap().done().unwrap();
     assert_eq!(stored.catalogue().await.unwrap().serving, 1);
+}
+
+#[tokio::test]
+async fn what_was_cut_over_to_is_taken_back_though_the_next_one_is_on_its_way() {
+    let (stored, operations) = replay(&request("[triggers]\nmax_lag_events = 5\nholds_for = \"0s\"")).await;
+    let_through(&operations).await;
+    let all = CutoverRequest { generation: 2, ..CutoverRequest::default() };
+    operations.cutover(&all, &level(), &by("eve", 0)).await.unwrap().done().unwrap();
+    operations.start(&request(STAGES), &by("eve", 1)).await.unwrap().done().unwrap();
+    let forced = CutoverRequest { generation: 3, stage: None, forced: true };
+    operations.cutover(&forced, &level(), &by("eve", 2)).await.unwrap().done().unwrap();
+
+    let catalogue = stored.catalogue().await.unwrap();
+    assert_eq!(catalogue.candidate.as_ref().map(|candidate| candidate.generation), Some(3));
+    let mut late = level();
+    late.generations.entry(2).or_default().lag_events = Some(6);
+    let outcome = Controller::new(operations).step(&catalogue, &late, HOUR).await.unwrap().unwrap();
+    assert_eq!(outcome.done().unwrap().generation, "stock@2");
+    let catalogue = stored.catalogue().await.unwrap();
+    assert_eq!((catalogue.serving, catalogue.candidate), (1, None));
 }
 
 #[tokio::test]

@@ -1,12 +1,11 @@
 use read_models::Generation;
-use read_models::generations::{MirrorReport, ReadReport};
+use read_models::process_report::{Lately, MirrorReport, ProcessReport};
 
 use super::*;
 use crate::evidence::{ParityEvidence, QueryEvidence};
-use crate::memory::{HOUR, SECOND, STAGES, clean, level, ownership};
+use crate::memory::{HOUR, SECOND, STAGES, clean, level, ownership, record_of};
 use crate::observed::ObservedGeneration;
-use crate::plan::Plan;
-use crate::record::Approval;
+use crate::record::{Approval, EnteredStage};
 
 fn catalogue() -> Catalogue {
     let of = |number| Generation { name: "stock".to_owned(), number, fold_version: number, partitions: 4 };
@@ -21,18 +20,10 @@ fn record(stage: Option<usize>) -> ReplayRecord {
     let approval =
         Approval { by: "ann".to_owned(), at: 0, reason: String::new(), report_sha256: parity.report_sha256.clone() };
     ReplayRecord {
-        started_by: "eve".to_owned(),
-        started_at: 0,
-        reason: String::new(),
-        plan: Plan::parse("stages.toml", STAGES).unwrap(),
-        automatic: false,
-        throttle: None,
         parity: Some(parity),
-        excused_fields: Vec::new(),
         approvals: vec![approval],
         stage: stage.map(|index| EnteredStage { index, at: 0, version: 7, forced: false }),
-        cut_over: None,
-        has_served: false,
+        ..record_of(STAGES)
     }
 }
 
@@ -40,19 +31,14 @@ fn entering(stage: usize, now: i64) -> Entering<'static> {
     Entering { name: "stock", generation: 2, stage, who: "eve", forced: false, now }
 }
 
+/// In the last minute, all of it in the stage.
 fn mirrored(requests: u64, errors: u64, differing: u64, p99_ms: f64) -> Observed {
-    let mirror =
-        MirrorReport { generation: 2, catalogue_version: 7, requests, errors, differing, p99_ms, samples: Vec::new() };
-    let report = ReadReport {
-        process: "a".to_owned(),
-        at: 0,
-        seconds: 5.0,
-        requests: 1_000,
-        errors: 0,
-        p99_ms: 10.0,
-        mirror: Some(mirror),
-    };
-    Observed { reads: vec![report], ..level() }
+    let minute = |minute| Lately { minute, ..Lately::default() };
+    let lately = minute(ReadFigures { requests, errors, differing, p99_ms });
+    let mirror = MirrorReport { generation: 2, stage: 7, requests, lately, samples: Vec::new() };
+    let live = minute(ReadFigures { requests: 1_000, errors: 0, differing: 0, p99_ms: 10.0 });
+    let report = ProcessReport { reads: [(1, live)].into(), mirror: Some(mirror), ..ProcessReport::default() };
+    Observed { reports: vec![report], ..level() }
 }
 
 fn codes(record: &ReplayRecord, observed: &Observed, entering: Entering<'_>) -> Vec<&'static str> {
@@ -131,6 +117,12 @@ fn a_stage_is_left_when_what_was_mirrored_is_good() {
     let mut unbounded = record.clone();
     unbounded.plan.stages[0].exit.min_mirrored = 0;
     assert_eq!(codes(&unbounded, &level(), entering(1, minute)), ["too_few_mirrored"], "of nothing every bound holds");
+    // What was wrong more than a minute ago is over, and how many there were is not forgotten.
+    let mut lately = mirrored(20, 0, 0, 20.0);
+    lately.reports[0].mirror.as_mut().unwrap().requests = 100;
+    assert_eq!(codes(&record, &lately, entering(1, minute)), NOTHING);
+    lately.reports[0].mirror.as_mut().unwrap().lately = Lately::default();
+    assert_eq!(codes(&record, &lately, entering(1, minute)), ["too_few_mirrored"], "nothing of late");
     let mut later = record;
     later.stage = Some(EnteredStage { index: 0, at: 0, version: 8, forced: false });
     let of_before = mirrored(100, 1, 0, 20.0);

@@ -19,8 +19,8 @@ fn verdict(reason: &str) -> Verdict {
     Verdict { at: 5, who: "ann".to_owned(), action: "approved", generation, reason, evidence: json!({"keys": 7}) }
 }
 
-fn report(process: &str, at: i64) -> ReadReport {
-    ReadReport { process: process.to_owned(), at, seconds: 1.5, requests: 2, errors: 1, p99_ms: 0.25, mirror: None }
+fn report(process: &str, at: i64) -> ProcessReport {
+    ProcessReport { process: process.to_owned(), at, ..ProcessReport::default() }
 }
 
 #[test]
@@ -76,12 +76,12 @@ fn the_mark_of_published_decisions_only_grows() {
 fn a_report_replaces_the_one_before_and_old_ones_go() {
     let store = store();
     for (process, at) in [("a", 1_000), ("b", 2_000), ("a", 3_000)] {
-        note_reads(&store, "search", &report(process, at)).unwrap();
+        note_report(&store, "search", &report(process, at)).unwrap();
     }
-    assert_eq!(read_reports(&store, 3_000, 1_000).unwrap(), [report("a", 3_000), report("b", 2_000)]);
-    assert_eq!(read_reports(&store, 3_000, 999).unwrap(), [report("a", 3_000)]);
-    note_reads(&store, "search", &report("c", 2_001 + REPORTS_KEPT_MS)).unwrap();
+    assert_eq!(reports(&store, 3_000, 1_000).unwrap(), [report("a", 3_000), report("b", 2_000)]);
+    assert_eq!(reports(&store, 3_000, 999).unwrap(), [report("a", 3_000)]);
+    note_report(&store, "search", &report("c", 2_001 + REPORTS_KEPT_MS)).unwrap();
     let kept: i64 = store.query_row("SELECT count(*) FROM read_reports", [], |row| row.get(0)).unwrap();
     assert_eq!(kept, 2);
-    assert_eq!(read_reports(&store, 0, i64::MAX).unwrap().len(), 2);
+    assert_eq!(reports(&store, 0, i64::MAX).unwrap().len(), 2);
 }

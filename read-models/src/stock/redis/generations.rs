@@ -13,7 +13,8 @@ use super::reader::rebuilding;
 use super::{Call, RedisStock, codec, keys};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
-use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations, ReadChoice, ReadReport};
+use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations, ReadChoice};
+use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
 use crate::stock::{NAME, SharedStock, StockReadModel};
 
@@ -202,11 +203,11 @@ impl Generations for RedisStock {
         self.remove(generation, limit).await
     }
 
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError> {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
         let mut note = cmd("HSET");
         note.arg(keys::reads(&self.prefix)).arg(&report.process).arg(self.written(report)?);
         self.servers.command(&note).await?;
-        let gone = self.reports(|other| other.at < report.at.saturating_sub(REPORTS_KEPT_MS)).await?;
+        let gone = self.kept_reports(|other| other.at < report.at.saturating_sub(REPORTS_KEPT_MS)).await?;
         if !gone.is_empty() {
             let mut forget = cmd("HDEL");
             forget.arg(keys::reads(&self.prefix));
@@ -216,20 +217,20 @@ impl Generations for RedisStock {
         Ok(())
     }
 
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
-        self.reports(|report| report.at >= now.saturating_sub(max_age_ms)).await
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
+        self.kept_reports(|report| report.at >= now.saturating_sub(max_age_ms)).await
     }
 }
 
 // === impl RedisStock ===
 
 impl RedisStock {
-    async fn reports(&self, is_wanted: impl Fn(&ReadReport) -> bool) -> Result<Vec<ReadReport>, ReadModelError> {
+    async fn kept_reports(&self, is_wanted: impl Fn(&ProcessReport) -> bool) -> Result<Vec<ProcessReport>, ReadModelError> {
         let mut all = cmd("HVALS");
         all.arg(keys::reads(&self.prefix));
         let found: Vec<String> = self.parse(self.servers.command(&all).await?)?;
         let found = found.iter().map(|text| self.read_json(text, "a report of reads"));
-        let mut found = found.collect::<Result<Vec<ReadReport>, _>>()?;
+        let mut found = found.collect::<Result<Vec<ProcessReport>, _>>()?;
         found.retain(|report| is_wanted(report));
         found.sort_by(|left, right| left.process.cmp(&right.process));
         Ok(found)

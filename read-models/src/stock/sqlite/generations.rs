@@ -9,7 +9,8 @@ use rusqlite::{Connection, params};
 
 use super::SqliteStock;
 use crate::error::ReadModelError;
-use crate::generations::{Catalogue, Decision, GenerationState, Generations, ReadChoice, ReadReport};
+use crate::generations::{Catalogue, Decision, GenerationState, Generations, ReadChoice};
+use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
 use crate::sqlite::{Abort, catalogue, ledger};
 use crate::stock::{NAME, SharedStock, StockReadModel};
@@ -165,16 +166,16 @@ impl Generations for SqliteStock {
         self.file.blocking(move |file| file.write(|transaction| remove(transaction, generation, limit))).await
     }
 
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError> {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
         let report = report.clone();
         self.file
-            .blocking(move |file| file.write(|transaction| catalogue::note_reads(transaction, NAME, &report)))
+            .blocking(move |file| file.write(|transaction| catalogue::note_report(transaction, NAME, &report)))
             .await
     }
 
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
         self.file
-            .blocking(move |file| file.read(|transaction| catalogue::read_reports(transaction, now, max_age_ms)))
+            .blocking(move |file| file.read(|transaction| catalogue::reports(transaction, now, max_age_ms)))
             .await
     }
 }

@@ -3,7 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use async_trait::async_trait;
-use read_models::generations::{Catalogue, Decision, GenerationState, Generations, ReadChoice, ReadReport};
+use read_models::generations::{Catalogue, Decision, GenerationState, Generations, ReadChoice};
+use read_models::process_report::ProcessReport;
 use read_models::{Generation, ReadModelError};
 
 use super::{SimulatedReadModel, State, rebuilding};
@@ -15,7 +16,7 @@ pub(super) struct Kept {
     catalogue: Option<Catalogue>,
     decisions: Vec<Decision>,
     published: u64,
-    reports: BTreeMap<String, ReadReport>,
+    reports: BTreeMap<String, ProcessReport>,
     retired: BTreeSet<u32>,
 }
 
@@ -134,15 +135,15 @@ impl<M: Modelled> Generations for SimulatedReadModel<M> {
         self.at_once("remove_some", |state| state.remove(generation, limit)).await
     }
 
-    async fn note_reads(&self, report: &ReadReport) -> Result<(), ReadModelError> {
-        self.at_once("note_reads", |state| {
+    async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError> {
+        self.at_once("note_report", |state| {
             state.kept.reports.insert(report.process.clone(), report.clone());
             Ok(())
         })
         .await
     }
 
-    async fn read_reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ReadReport>, ReadModelError> {
+    async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
         self.at_once("read_reports", |state| {
             let since = now.saturating_sub(max_age_ms);
             Ok(state.kept.reports.values().filter(|report| report.at >= since).cloned().collect())

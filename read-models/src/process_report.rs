@@ -1,0 +1,139 @@
+//! What one process tells the others of itself, through the store: how its reads fare, and how fast it may build.
+//!
+//! A later report replaces the earlier one of the same process. Figures are of the last seconds and of the last minute:
+//! what is over stops to count by itself, and no figure grows for as long as a stage lasts.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// A report of one process.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct ProcessReport {
+    /// Names the process.
+    pub process: String,
+    /// When it was written, milliseconds since 1970.
+    pub at: i64,
+    /// Reads of callers, by the generation that answered them or was to.
+    #[serde(default)]
+    pub reads: BTreeMap<u32, Lately>,
+    #[serde(default)]
+    pub mirror: Option<MirrorReport>,
+    /// Of a process that builds shadows.
+    #[serde(default)]
+    pub throttle: Option<ThrottleStatus>,
+}
+
+/// The same figures over two spans: in the short one what is sudden shows, in the long one what is rare.
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct Lately {
+    /// The last 10 s.
+    pub seconds: ReadFigures,
+    pub minute: ReadFigures,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
+pub struct ReadFigures {
+    pub requests: u64,
+    /// Of those, answered by a server error.
+    pub errors: u64,
+    /// Of mirrored ones: answers that differ from what was served, both being true at one position. What rules allow is
+    /// not counted.
+    pub differing: u64,
+    /// Milliseconds; of several processes, the slowest one's.
+    pub p99_ms: f64,
+}
+
+/// What mirrored reads of a stage showed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MirrorReport {
+    pub generation: u32,
+    /// Version of the catalogue that began the stage: the next stage is counted from nothing.
+    #[serde(default)]
+    pub stage: u64,
+    /// Since the stage began.
+    pub requests: u64,
+    #[serde(default)]
+    pub lately: Lately,
+    /// SKUs or queries whose answers differed; a few of them.
+    pub samples: Vec<String>,
+}
+
+/// How fast shadows are built by a process, and why not faster.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct ThrottleStatus {
+    /// Events per second of all shadows of the process; `None`: as fast as they can.
+    pub rate: Option<f64>,
+    /// What they yield to; `None` while nothing suffers.
+    pub yields_to: Option<YieldsTo>,
+}
+
+/// Why the building of shadows is held back.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "by", rename_all = "snake_case")]
+pub enum YieldsTo {
+    /// Events wait for what serves.
+    LiveLag { events: u64, bound: u64 },
+    /// The 99th percentile of reads is above its bound.
+    ReadP99 { p99_ms: f64, bound_ms: f64 },
+    /// Nobody can tell how the live side fares.
+    Unseen,
+}
+
+// === impl Lately ===
+
+impl Lately {
+    /// Of two processes together.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self { seconds: self.seconds.plus(more.seconds), minute: self.minute.plus(more.minute) }
+    }
+}
+
+// === impl ReadFigures ===
+
+impl ReadFigures {
+    /// Of two processes together.
+    #[must_use]
+    pub fn plus(self, more: Self) -> Self {
+        Self {
+            requests: self.requests + more.requests,
+            errors: self.errors + more.errors,
+            differing: self.differing + more.differing,
+            p99_ms: self.p99_ms.max(more.p99_ms),
+        }
+    }
+
+    /// `None` where there was no request.
+    pub fn error_rate(&self) -> Option<f64> {
+        (self.requests > 0).then(|| self.errors as f64 / self.requests as f64)
+    }
+}
+
+// === impl YieldsTo ===
+
+impl YieldsTo {
+    /// As it is written in JSON.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            YieldsTo::LiveLag { .. } => "live_lag",
+            YieldsTo::ReadP99 { .. } => "read_p99",
+            YieldsTo::Unseen => "unseen",
+        }
+    }
+}
+
+impl fmt::Display for YieldsTo {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            YieldsTo::LiveLag { events, bound } => {
+                write!(formatter, "{events} events wait for the live side, the bound is {bound}")
+            }
+            YieldsTo::ReadP99 { p99_ms, bound_ms } => {
+                write!(formatter, "p99 of reads is {p99_ms:.1} ms, the bound is {bound_ms} ms")
+            }
+            YieldsTo::Unseen => formatter.write_str("how the live side fares cannot be read"),
+        }
+    }
+}
