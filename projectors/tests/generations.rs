@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use read_models::Catalogue;
-use read_models::process_report::YieldsTo;
 use read_models::generations::{GenerationState, Until, check_chain};
+use read_models::process_report::YieldsTo;
 use schemas::{Context, PositionToken, StorePosition};
 use serde_json::json;
 

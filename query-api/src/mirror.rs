@@ -20,13 +20,7 @@ const OVERLAP: f64 = 0.9;
 
 /// Mirrors a stock read in the background, if it is one of those that are. One that takes longer than a caller would
 /// wait has failed.
-pub(crate) fn stock(
-    watch: &Arc<Watch>,
-    stock: &SharedStock,
-    skus: &[Sku],
-    answered: &StockRead,
-    deadline: Duration,
-) {
+pub(crate) fn stock(watch: &Arc<Watch>, stock: &SharedStock, skus: &[Sku], answered: &StockRead, deadline: Duration) {
     let Some(order) = watch.order(answered.generation) else { return };
     let (watch, stock, skus, answered) = (Arc::clone(watch), stock.clone(), skus.to_vec(), answered.clone());
     tokio::spawn(async move {

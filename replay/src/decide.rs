@@ -3,20 +3,22 @@
 //! Invariant R2: [`rollback`] asks for nothing but a generation that is still fed, and only ever leads back to one that
 //! served before; the way forward is [`cutover`]'s alone.
 
+mod compared;
+
 use read_models::Generation;
 use read_models::generations::{Candidate, Catalogue, GenerationEntry, GenerationState, Source, Until, Verdict};
 use serde_json::{Value, json};
 
 use crate::by::By;
 use crate::error::ReplayError;
-use crate::evidence::ParityEvidence;
 use crate::gates::{Entering, Missing, missing};
 use crate::next_steps::instant;
 use crate::observed::Observed;
 use crate::outcome::Reversal;
 use crate::ownership::Ownership;
 use crate::plan::Plan;
-use crate::record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back};
+use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay, is_same_person, way_back};
+pub(crate) use compared::{approve, note_parity};
 
 /// What a new replay is to build, and how it comes to serve.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,13 +47,11 @@ pub struct CutoverRequest {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Decided {
     pub to: Catalogue,
-    pub verdict: Verdict,
+    /// What is decided, in order; the last one says what came of it.
+    pub verdicts: Vec<Verdict>,
     pub done: String,
     pub reversal: Reversal,
 }
-
-/// Longest position vector in a decision's evidence, in bytes: a command carries 100,000 characters at most.
-const MAX_VECTOR: usize = 50_000;
 
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ruling {
@@ -110,91 +110,6 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
         Some(until) => format!("{name}@{number} is built up to {until}, to be asked for by its number"),
     };
     change(name, to, number, by, "started", evidence, done)
-}
-
-pub(crate) fn note_parity(
-    name: &str,
-    catalogue: &Catalogue,
-    evidence: &ParityEvidence,
-    excused_fields: &[String],
-    by: &By,
-) -> Result<Ruling, ReplayError> {
-    let number = evidence.generation;
-    let mut record = match replay_of(name, catalogue, number)? {
-        Ok(record) => record,
-        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
-    };
-    if record.parity.as_ref().is_some_and(|known| known.at > evidence.at) {
-        let sentence = format!("a newer comparison of {name}@{number} is known; run `replay verify {name}` again");
-        return refuse("older_parity", sentence);
-    }
-    record.approvals.clear();
-    record.parity = Some(evidence.clone());
-    record.excused_fields = excused_fields.to_vec();
-    let is_clean = evidence.is_clean();
-    let done = format!(
-        "{name}@{number} was compared with {name}@{} over {} keys: {}",
-        evidence.against,
-        evidence.compared_keys,
-        if is_clean { "nothing differs but what rules cover" } else { "they differ" }
-    );
-    let mut evidence = json!(evidence);
-    if evidence["vector"].as_str().is_some_and(|vector| vector.len() > MAX_VECTOR) {
-        evidence["vector"] = json!("too long to be published; the report has it");
-    }
-    let to = with_record(catalogue, number, &record)?;
-    change(name, to, number, by, "verified", evidence, done)
-}
-
-pub(crate) fn approve(
-    name: &str,
-    catalogue: &Catalogue,
-    number: u32,
-    by: &By,
-    ownership: &Ownership,
-) -> Result<Ruling, ReplayError> {
-    let mut record = match replay_of(name, catalogue, number)? {
-        Ok(record) => record,
-        Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
-    };
-    let who = by.who();
-    if !ownership.may_approve(name, who) {
-        let approvers = ownership.approvers(name).join(", ");
-        return refuse(
-            "no_approver",
-            format!("{who} is no approver of {name} in ownership.toml; these are: {approvers}"),
-        );
-    }
-    if is_same_person(who, &record.started_by) {
-        let sentence =
-            format!("{who} started {name}@{number}, and nobody approves what they started; ask another approver");
-        return refuse("self_approved", sentence);
-    }
-    let Some(parity) = record.parity.as_ref() else {
-        let sentence = format!("{name}@{number} was not compared yet; run `replay verify {name}` first");
-        return refuse("no_parity", sentence);
-    };
-    if !parity.is_clean() {
-        let sentence =
-            format!("the newest comparison of {name}@{number} found differences; there is nothing to approve");
-        return refuse("parity_differs", sentence);
-    }
-    let report_sha256 = parity.report_sha256.clone();
-    let evidence = json!({
-        "report_sha256": report_sha256,
-        "compared_at": parity.at,
-        "compared_keys": parity.compared_keys,
-        "excused_keys": parity.excused_keys,
-    });
-    if record.approvals.iter().any(|approval| is_same_person(&approval.by, who)) {
-        return refuse("approved_already", format!("{who} approved this comparison of {name}@{number} already"));
-    }
-    record.approvals.push(Approval { by: who.to_owned(), at: by.at(), reason: by.reason().to_owned(), report_sha256 });
-    let needed = record.plan.approvals.needed;
-    let given = record.approvals.len();
-    let done = format!("{who} approved {name}@{number}: {given} of {needed}");
-    let to = with_record(catalogue, number, &record)?;
-    change(name, to, number, by, "approved", evidence, done)
 }
 
 pub(crate) fn cutover(
@@ -267,14 +182,24 @@ pub(crate) fn cutover(
     change(name, to, number, by, action, evidence, done)
 }
 
+/// Which generation is taken back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Leaving {
+    Named(u32),
+    /// What was under way when nobody named one.
+    Meant(u32),
+}
+
 /// Takes a generation back: the candidate, or what serves.
 pub(crate) fn rollback(
     name: &str,
     catalogue: &Catalogue,
-    leaving: u32,
+    leaving: Leaving,
     by: &By,
     evidence: Value,
 ) -> Result<Ruling, ReplayError> {
+    let (Leaving::Named(number) | Leaving::Meant(number)) = leaving;
+    let (is_named, leaving) = (matches!(leaving, Leaving::Named(_)), number);
     let candidate = catalogue.candidate.as_ref().map(|candidate| candidate.generation);
     let serving = catalogue.serving;
     let mut to = catalogue.clone();
@@ -284,6 +209,15 @@ pub(crate) fn rollback(
         let Some((cut_over, _)) = way_back(catalogue)? else {
             return refuse("no_way_back", no_way_back(name, catalogue)?);
         };
+        // Of a newer one that was just taken back: who says so twice does not mean two steps.
+        if let Some(newer) = current_replay(catalogue).filter(|_| !is_named && candidate.is_none()) {
+            let sentence = format!(
+                "{name}@{newer} answers nobody; this would go a step further back, from {name}@{serving} to {name}@{}; \
+                 if that is meant: `replay rollback {name}@{serving}`",
+                cut_over.from
+            );
+            return refuse("name_it", sentence);
+        }
         to.serving = cut_over.from;
         to.previous = Some(serving);
         // It was on its way to replace what is left now.
@@ -399,23 +333,27 @@ fn change(
     evidence: Value,
     done: String,
 ) -> Result<Ruling, ReplayError> {
+    let verdict = verdict(name, &to, number, by, action, evidence);
+    let reversal =
+        if matches!(action, "retired" | "aborted") { Reversal::ForwardFixOnly } else { Reversal::Reversible };
+    Ok(Ruling::Change(Box::new(Decided { to, verdicts: vec![verdict], done, reversal })))
+}
+
+fn verdict(name: &str, to: &Catalogue, number: u32, by: &By, action: &'static str, evidence: Value) -> Verdict {
     let generation = to.generation(name, number).unwrap_or(Generation {
         name: name.to_owned(),
         number,
         fold_version: 0,
         partitions: 0,
     });
-    let verdict = Verdict {
+    Verdict {
         at: by.at(),
         who: by.who().to_owned(),
         action,
         generation,
         reason: by.reason().to_owned(),
         evidence: rounded(evidence),
-    };
-    let reversal =
-        if matches!(action, "retired" | "aborted") { Reversal::ForwardFixOnly } else { Reversal::Reversible };
-    Ok(Ruling::Change(Box::new(Decided { to, verdict, done, reversal })))
+    }
 }
 
 /// A decision's hash is taken of its JSON form, and must be the same once that was read back: of a float with few digits

@@ -17,7 +17,7 @@ pub struct ParityEvidence {
     /// The position token at which both were compared.
     pub vector: String,
     pub compared_keys: u64,
-    /// Keys with a difference that no rule covers.
+    /// Keys with a difference that no rule covers; the next but one and those behind it are among them.
     pub differing_keys: u64,
     /// Keys whose differences are all covered by rules.
     pub excused_keys: u64,
@@ -31,6 +31,9 @@ pub struct ParityEvidence {
     pub queries: Option<QueryEvidence>,
     /// Names the report, in hex.
     pub report_sha256: String,
+    /// Names the rules that it was made with, in hex; of none as of any others.
+    #[serde(default)]
+    pub rules_sha256: String,
 }
 
 /// How much the answers of both generations to the same queries have in common.
@@ -49,8 +52,10 @@ impl ParityEvidence {
     /// Whether nothing differs but what rules cover. A comparison of nothing at all shows nothing, but of two empty
     /// read models it is true.
     pub fn is_clean(&self) -> bool {
-        let differing = self.differing_keys + self.missing_keys + self.extra_keys + self.parked_keys_differing;
-        differing == 0 && self.queries.as_ref().is_none_or(|queries| queries.below_bound == 0)
+        let kinds = [self.missing_keys, self.extra_keys, self.parked_keys_differing];
+        self.differing_keys == 0
+            && kinds.iter().all(|keys| *keys == 0)
+            && self.queries.as_ref().is_none_or(|queries| queries.below_bound == 0)
     }
 }
 
@@ -72,6 +77,7 @@ mod tests {
             parked_keys_differing: 0,
             queries: Some(QueryEvidence { queries: 5, worst_overlap: 0.9, below_bound: 0 }),
             report_sha256: String::new(),
+            rules_sha256: String::new(),
         }
     }
 

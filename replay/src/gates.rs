@@ -10,9 +10,10 @@ use read_models::process_report::ReadFigures;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use crate::evidence::ParityEvidence;
 use crate::observed::{MirroredReads, Observed};
 use crate::ownership::Ownership;
-use crate::plan::Stage;
+use crate::plan::{QueryRule, Stage};
 use crate::record::{ReplayRecord, is_same_person};
 
 /// Something that a gate asks for.
@@ -162,21 +163,19 @@ fn parity(catalogue: &Catalogue, record: &ReplayRecord, entering: Entering<'_>) 
         return Some(Missing::new("no_parity", sentence));
     };
     if !evidence.is_clean() {
-        let mut sentence = format!(
-            "of {} keys {} differ, {} are missing, {} are too many and {} are parked in one of the two only",
-            evidence.compared_keys,
-            evidence.differing_keys,
-            evidence.missing_keys,
-            evidence.extra_keys,
-            evidence.parked_keys_differing
-        );
-        if let Some(queries) = evidence.queries.as_ref().filter(|queries| queries.below_bound > 0) {
-            sentence += &format!("; {} of {} queries answer too differently", queries.below_bound, queries.queries);
-        }
-        sentence += &format!(
-            "; mend the fold and start another replay, or declare what is meant as a rule, and run `replay verify {name}`"
+        let sentence = format!(
+            "{}; mend the fold and start another replay, or declare what is meant as a rule, and run `replay verify {name}`",
+            differences(evidence)
         );
         return Some(Missing::new("parity_differs", sentence));
+    }
+    let needs_queries = record.plan.queries.unwrap_or(QueryRule::of(name)) == QueryRule::Required;
+    if needs_queries && evidence.queries.as_ref().is_none_or(|queries| queries.queries == 0) {
+        let sentence = format!(
+            "the comparison asked no query of {name}@{generation}; run `replay verify {name} --queries FILE`, or start \
+             the replay with `queries = \"optional\"` in its plan"
+        );
+        return Some(Missing::new("no_queries", sentence));
     }
     let age = u64::try_from(now.saturating_sub(evidence.at)).unwrap_or(0);
     if u128::from(age) > record.plan.parity_max_age.as_millis() {
@@ -188,6 +187,26 @@ fn parity(catalogue: &Catalogue, record: &ReplayRecord, entering: Entering<'_>) 
         return Some(Missing::new("parity_old", sentence));
     }
     None
+}
+
+/// What a comparison that is not clean found.
+pub(crate) fn differences(evidence: &ParityEvidence) -> String {
+    let mut sentence = format!("{} of {} keys differ", evidence.differing_keys, evidence.compared_keys);
+    // Each of these is one of those that differ.
+    let kinds = [
+        (evidence.missing_keys, "are missing in the candidate"),
+        (evidence.extra_keys, "are in the candidate only"),
+        (evidence.parked_keys_differing, "are parked in one of the two only"),
+    ];
+    let kinds = kinds.iter().filter(|(keys, _)| *keys > 0).map(|(keys, what)| format!("{keys} {what}"));
+    let kinds = kinds.collect::<Vec<_>>().join(", ");
+    if !kinds.is_empty() {
+        sentence += &format!(", of which {kinds}");
+    }
+    if let Some(queries) = evidence.queries.as_ref().filter(|queries| queries.below_bound > 0) {
+        sentence += &format!("; {} of {} queries answer too differently", queries.below_bound, queries.queries);
+    }
+    sentence
 }
 
 fn approval(record: &ReplayRecord, entering: Entering<'_>, ownership: &Ownership) -> Option<Missing> {
@@ -213,12 +232,7 @@ fn approval(record: &ReplayRecord, entering: Entering<'_>, ownership: &Ownership
 }
 
 /// What the stage that is left asks for.
-fn exit(
-    catalogue: &Catalogue,
-    record: &ReplayRecord,
-    observed: &Observed,
-    entering: Entering<'_>,
-) -> Vec<Missing> {
+fn exit(catalogue: &Catalogue, record: &ReplayRecord, observed: &Observed, entering: Entering<'_>) -> Vec<Missing> {
     let (Some(entered), Some(stage)) = (&record.stage, record.current_stage()) else {
         return Vec::new();
     };

@@ -29,7 +29,7 @@ use crate::replayed::{LogReader, Replayed};
 use crate::report::MOST_LISTED;
 use crate::target::Target;
 use crate::view::{GenerationView, ReplaysView};
-use body::{CutoverBody, DecideBody, RetireBody, StartBody, VerifyBody};
+use body::{ApproveBody, CutoverBody, DecideBody, RetireBody, StartBody, VerifyBody};
 use comparisons::{Comparisons, ParityView};
 use problem::Problem;
 
@@ -218,7 +218,7 @@ async fn parity(
 /// Approve the newest comparison
 #[utoipa::path(
     post, path = "/v1/replays/{name}/approve", tag = "replays", params(("name" = String, Path)),
-    request_body = DecideBody,
+    request_body = ApproveBody,
     responses(
         (status = 200, body = Done),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
@@ -227,12 +227,13 @@ async fn parity(
 async fn approve(
     State(api): State<Arc<Shared>>,
     Path(name): Path<String>,
-    body: Body<DecideBody>,
+    body: Body<ApproveBody>,
 ) -> Result<Response, Problem> {
-    let by = taken(body)?.by.at(api.now)?;
+    let body = taken(body)?;
+    let by = body.by.at(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
-    told(replayed.operations().approve(number, &by).await?, StatusCode::OK)
+    told(replayed.operations().approve(number, body.report.as_deref(), &by).await?, StatusCode::OK)
 }
 
 /// Enter the next stage

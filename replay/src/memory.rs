@@ -205,6 +205,7 @@ pub(crate) fn clean(generation: u32, against: u32, at: i64) -> ParityEvidence {
         parked_keys_differing: 0,
         queries: None,
         report_sha256: format!("report of {at}"),
+        rules_sha256: String::new(),
     }
 }
 

@@ -19,7 +19,12 @@ pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, Re
             let from = cut_over.from;
             if catalogue.candidate.is_none() {
                 let effect = format!("{name}@{from} serves again; it was fed all the time");
-                steps.push(NextStep::new(format!("rollback {name}"), effect, Reversal::Reversible));
+                // With a newer one beside it, it must be named.
+                let target = match current_replay(catalogue) {
+                    None => name.to_owned(),
+                    Some(_) => format!("{name}@{serving}"),
+                };
+                steps.push(NextStep::new(format!("rollback {target}"), effect, Reversal::Reversible));
             }
             let window = record.plan.rollback.window;
             let effect = format!(

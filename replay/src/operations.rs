@@ -10,13 +10,14 @@ use read_models::{Generations, ReadModelError};
 use serde_json::Value;
 
 use crate::by::By;
-use crate::decide::{self, CutoverRequest, Decided, Ruling, StartRequest};
+use crate::decide::{self, CutoverRequest, Decided, Leaving, Ruling, StartRequest};
 use crate::error::ReplayError;
 use crate::evidence::ParityEvidence;
 use crate::next_steps::next_steps;
 use crate::observed::Observed;
 use crate::outcome::{Done, Outcome, Refused};
 use crate::ownership::Ownership;
+use crate::rules::Rules;
 
 /// Operations on the generations of one read model. Cheap to clone.
 #[derive(Clone)]
@@ -59,20 +60,15 @@ impl Operations {
         self.change(|catalogue| decide::start(self.name(), catalogue, request, by)).await
     }
 
-    /// Notes what a comparison showed, and the fields whose differences its rules excuse in every row. Approvals of an
-    /// earlier one are void.
-    pub async fn note_parity(
-        &self,
-        evidence: &ParityEvidence,
-        excused_fields: &[String],
-        by: &By,
-    ) -> Result<Outcome, ReplayError> {
-        self.change(|catalogue| decide::note_parity(self.name(), catalogue, evidence, excused_fields, by)).await
+    /// Notes what a comparison showed, and the rules that it was made with. Approvals of an earlier one are void; where it
+    /// is not clean, a stage that answers from the generation is taken back.
+    pub async fn note_parity(&self, evidence: &ParityEvidence, rules: &Rules, by: &By) -> Result<Outcome, ReplayError> {
+        self.change(|catalogue| decide::note_parity(self.name(), catalogue, evidence, rules, by)).await
     }
 
-    /// Approves the newest comparison.
-    pub async fn approve(&self, generation: u32, by: &By) -> Result<Outcome, ReplayError> {
-        self.change(|catalogue| decide::approve(self.name(), catalogue, generation, by, &self.ownership)).await
+    /// Approves the newest comparison; only if its digest begins with `report`, where that is said.
+    pub async fn approve(&self, generation: u32, report: Option<&str>, by: &By) -> Result<Outcome, ReplayError> {
+        self.change(|catalogue| decide::approve(self.name(), catalogue, generation, report, by, &self.ownership)).await
     }
 
     /// Enters the next stage, or the one that is named, where its gates let it.
@@ -88,7 +84,8 @@ impl Operations {
         self.change(|catalogue| decide::cutover(self.name(), catalogue, &request, by, observed, &self.ownership)).await
     }
 
-    /// Takes a generation back: the one that is named, or the candidate, or what serves. Asks for nothing.
+    /// Takes a generation back: the one that is named, or the candidate, or what serves. Asks for nothing but a name,
+    /// where it would go back a second step.
     pub async fn rollback(&self, generation: Option<u32>, by: &By) -> Result<Outcome, ReplayError> {
         self.rollback_because(generation, Value::Null, by).await
     }
@@ -102,10 +99,10 @@ impl Operations {
     ) -> Result<Outcome, ReplayError> {
         // Settled once: where somebody else takes it back meanwhile, this one does not take back what serves then.
         let leaving = match generation {
-            Some(generation) => generation,
+            Some(generation) => Leaving::Named(generation),
             None => {
                 let catalogue = self.generations.catalogue().await?;
-                catalogue.candidate.map_or(catalogue.serving, |candidate| candidate.generation)
+                Leaving::Meant(catalogue.candidate.map_or(catalogue.serving, |candidate| candidate.generation))
             }
         };
         self.change(|catalogue| decide::rollback(self.name(), catalogue, leaving, by, evidence.clone())).await
@@ -128,15 +125,17 @@ impl Operations {
                 Ruling::Change(decided) => *decided,
                 Ruling::Refuse(missing) => return Ok(Outcome::Refused(Refused { missing })),
             };
-            let Decided { to, verdict, done, reversal } = decided;
+            let Decided { to, verdicts, done, reversal } = decided;
             // What is too long to be published would end the chain on the topic.
-            if verdict.evidence.to_string().len() > MAX_EVIDENCE {
+            if verdicts.iter().any(|verdict| verdict.evidence.to_string().len() > MAX_EVIDENCE) {
                 let problem =
                     format!("what it rests on takes more than {MAX_EVIDENCE} bytes; shorten the plan or the names");
                 return Err(ReplayError::Setting { key: "evidence", problem });
             }
-            let (generation, action) = (verdict.generation.clone(), verdict.action);
-            let (to, decisions) = catalogue.decided(to, vec![verdict]);
+            let Some((generation, action)) = verdicts.last().map(|last| (last.generation.clone(), last.action)) else {
+                return Ok(Outcome::Refused(Refused { missing: Vec::new() }));
+            };
+            let (to, decisions) = catalogue.decided(to, verdicts);
             match self.generations.change(&to, &decisions).await {
                 Ok(()) => {}
                 // An answer may be lost on its way: the decision was written, and must not be made a second time.

@@ -3,6 +3,7 @@
 mod partition;
 mod tail;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use event_log::{EventDecoder, EventLog};
@@ -93,6 +94,11 @@ pub async fn compare<P: Compared>(
     }
     partitions.sort_by_key(|partition| partition.partition);
     differences.sort_by(|left, right| left.key.cmp(&right.key));
+    let mut kinds = BTreeMap::new();
+    for difference in &differences {
+        *kinds.entry(difference.kind).or_insert(0) += 1;
+    }
+    let rules_sha256 = rules.sha256();
     let rules = rules.iter().map(|rule| RuleUse {
         field: rule.field.clone(),
         kind: rule.kind_name(),
@@ -108,7 +114,9 @@ pub async fn compare<P: Compared>(
         vector,
         partitions,
         rules: rules.collect(),
+        rules_sha256,
         differing: differences.len() as u64,
+        kinds,
         differences,
         queries: None,
     };

@@ -36,6 +36,17 @@ pub struct Plan {
     /// A stage is not entered on a comparison that is older.
     #[serde(with = "duration_text", default = "an_hour")]
     pub parity_max_age: Duration,
+    /// Whether a comparison must have asked queries; unless said it must where it can: of search.
+    #[serde(default)]
+    pub queries: Option<QueryRule>,
+}
+
+/// Whether a comparison without queries lets a stage be entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum QueryRule {
+    Required,
+    Optional,
 }
 
 /// One step on the way to all.
@@ -123,6 +134,20 @@ pub struct ApprovalRule {
 /// Longest time that a trigger may wait: what goes wrong is rolled back within 60 s.
 const MAX_HOLDS_FOR: Duration = Duration::from_secs(45);
 const MAX_STAGES: usize = 50;
+/// A comparison that is older says nothing of today's events.
+const MAX_PARITY_AGE: Duration = Duration::from_secs(24 * 60 * 60);
+/// Nobody notices within less that a rollback is due; and a generation that is kept for longer is kept for ever.
+const ROLLBACK_WINDOW: std::ops::RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(90 * 24 * 60 * 60);
+/// Generations that are further apart are not compared either.
+const MAX_ENTRY_LAG: u64 = 100_000;
+/// A trigger beyond it fires for nobody.
+const MAX_TRIGGER_LAG: u64 = 10_000_000;
+const MAX_P99_MS: f64 = 60_000.0;
+const MAX_P99_RATIO: f64 = 100.0;
+const MAX_MIN_TIME: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+const MAX_MIN_MIRRORED: u64 = 10_000_000;
+const MAX_APPROVALS: u32 = 20;
 
 // === impl Plan ===
 
@@ -135,6 +160,7 @@ impl Default for Plan {
             rollback: RollbackWindow::default(),
             approvals: ApprovalRule::default(),
             parity_max_age: an_hour(),
+            queries: None,
         }
     }
 }
@@ -203,8 +229,11 @@ impl Plan {
         if rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
             return Err("triggers.max_error_rate: use a share between 0.0 and 1.0".to_owned());
         }
-        if self.triggers.max_p99_ms.is_some_and(|p99| p99.is_nan() || p99 <= 0.0) {
-            return Err("triggers.max_p99_ms: use a number of milliseconds above 0".to_owned());
+        if self.triggers.max_p99_ms.is_some_and(|p99| !(p99 > 0.0 && p99 <= MAX_P99_MS)) {
+            return Err(format!("triggers.max_p99_ms: use milliseconds above 0, {MAX_P99_MS} at most"));
+        }
+        if self.triggers.max_lag_events.is_some_and(|lag| !(1..=MAX_TRIGGER_LAG).contains(&lag)) {
+            return Err(format!("triggers.max_lag_events: use 1 to {MAX_TRIGGER_LAG} events"));
         }
         if self.triggers.holds_for > MAX_HOLDS_FOR {
             return Err("triggers.holds_for: use at most 45s, so that it rolls back within 60 s".to_owned());
@@ -212,10 +241,25 @@ impl Plan {
         if self.approvals.needed == 0 {
             return Err("approvals.needed: use 1 or more; nothing is cut over without approval".to_owned());
         }
-        if self.parity_max_age.is_zero() {
-            return Err("parity_max_age: use a time such as 1h".to_owned());
+        if self.approvals.needed > MAX_APPROVALS {
+            return Err(format!("approvals.needed: use {MAX_APPROVALS} at most"));
+        }
+        if self.parity_max_age.is_zero() || self.parity_max_age > MAX_PARITY_AGE {
+            return Err("parity_max_age: use a time such as 1h, 24h at most".to_owned());
+        }
+        if !ROLLBACK_WINDOW.contains(&self.rollback.window) {
+            return Err("rollback.window: use 1m to 90days, such as 24h".to_owned());
         }
         Ok(())
+    }
+}
+
+// === impl QueryRule ===
+
+impl QueryRule {
+    /// Where a plan says nothing: rows that are level say little of what a search finds and in which order.
+    pub fn of(read_model: &str) -> Self {
+        if read_model == "search" { QueryRule::Required } else { QueryRule::Optional }
     }
 }
 
@@ -255,8 +299,17 @@ impl Stage {
         if self.exit.max_error_rate.is_some_and(|rate| !(0.0..=1.0).contains(&rate)) {
             return Err("exit.max_error_rate: use a share between 0.0 and 1.0".to_owned());
         }
-        if self.exit.max_p99_ratio.is_some_and(|ratio| ratio.is_nan() || ratio <= 0.0) {
-            return Err("exit.max_p99_ratio: use a number above 0, such as 1.5".to_owned());
+        if self.exit.max_p99_ratio.is_some_and(|ratio| !(ratio > 0.0 && ratio <= MAX_P99_RATIO)) {
+            return Err(format!("exit.max_p99_ratio: use a number above 0, such as 1.5, {MAX_P99_RATIO} at most"));
+        }
+        if self.exit.min_mirrored > MAX_MIN_MIRRORED {
+            return Err(format!("exit.min_mirrored: use {MAX_MIN_MIRRORED} at most"));
+        }
+        if self.entry.max_lag_events > MAX_ENTRY_LAG {
+            return Err(format!("entry.max_lag_events: use {MAX_ENTRY_LAG} at most"));
+        }
+        if self.min_time > MAX_MIN_TIME {
+            return Err("min_time: use 30days at most".to_owned());
         }
         Ok(())
     }

@@ -33,8 +33,12 @@ pub struct ParityReport {
     pub vector: PositionToken,
     pub partitions: Vec<PartitionParity>,
     pub rules: Vec<RuleUse>,
+    /// Names the rules, in hex.
+    pub rules_sha256: String,
     /// Keys that differ in a way that no rule covers.
     pub differing: u64,
+    /// Those keys by how they differ.
+    pub kinds: BTreeMap<DifferenceKind, u64>,
     /// Those keys, sorted; at most [`MOST_LISTED`].
     pub differences: Vec<KeyDifference>,
     /// Of search: what queries answer.
@@ -111,7 +115,7 @@ impl ParityReport {
     }
 
     fn count(&self, kinds: &[DifferenceKind]) -> u64 {
-        self.differences.iter().filter(|difference| kinds.contains(&difference.kind)).count() as u64
+        kinds.iter().filter_map(|kind| self.kinds.get(kind)).sum()
     }
 
     /// Differing keys by field.
@@ -155,6 +159,7 @@ impl ParityReport {
                 below_bound: queries.below_bound() as u64,
             }),
             report_sha256: Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect(),
+            rules_sha256: self.rules_sha256.clone(),
         }
     }
 
@@ -166,6 +171,8 @@ impl ParityReport {
             vector: self.vector.clone(),
             partitions: self.partitions.clone(),
             rules: self.rules.clone(),
+            rules_sha256: self.rules_sha256.clone(),
+            kinds: self.kinds.clone(),
             differences: shown,
             queries: self.queries.clone(),
             ..*self
@@ -191,6 +198,7 @@ impl ParityReport {
             self.seconds,
             name = self.projection,
         );
+        let _ = writeln!(text, "  report    {}", self.evidence().report_sha256);
         for (field, count) in self.by_field() {
             let _ = writeln!(text, "  field     {field} differs in {count} keys");
         }

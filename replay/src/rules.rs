@@ -13,8 +13,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use schemas::RegionId;
-use serde::Deserialize;
-use serde_json::Value;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 use crate::error::ReplayError;
 use crate::fields::Fields;
@@ -26,7 +27,7 @@ pub struct Rules {
 }
 
 /// One meant difference.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub struct Rule {
     pub field: String,
     pub kind: Kind,
@@ -34,10 +35,12 @@ pub struct Rule {
     pub regions: Vec<RegionId>,
     pub reason: String,
     /// Rows that it covered so far.
+    #[serde(skip)]
     covered: AtomicU64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// The candidate has the field, the live generation has not.
     New,
@@ -133,6 +136,17 @@ impl Rules {
         excused.map(|rule| rule.field.clone()).collect()
     }
 
+    /// What was declared, for the decision that rests on it.
+    pub fn as_decided(&self) -> Value {
+        json!(self.rules)
+    }
+
+    /// Names what was declared, in hex.
+    pub fn sha256(&self) -> String {
+        let digest = Sha256::digest(self.as_decided().to_string().as_bytes());
+        digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Names of the fields that differ and that no rule covers, and whether a rule covers any.
     pub fn uncovered(&self, region: Option<&RegionId>, live: &Fields, candidate: &Fields) -> (Vec<String>, bool) {
         let mut uncovered = Vec::new();
@@ -190,8 +204,6 @@ impl Rule {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
 
     fn fields(value: Value) -> Fields {
@@ -231,6 +243,23 @@ mod tests {
         let has_it = fields(json!({"on_hand": 5, "price": 100, "updated_at": 6}));
         assert_eq!(rules.uncovered(Some(&eu), &has_it, &new).0, ["updated_at"]);
         assert_eq!(rules.iter().next().unwrap().covered(), 2);
+    }
+
+    #[test]
+    fn other_rules_have_another_name_and_what_they_covered_changes_none() {
+        let rule = |tolerance: u32| {
+            rules(&format!(
+                "[[difference]]\nprojection = \"stock\"\nfield = \"price\"\nkind = \"within\"\n\
+                 tolerance = {tolerance}\nreason = \"r\""
+            ))
+        };
+        let (one, two) = (rule(1), rule(2));
+        let named = one.sha256();
+        assert_ne!(named, two.sha256());
+        assert_ne!(named, Rules::default().sha256());
+        one.uncovered(None, &fields(json!({"price": 1})), &fields(json!({"price": 2})));
+        assert_eq!((one.iter().next().unwrap().covered(), one.sha256()), (1, named));
+        assert_eq!(one.as_decided()[0]["kind"], json!({"within": 1.0}));
     }
 
     #[test]

@@ -153,7 +153,11 @@ impl ReplaysView {
             };
             let view = GenerationView::of(replayed.name(), &catalogue, *number, entry, status.as_ref())?;
             let throttle = ThrottleView::of(&reports).filter(|_| is_shadow(&catalogue, *number, entry));
-            generations.push(GenerationView { throttle, mirror: MirrorView::of(&catalogue, *number, &reports), ..view });
+            generations.push(GenerationView {
+                throttle,
+                mirror: MirrorView::of(&catalogue, *number, &reports),
+                ..view
+            });
         }
         Ok(Self {
             projection: replayed.name(),

@@ -47,9 +47,11 @@ pub enum ReplayAction {
     /// Approve the newest comparison of a generation
     ///
     /// Only by an approver that ownership.toml names, and never by who started the replay. The embedded default lets
-    /// anybody else approve.
-    #[command(after_help = "Example: millrace replay approve stock@2 --as bob --reason 'the report is as announced'")]
-    Approve(DecideArgs),
+    /// anybody else approve. The approval is of that one report: a newer comparison voids it.
+    #[command(
+        after_help = "Example: millrace replay approve stock@2 --as bob --report 3f0c9a41 --reason 'as announced'"
+    )]
+    Approve(ApproveArgs),
     /// Enter the next stage of the plan; the last one gives all
     ///
     /// Refused with exit code 3 and the list of what is missing: parity, approval, lag, exit criteria of the stage
@@ -59,6 +61,7 @@ pub enum ReplayAction {
     /// Answer from the generation before again; one step, at once
     ///
     /// Takes back the stage that a replay is in, or the cutover itself. Nothing is lost: the generation before was fed.
+    /// Without a number it goes back one step only: for a second one, name the generation to be left.
     #[command(after_help = "Example: millrace replay rollback stock --as ann --reason 'p99 doubled'")]
     Rollback(DecideArgs),
     /// Stop feeding a generation that answers nobody, and remove its rows
@@ -210,6 +213,20 @@ pub struct DecideArgs {
 }
 
 #[derive(Debug, Clone, Args)]
+pub struct ApproveArgs {
+    /// Generation such as stock@2, or stock for its replay under way
+    #[arg(value_name = "GENERATION")]
+    pub target: Target,
+    /// Only if the newest comparison is this one: its digest, or the first 8 digits or more of it
+    #[arg(long, value_name = "DIGEST")]
+    pub report: Option<String>,
+    #[command(flatten)]
+    pub by: ByArgs,
+    #[command(flatten)]
+    pub at: AtArgs,
+}
+
+#[derive(Debug, Clone, Args)]
 pub struct CutoverArgs {
     /// Generation such as stock@2, or stock for its replay under way
     #[arg(value_name = "GENERATION")]
@@ -288,7 +305,8 @@ impl ReplayAction {
             ReplayAction::Start(args) => &args.at,
             ReplayAction::Status(args) => &args.at,
             ReplayAction::Verify(args) => &args.at,
-            ReplayAction::Approve(args) | ReplayAction::Rollback(args) | ReplayAction::Abort(args) => &args.at,
+            ReplayAction::Approve(args) => &args.at,
+            ReplayAction::Rollback(args) | ReplayAction::Abort(args) => &args.at,
             ReplayAction::Cutover(args) => &args.at,
             ReplayAction::Retire(args) => &args.at,
             ReplayAction::List(args) => &args.at,

@@ -3,17 +3,17 @@
 use replay::{By, CutoverRequest, NextStep, Outcome};
 use serde_json::json;
 
-use super::args::{ByArgs, CutoverArgs, DecideArgs, RetireArgs};
+use super::args::{ApproveArgs, ByArgs, CutoverArgs, DecideArgs, RetireArgs};
 use super::connect;
 use crate::exit::Exit;
 use crate::output;
 use crate::roles::process::now;
 
-pub async fn approve(args: DecideArgs) -> anyhow::Result<Exit> {
+pub async fn approve(args: ApproveArgs) -> anyhow::Result<Exit> {
     let by = by(&args.by)?;
     let replayed = connect::read_model(&args.at, args.target.name).await?;
     let number = args.target.resolve(&replayed.catalogue().await?)?;
-    tell(&replayed.operations().approve(number, &by).await?, args.at.json)
+    tell(&replayed.operations().approve(number, args.report.as_deref(), &by).await?, args.at.json)
 }
 
 pub async fn cutover(args: CutoverArgs) -> anyhow::Result<Exit> {

@@ -43,7 +43,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
     let mut noted = None;
     if let (false, Some(who)) = (args.dry, &args.who) {
         let by = By::new(who, &args.reason, now())?;
-        noted = Some(replayed.operations().note_parity(&report.evidence(), &rules.excused_fields(), &by).await?);
+        noted = Some(replayed.operations().note_parity(&report.evidence(), &rules, &by).await?);
     }
     if args.at.json {
         decide::json_with(noted.as_ref(), "report", &report)?;

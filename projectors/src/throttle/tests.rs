@@ -88,8 +88,7 @@ async fn beside_a_live_side_pieces_go_one_after_the_other() {
 fn the_worst_of_all_read_models_counts() {
     let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0, is_unseen: true };
     let worst = BUSY.worse(other);
-    let expected =
-        Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0, is_unseen: true };
+    let expected = Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0, is_unseen: true };
     assert_eq!(worst, expected);
 }
 

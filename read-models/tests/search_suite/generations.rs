@@ -103,8 +103,7 @@ async fn a_directory_without_a_catalogue_serves_generation_1_and_looking_makes_n
     assert!(files.iter().all(|name| name == "CURRENT" || name == "builds"), "{files:?}");
 
     // What serving processes tell is no catalogue yet.
-    let report =
-        ProcessReport { process: "p".to_owned(), at: 5, ..ProcessReport::default() };
+    let report = ProcessReport { process: "p".to_owned(), at: 5, ..ProcessReport::default() };
     catalogue.note_report(&report).await.unwrap();
     catalogue.note_published(3).await.unwrap();
     assert_eq!(store.reader.catalogue().reports(6, 1).await.unwrap(), [report]);
@@ -204,8 +203,13 @@ async fn a_pointer_that_moves_is_followed_at_once_and_no_answer_is_of_two_genera
 async fn a_stage_is_answered_by_key_and_a_number_by_itself() {
     let (one, _two, catalogue) = two().await;
     decide(&catalogue, "stage_entered", 2, |to| {
-        to.candidate =
-            Some(Candidate { generation: 2, share: Share::Percent(40), mirror_percent: 0, excused_fields: Vec::new(), since: 0 });
+        to.candidate = Some(Candidate {
+            generation: 2,
+            share: Share::Percent(40),
+            mirror_percent: 0,
+            excused_fields: Vec::new(),
+            since: 0,
+        });
     })
     .await;
     let stored = catalogue.catalogue().await.unwrap();

@@ -9,6 +9,7 @@ use schemas::Context;
 use super::*;
 use crate::decide::StartRequest;
 use crate::memory::{HOUR, MemoryGenerations, SECOND, STAGES, by, clean, level, ownership, request};
+use crate::rules::Rules;
 
 async fn replay(request: &StartRequest) -> (Arc<MemoryGenerations>, Operations) {
     let stored = Arc::new(MemoryGenerations::new());
@@ -18,8 +19,8 @@ async fn replay(request: &StartRequest) -> (Arc<MemoryGenerations>, Operations) 
 }
 
 async fn let_through(operations: &Operations) {
-    operations.note_parity(&clean(2, 1, 0), &[], &by("eve", 0)).await.unwrap();
-    operations.approve(2, &by("ann", 0)).await.unwrap().done().unwrap();
+    operations.note_parity(&clean(2, 1, 0), &Rules::default(), &by("eve", 0)).await.unwrap();
+    operations.approve(2, None, &by("ann", 0)).await.unwrap().done().unwrap();
 }
 
 fn mirrored(stage: u64, requests: u64, differing: u64) -> Observed {

@@ -70,6 +70,37 @@ fn parity_must_be_clean_fresh_and_with_what_serves() {
 }
 
 #[test]
+fn of_search_a_comparison_asks_queries_unless_the_plan_lets_it_be() {
+    let search = Entering { name: "search", ..entering(0, 1) };
+    let with = |queries: Option<u64>, rule| {
+        let mut record = record(None);
+        record.parity.as_mut().unwrap().queries =
+            queries.map(|queries| QueryEvidence { queries, worst_overlap: 1.0, below_bound: 0 });
+        record.plan.queries = rule;
+        record
+    };
+    assert_eq!(codes(&with(None, None), &level(), search), ["no_queries"]);
+    assert_eq!(codes(&with(Some(0), None), &level(), search), ["no_queries"]);
+    assert_eq!(codes(&with(Some(1), None), &level(), search), NOTHING);
+    assert_eq!(codes(&with(None, Some(QueryRule::Optional)), &level(), search), NOTHING);
+    assert_eq!(codes(&with(None, None), &level(), entering(0, 1)), NOTHING, "stock answers none");
+}
+
+#[test]
+fn what_differs_is_not_told_twice() {
+    let evidence = ParityEvidence {
+        differing_keys: 7,
+        missing_keys: 2,
+        extra_keys: 0,
+        parked_keys_differing: 1,
+        ..clean(2, 1, 0)
+    };
+    let told = "7 of 100 keys differ, of which 2 are missing in the candidate, 1 are parked in one of the two only";
+    assert_eq!(differences(&evidence), told);
+    assert_eq!(differences(&ParityEvidence { differing_keys: 3, ..clean(2, 1, 0) }), "3 of 100 keys differ");
+}
+
+#[test]
 fn an_approval_counts_while_its_giver_is_an_approver_and_somebody_else() {
     let approved_by = |name: &str| {
         let mut record = record(None);

@@ -5,13 +5,14 @@ use schemas::id::ProjectionId;
 use super::*;
 use crate::memory::{MemoryGenerations, by, clean, ownership, request};
 use crate::operations::Operations;
+use crate::rules::Rules;
 
 async fn history() -> (Catalogue, History) {
     let stored = Arc::new(MemoryGenerations::new());
     let operations = Operations::new(stored.clone(), Arc::new(ownership()));
     operations.start(&request(""), &by("eve", 1)).await.unwrap();
-    operations.note_parity(&clean(2, 1, 2), &[], &by("eve", 2)).await.unwrap();
-    operations.approve(2, &by("ann", 3)).await.unwrap();
+    operations.note_parity(&clean(2, 1, 2), &Rules::default(), &by("eve", 2)).await.unwrap();
+    operations.approve(2, None, &by("ann", 3)).await.unwrap();
     (stored.catalogue().await.unwrap(), History::read(&*stored).await.unwrap())
 }
 
@@ -69,7 +70,7 @@ async fn page_by_page_the_whole_chain_is_checked() {
     let operations = Operations::new(stored.clone(), Arc::new(ownership()));
     operations.start(&request(""), &by("eve", 1)).await.unwrap();
     for at in 2..7 {
-        operations.note_parity(&clean(2, 1, at), &[], &by("eve", at)).await.unwrap();
+        operations.note_parity(&clean(2, 1, at), &Rules::default(), &by("eve", at)).await.unwrap();
     }
     let mut seen = Vec::new();
     let mut after = 0;

@@ -49,6 +49,15 @@ pub(super) struct StartBody {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+pub(super) struct ApproveBody {
+    #[serde(flatten)]
+    pub(super) by: ByBody,
+    /// Only if the newest comparison is this one: its `report_sha256`, or the first 8 digits or more of it.
+    #[serde(default)]
+    pub(super) report: Option<String>,
+}
+
+#[derive(Debug, Deserialize, ToSchema)]
 pub(super) struct VerifyBody {
     #[serde(flatten)]
     by: ByBody,

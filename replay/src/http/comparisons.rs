@@ -150,7 +150,7 @@ impl Comparison {
         let report = replayed.compare(catalogue, self.number, log, rules, queries, &self.progress, now()).await?;
         let noted = match by {
             None => None,
-            Some(by) => Some(replayed.operations().note_parity(&report.evidence(), &rules.excused_fields(), by).await?),
+            Some(by) => Some(replayed.operations().note_parity(&report.evidence(), rules, by).await?),
         };
         Ok(Ended::Compared { report: Box::new(report), noted })
     }

@@ -30,8 +30,8 @@ impl Given {
     /// Compared and approved at `at`.
     async fn let_through(&self, generation: u32, at: i64) {
         let serving = self.catalogue().await.serving;
-        done(self.operations.note_parity(&clean(generation, serving, at), &[], &by("eve", at)).await);
-        done(self.operations.approve(generation, &by("ann", at)).await);
+        done(self.operations.note_parity(&clean(generation, serving, at), &Rules::default(), &by("eve", at)).await);
+        done(self.operations.approve(generation, None, &by("ann", at)).await);
     }
 
     async fn cutover(&self, generation: u32, at: i64) -> Outcome {
@@ -99,10 +99,93 @@ async fn several_cutovers_are_taken_back_one_by_one() {
     let given = given();
     given.serves(2).await;
     given.serves(3).await;
-    done(given.operations.rollback(None, &by("ann", 3)).await);
+    let back = done(given.operations.rollback(None, &by("ann", 3)).await);
     assert_eq!(given.catalogue().await.serving, 2);
-    done(given.operations.rollback(None, &by("ann", 4)).await);
+    // Said twice, it does not go two steps.
+    let twice = given.operations.rollback(None, &by("bob", 4)).await.unwrap();
+    assert_eq!(codes(&twice), ["name_it"]);
+    let sentence = &twice.missing()[0].sentence;
+    assert!(
+        sentence.contains("from stock@2 to stock@1") && sentence.contains("`replay rollback stock@2`"),
+        "{sentence}"
+    );
+    assert_eq!(given.catalogue().await.serving, 2);
+    assert!(back.next.iter().any(|step| step.command == "rollback stock@2"), "{:?}", back.next);
+    done(given.operations.rollback(Some(2), &by("ann", 4)).await);
     assert_eq!(given.catalogue().await.serving, 1);
+}
+
+#[tokio::test]
+async fn a_candidate_that_is_taken_back_twice_is_taken_back_once() {
+    let given = given();
+    given.serves(2).await;
+    given.start(STAGES, 1).await;
+    given.let_through(3, 1).await;
+    done(Ok(given.cutover(3, 1).await));
+    done(given.operations.rollback(None, &by("ann", 2)).await);
+    let twice = given.operations.rollback(None, &by("bob", 2)).await.unwrap();
+    assert_eq!(codes(&twice), ["name_it"]);
+    assert_eq!(given.catalogue().await.serving, 2);
+    // Once nothing else is under way there is nothing to mistake.
+    done(given.operations.abort(3, &by("eve", 3)).await);
+    done(given.operations.rollback(None, &by("bob", 4)).await);
+    assert_eq!(given.catalogue().await.serving, 1);
+}
+
+/// Mirrors at most `percent` of the requests, or answers them.
+fn stages(share: &str) -> String {
+    format!(
+        "[[stage]]\nname = \"first\"\nshare = {share}\nmirror_percent = 10\n[[stage]]\nname = \"all\"\nshare = \"all\"\n"
+    )
+}
+
+#[tokio::test]
+async fn a_comparison_that_is_not_clean_takes_back_the_stage_that_answers() {
+    let dirty = |at| ParityEvidence { differing_keys: 3, missing_keys: 1, ..clean(2, 1, at) };
+    for (share, is_taken_back) in [("{ percent = 10 }", true), ("{ regions = [\"eu\"] }", true), ("\"none\"", false)] {
+        let given = given();
+        given.start(&stages(share), 0).await;
+        given.let_through(2, 0).await;
+        done(Ok(given.cutover(2, 1).await));
+        done(given.operations.note_parity(&clean(2, 1, 2), &Rules::default(), &by("eve", 2)).await);
+        assert!(given.catalogue().await.candidate.is_some(), "a clean one changes nothing");
+        let noted = done(given.operations.note_parity(&dirty(3), &Rules::default(), &by("eve", 3)).await);
+        let catalogue = given.catalogue().await;
+        assert_eq!(catalogue.candidate.is_none(), is_taken_back, "{share}");
+        let decisions = given.stored.all_decisions();
+        check_chain(&decisions).unwrap();
+        if is_taken_back {
+            assert!(noted.done.contains("stock@1 answers everything again"), "{}", noted.done);
+            let [verified, rolled_back] = &decisions[decisions.len() - 2..] else { panic!() };
+            assert_eq!((verified.action.as_str(), verified.who.as_str()), ("verified", "eve"));
+            assert_eq!((rolled_back.action.as_str(), rolled_back.who.as_str()), ("rolled_back", "trigger"));
+            let reason = "the comparison is not clean: 3 of 100 keys differ, of which 1 are missing in the candidate";
+            assert_eq!(rolled_back.reason, reason);
+            // What it found is not forgotten with the stage.
+            assert_eq!(codes(&given.cutover(2, 4).await), ["parity_differs", "not_approved"]);
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_names_a_report_approves_no_other() {
+    let given = given();
+    given.start("", 0).await;
+    let rules = "[[difference]]\nprojection = \"stock\"\nfield = \"f\"\nkind = \"new\"\nreason = \"meant\"";
+    let rules = Rules::parse(rules, "stock").unwrap();
+    let evidence =
+        ParityEvidence { report_sha256: "0123456789abcdef".repeat(4), rules_sha256: rules.sha256(), ..clean(2, 1, 1) };
+    done(given.operations.note_parity(&evidence, &rules, &by("eve", 1)).await);
+    let approve = async |report: &str| given.operations.approve(2, Some(report), &by("ann", 2)).await.unwrap();
+    for other in ["0123456", "fedcba98", "", "0123456789abcdef0123456789abcdee"] {
+        assert_eq!(codes(&approve(other).await), ["other_report"], "{other}");
+    }
+    done(Ok(approve("0123456789AB").await));
+    let decisions = given.stored.all_decisions();
+    let [verified, approved] = &decisions[1..] else { panic!() };
+    assert_eq!(verified.evidence["rules"][0]["field"], "f");
+    assert_eq!(verified.evidence["rules_sha256"], approved.evidence["rules_sha256"]);
+    assert_eq!(approved.evidence["report_sha256"], evidence.report_sha256.as_str());
 }
 
 #[tokio::test]
@@ -154,9 +237,9 @@ async fn an_approval_is_of_a_named_other_person_and_of_the_newest_comparison() {
     let given = given();
     // Whoever may approve others may still not approve what they started.
     done(given.operations.start(&request(""), &by("ann", 0)).await);
-    let approve = async |who: &str| codes(&given.operations.approve(2, &by(who, 1)).await.unwrap());
+    let approve = async |who: &str| codes(&given.operations.approve(2, None, &by(who, 1)).await.unwrap());
     assert_eq!(approve("bob").await, ["no_parity"]);
-    done(given.operations.note_parity(&clean(2, 1, 1), &[], &by("ann", 1)).await);
+    done(given.operations.note_parity(&clean(2, 1, 1), &Rules::default(), &by("ann", 1)).await);
     assert_eq!(approve("ann").await, ["self_approved"]);
     assert_eq!(approve(" ANN").await, ["self_approved"]);
     assert_eq!(approve("mallory").await, ["no_approver"]);
@@ -168,13 +251,13 @@ async fn an_approval_is_of_a_named_other_person_and_of_the_newest_comparison() {
     let refused = given.operations.cutover(&request, &level(), &by("bob", 2)).await.unwrap();
     assert_eq!(codes(&refused), ["not_approved"]);
 
-    done(given.operations.note_parity(&clean(2, 1, 3), &[], &by("ann", 3)).await);
+    done(given.operations.note_parity(&clean(2, 1, 3), &Rules::default(), &by("ann", 3)).await);
     assert_eq!(codes(&given.cutover(2, 4).await), ["not_approved"]);
-    let older = given.operations.note_parity(&clean(2, 1, 2), &[], &by("ann", 4)).await.unwrap();
+    let older = given.operations.note_parity(&clean(2, 1, 2), &Rules::default(), &by("ann", 4)).await.unwrap();
     assert_eq!(codes(&older), ["older_parity"]);
 
     let dirty = ParityEvidence { differing_keys: 1, ..clean(2, 1, 5) };
-    done(given.operations.note_parity(&dirty, &[], &by("ann", 5)).await);
+    done(given.operations.note_parity(&dirty, &Rules::default(), &by("ann", 5)).await);
     assert_eq!(approve("bob").await, ["parity_differs"]);
     assert_eq!(codes(&given.cutover(2, 6).await), ["parity_differs", "not_approved"]);
 }
@@ -301,9 +384,10 @@ async fn decisions_read_back_with_the_hash_that_they_were_made_with() {
             vector: "v".repeat(60_000),
             ..clean(2, 1, at)
         };
-        done(given.operations.note_parity(&evidence, &[], &by("eve", at)).await);
+        done(given.operations.note_parity(&evidence, &Rules::default(), &by("eve", at)).await);
     }
     let read = given.stored.decisions(0, 100).await.unwrap();
     check_chain(&read).unwrap();
     assert!(read[1].evidence.to_string().len() < 1_000);
+    assert_eq!(read[1].evidence["vector"], "too long to be published; the report has it");
 }

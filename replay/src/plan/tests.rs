@@ -82,3 +82,34 @@ fn what_could_never_be_measured_is_refused() {
     let twice = "[[stage]]\nname = \"all\"\nshare = { percent = 5 }\n".to_owned() + all;
     assert!(refusal(&twice).contains("another stage has it"));
 }
+
+#[test]
+fn every_bound_has_a_floor_and_a_ceiling() {
+    for (text, key) in [
+        ("parity_max_age = \"0s\"", "parity_max_age"),
+        ("parity_max_age = \"25h\"", "parity_max_age"),
+        ("[rollback]\nwindow = \"59s\"", "rollback.window"),
+        ("[rollback]\nwindow = \"91days\"", "rollback.window"),
+        ("[triggers]\nmax_lag_events = 0", "triggers.max_lag_events"),
+        ("[triggers]\nmax_lag_events = 10000001", "triggers.max_lag_events"),
+        ("[triggers]\nmax_p99_ms = 0.0", "triggers.max_p99_ms"),
+        ("[triggers]\nmax_p99_ms = nan", "triggers.max_p99_ms"),
+        ("[triggers]\nmax_p99_ms = 60001.0", "triggers.max_p99_ms"),
+        ("[approvals]\nneeded = 21", "approvals.needed"),
+    ] {
+        assert!(refusal(text).starts_with(&format!("stages.toml: {key}: use ")), "{text}: {}", refusal(text));
+    }
+    let all = "[[stage]]\nname = \"all\"\nshare = \"all\"\n";
+    for (body, key) in [
+        ("entry = { max_lag_events = 100001 }", "entry.max_lag_events"),
+        ("exit = { min_mirrored = 10000001 }", "exit.min_mirrored"),
+        ("exit = { max_p99_ratio = 101.0 }", "exit.max_p99_ratio"),
+        ("min_time = \"31days\"", "min_time"),
+    ] {
+        let text = format!("[[stage]]\nname = \"a\"\nshare = \"none\"\nmirror_percent = 9\n{body}\n{all}");
+        assert!(refusal(&text).contains(&format!("stage \"a\": {key}: use ")), "{body}: {}", refusal(&text));
+    }
+    let at_the_edge = "parity_max_age = \"24h\"\nqueries = \"optional\"\n[rollback]\nwindow = \"1m\"";
+    let plan = Plan::parse("stages.toml", at_the_edge).unwrap();
+    assert_eq!(plan.queries, Some(QueryRule::Optional));
+}

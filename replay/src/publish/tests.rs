@@ -5,13 +5,14 @@ use event_log::{CommandDecoder, EmbeddedRegistry, SqliteEventLog, TopicSpec};
 use super::*;
 use crate::memory::{MemoryGenerations, by, clean, ownership, request};
 use crate::operations::Operations;
+use crate::rules::Rules;
 
 #[tokio::test]
 async fn each_decision_is_sent_in_order_and_a_repeat_has_its_id() {
     let stored = Arc::new(MemoryGenerations::new());
     let operations = Operations::new(stored.clone(), Arc::new(ownership()));
     operations.start(&request(""), &by("eve", 1)).await.unwrap();
-    operations.note_parity(&clean(2, 1, 2), &[], &by("eve", 2)).await.unwrap();
+    operations.note_parity(&clean(2, 1, 2), &Rules::default(), &by("eve", 2)).await.unwrap();
     let folder = tempfile::tempdir().unwrap();
     let log = SqliteEventLog::open(folder.path().join("log.db")).unwrap();
     let topic = Context::Platform.commands_topic().to_owned();

@@ -225,7 +225,10 @@ impl Generations for RedisStock {
 // === impl RedisStock ===
 
 impl RedisStock {
-    async fn kept_reports(&self, is_wanted: impl Fn(&ProcessReport) -> bool) -> Result<Vec<ProcessReport>, ReadModelError> {
+    async fn kept_reports(
+        &self,
+        is_wanted: impl Fn(&ProcessReport) -> bool,
+    ) -> Result<Vec<ProcessReport>, ReadModelError> {
         let mut all = cmd("HVALS");
         all.arg(keys::reads(&self.prefix));
         let found: Vec<String> = self.parse(self.servers.command(&all).await?)?;

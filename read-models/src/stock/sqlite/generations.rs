@@ -174,9 +174,7 @@ impl Generations for SqliteStock {
     }
 
     async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
-        self.file
-            .blocking(move |file| file.read(|transaction| catalogue::reports(transaction, now, max_age_ms)))
-            .await
+        self.file.blocking(move |file| file.read(|transaction| catalogue::reports(transaction, now, max_age_ms))).await
     }
 }
 
