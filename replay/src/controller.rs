@@ -7,6 +7,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use metrics::counter;
 use read_models::generations::Catalogue;
 use read_models::{Generations, ReadModelStatus};
 use serde_json::{Value, json};
@@ -17,6 +18,7 @@ use crate::by::By;
 use crate::decide::CutoverRequest;
 use crate::error::ReplayError;
 use crate::gates::{Entering, missing};
+use crate::metrics::ROLLBACKS;
 use crate::observed::Observed;
 use crate::operations::Operations;
 use crate::outcome::Outcome;
@@ -50,6 +52,8 @@ pub async fn run_controller<S, F>(
     F: Future<Output = Result<Vec<ReadModelStatus>, ReplayError>> + Send,
 {
     let mut controller = Controller::new(Operations::new(generations, ownership));
+    // An alarm on its rise needs to have seen it at 0.
+    counter!(ROLLBACKS, "projection" => controller.operations.name()).increment(0);
     let mut ticks = interval_at(Instant::now() + EVERY, EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -110,6 +114,9 @@ impl Controller {
             let held = humantime::format_duration(watched.bounds.holds_for);
             let by = By::new(TRIGGER, &format!("{}, for {held}", sentences.join("; ")), now)?;
             let outcome = self.operations.rollback_because(Some(watched.generation), figures(&fired), &by).await?;
+            if outcome.done().is_some() {
+                counter!(ROLLBACKS, "projection" => self.operations.name()).increment(1);
+            }
             return Ok(Some(outcome));
         }
         let Some((generation, record)) = automatic(catalogue)? else {

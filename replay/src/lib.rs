@@ -13,6 +13,7 @@ mod history;
 pub mod http;
 #[cfg(test)]
 mod memory;
+mod metrics;
 mod next_steps;
 mod observed;
 mod operations;
@@ -42,6 +43,7 @@ pub use error::ReplayError;
 pub use evidence::{ParityEvidence, QueryEvidence};
 pub use gates::Missing;
 pub use history::{History, HistoryPage};
+pub use metrics::describe_metrics;
 pub use next_steps::next_steps;
 pub use observed::{MirroredReads, Observed, ObservedGeneration};
 pub use operations::Operations;

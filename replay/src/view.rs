@@ -87,6 +87,8 @@ pub struct ReplayView {
     pub parity_clean: Option<bool>,
     pub parity_at: Option<String>,
     pub compared_keys: Option<u64>,
+    /// Names the newest comparison's report, which an approval is of.
+    pub report_sha256: Option<String>,
     /// Who approved the newest comparison.
     pub approved_by: Vec<String>,
     pub approvals_needed: u32,
@@ -280,6 +282,7 @@ impl ReplayView {
             parity_clean: record.parity.as_ref().map(|parity| parity.is_clean()),
             parity_at: record.parity.as_ref().map(|parity| instant(parity.at)),
             compared_keys: record.parity.as_ref().map(|parity| parity.compared_keys),
+            report_sha256: record.parity.as_ref().map(|parity| parity.report_sha256.clone()),
             approved_by: record.approvals.iter().map(|approval| approval.by.clone()).collect(),
             approvals_needed: record.plan.approvals.needed,
             cut_over_at: record.cut_over.as_ref().map(|cut_over| instant(cut_over.at)),

@@ -61,10 +61,12 @@ fn print(look: &Look, seen: &[Seen]) -> anyhow::Result<()> {
     for seen in seen {
         output::line(seen.line())?;
         if let Some(replay) = &seen.view.replay {
+            let at = replay.parity_at.as_deref().unwrap_or_default();
+            let report: String = replay.report_sha256.iter().flat_map(|digest| digest.chars().take(12)).collect();
             let parity = match replay.parity_clean {
                 None => "not compared yet".to_owned(),
-                Some(true) => format!("parity clean at {}", replay.parity_at.as_deref().unwrap_or_default()),
-                Some(false) => format!("parity differs at {}", replay.parity_at.as_deref().unwrap_or_default()),
+                Some(true) => format!("parity clean at {at}, report {report}"),
+                Some(false) => format!("parity differs at {at}, report {report}"),
             };
             let approved = match replay.approved_by.as_slice() {
                 [] => format!("not approved ({} needed)", replay.approvals_needed),
