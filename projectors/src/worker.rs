@@ -191,7 +191,10 @@ where
             };
             let (batch, later) = rest.split_at(permit.as_ref().map_or(wanted, |permit| permit.events));
             rest = later;
-            if work_off(context, &mut owned, batch, &bound).instrument(span.clone()).await? == Went::ToTheBound {
+            let went = work_off(context, &mut owned, batch, &bound).instrument(span.clone()).await?;
+            // Who stands still does so for good, and must not keep the place of those who go on.
+            drop(permit);
+            if went == Went::ToTheBound {
                 return stand_still(context, &mut owned).await;
             }
         }
