@@ -3,6 +3,7 @@
 //! Reads never touch the event store or the event log.
 
 mod answer;
+mod hit_marks;
 mod latency;
 mod marks;
 mod metrics;
@@ -33,6 +34,7 @@ use utoipa::OpenApi;
 pub use metrics::describe_metrics;
 use problem::Problem;
 
+use crate::hit_marks::HitMarks;
 use crate::marks::Marks;
 use crate::watch::Watch;
 
@@ -76,6 +78,9 @@ pub struct QueryApiDoc;
 pub(crate) struct Reads {
     pub(crate) api: QueryApi,
     pub(crate) marks: Marks,
+    /// Pages show rows, searches the index that is made of them: what one has told the other may not have yet.
+    pub(crate) page_marks: HitMarks,
+    pub(crate) search_marks: HitMarks,
     pub(crate) stock_watch: Arc<Watch>,
     pub(crate) search_watch: Arc<Watch>,
 }
@@ -91,6 +96,8 @@ pub fn router(api: QueryApi) -> (Router, ReadWatch) {
     let reads = Arc::new(Reads {
         api,
         marks: Marks::default(),
+        page_marks: HitMarks::default(),
+        search_marks: HitMarks::default(),
         stock_watch: Arc::new(Watch::new()),
         search_watch: Arc::new(Watch::new()),
     });

@@ -2,11 +2,13 @@
 //! comes.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use read_models::search::ProductAnswer;
 use read_models::{ReadChoice, ReadModelError};
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
@@ -15,6 +17,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Reads;
 use crate::answer::{answer, moment, with_generation, with_position};
+use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
 use crate::min_position::{min_position, not_yet};
 use crate::problem::Problem;
 use crate::stock::{Stock, answers, named as stock_named, sku_of, view};
@@ -111,7 +114,7 @@ pub(crate) async fn page(
         }
     }
     let (described, stock) =
-        tokio::join!(api.search.product(&sku, &described_by), answers(&reads, std::slice::from_ref(&sku), &choice));
+        tokio::join!(described(&reads, &sku, &described_by), answers(&reads, std::slice::from_ref(&sku), &choice));
     if let (Err(_), Err(error)) = (&described, &stock) {
         return Err(refused(error));
     }
@@ -149,6 +152,20 @@ pub(crate) async fn page(
         return Ok(with_generation(with_position(problem.into_response(), &position), &generations));
     }
     Ok(with_generation(answer(&headers, &page, &position), &generations))
+}
+
+/// Product and prices, never behind what another generation told before.
+async fn described(reads: &Reads, sku: &Sku, choice: &ReadChoice) -> Result<ProductAnswer, ReadModelError> {
+    let begun = Instant::now();
+    loop {
+        let found = reads.api.search.product(sku, choice).await?;
+        let said = Said::by_page(sku, found.product.as_ref(), &found.prices);
+        let is_late = begun.elapsed() > STEP_BACK_WAIT;
+        if reads.page_marks.take(found.generation, &said, &found.position, is_late) {
+            return Ok(found);
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
 }
 
 fn refused(error: &ReadModelError) -> Problem {

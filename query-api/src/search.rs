@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -14,6 +15,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Reads;
 use crate::answer::{answer, moment, with_generation};
+use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
 use crate::min_position::{min_position, not_yet};
 use crate::mirror;
 use crate::problem::Problem;
@@ -135,9 +137,22 @@ pub(crate) async fn search(
     {
         return Err(not_yet(&min, &api.settings));
     }
+    let begun = Instant::now();
     let noted = reads.search_watch.begin(&choice, api.settings.deadline);
-    let found = api.search.search(request.clone(), &choice).await;
+    let mut found = api.search.search(request.clone(), &choice).await;
     noted.ended(found.as_ref().map(|found| found.generation));
+    // Who asks for a generation by its number gets what it has.
+    while generation.is_none()
+        && let Ok(answer) = &found
+    {
+        let said = Said::by_hits(&answer.hits);
+        let is_late = begun.elapsed() > STEP_BACK_WAIT;
+        if reads.search_marks.take(answer.generation, &said, &answer.position, is_late) {
+            break;
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+        found = api.search.search(request.clone(), &choice).await;
+    }
     let found = found?;
     if generation.is_none() {
         mirror::search(&reads.search_watch, &api.search, &request, &found, api.settings.deadline);
