@@ -8,6 +8,7 @@ mod disk;
 mod journal;
 mod lateness;
 mod load;
+mod operator;
 mod oracle;
 mod process;
 mod proxy;
@@ -35,7 +36,7 @@ use trial::Settings;
 struct Cli {
     #[command(subcommand)]
     what: Option<What>,
-    /// Only these: numbers and ranges such as 1,5-9, or ids such as 24-files
+    /// Only these: numbers and ranges such as 1,5-9, ids such as 24-files, or `replay` for all that begin so
     #[arg(long, global = true, value_name = "LIST")]
     only: Option<String>,
     /// Events of the load of each fault
@@ -44,6 +45,12 @@ struct Cli {
     /// Seconds that a load is spread over
     #[arg(long, global = true, value_name = "N", default_value_t = 20)]
     seconds: u64,
+    /// Commands a second while a read model is replayed
+    #[arg(long, global = true, value_name = "N", default_value_t = 2_000)]
+    rate: u64,
+    /// Reads a second while a read model is replayed
+    #[arg(long, global = true, value_name = "N", default_value_t = 500)]
+    reads: u64,
     /// SKUs that the load is about
     #[arg(long, global = true, value_name = "N", default_value_t = 1_000)]
     skus: usize,
@@ -109,7 +116,7 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
     };
     if cli.list {
         for scenario in chosen {
-            println!("{:12} {}", scenario.id(), scenario.fault);
+            println!("{:20} {}", scenario.id(), scenario.fault);
         }
         return Ok(true);
     }
@@ -126,6 +133,8 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         events: cli.events,
         // A storm has its load spread over all of it.
         seconds: cli.seconds.max(storm),
+        rate: cli.rate,
+        reads: cli.reads,
         storm: Duration::from_secs(storm),
         skus: cli.skus,
         slack: cli.slack,
@@ -150,6 +159,9 @@ async fn run(cli: Cli) -> anyhow::Result<bool> {
         }
     }
     println!("{}", report::table(&verdicts));
+    if let Some(replays) = report::replays(&verdicts) {
+        println!("{replays}");
+    }
     let passed = verdicts.iter().filter(|verdict| verdict.is_passed()).count();
     println!("{passed} passed, {} failed", verdicts.len() - passed);
     Ok(passed == verdicts.len())
@@ -167,6 +179,9 @@ fn chosen<'a>(all: &'a [Scenario], list: &str) -> anyhow::Result<Vec<&'a Scenari
         match range {
             Some((from, to)) => chosen.extend(all.iter().filter(|one| (from..=to).contains(&one.number))),
             None => chosen.extend(all.iter().filter(|one| one.id() == part)),
+        }
+        if chosen.len() == before && part.parse::<u32>().is_err() {
+            chosen.extend(all.iter().filter(|one| one.id().starts_with(&format!("{part}-"))));
         }
         if chosen.len() == before {
             bail!("--only {part}: no such fault; --list prints them");

@@ -6,6 +6,8 @@
 pub mod answers;
 pub mod checks;
 pub mod fold;
+pub mod generations;
+pub mod steady;
 pub mod table;
 #[cfg(test)]
 mod tests;

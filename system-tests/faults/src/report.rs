@@ -6,6 +6,7 @@ use comfy_table::{Cell, ContentArrangement, Table};
 use serde_json::{Value, json};
 
 use crate::oracle::Violation;
+use crate::oracle::generations::Seen;
 use crate::scenario::Scenario;
 
 /// Violations of one verdict that are shown; the JSON has all.
@@ -33,6 +34,24 @@ pub struct Figures {
     pub quiet_seconds: f64,
     /// How long the audit at the end took.
     pub audit_seconds: f64,
+    /// Where a read model was replayed.
+    pub replay: Option<ReplayFigures>,
+}
+
+/// Measured while a read model was replayed.
+#[derive(Debug, Default, Clone)]
+pub struct ReplayFigures {
+    pub seen: Seen,
+    /// Commands that were given, other than again.
+    pub commands_per_second: f64,
+    /// Records that the new generation had read when it had caught up, and how many a second.
+    pub built_records: u64,
+    pub built_per_second: f64,
+    /// From a forced stage of a wrong generation until a trigger had rolled it back.
+    pub rolled_back_seconds: Option<f64>,
+    pub kills: usize,
+    /// Looks at the catalogue that found it before or after a flip.
+    pub looks: usize,
 }
 
 /// What came of one scenario.
@@ -95,6 +114,7 @@ impl Verdict {
             "recovery_seconds": self.figures.recovery_seconds,
             "quiet_seconds": self.figures.quiet_seconds,
             "audit_seconds": self.figures.audit_seconds,
+            "replay": self.figures.replay.as_ref().map(ReplayFigures::to_json),
             "seconds": self.seconds,
             "violations": self.violations.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "not_run": self.not_run,
@@ -119,6 +139,87 @@ impl Verdict {
         }
         text
     }
+}
+
+// === impl ReplayFigures ===
+
+impl ReplayFigures {
+    fn to_json(&self) -> Value {
+        let seen = &self.seen;
+        let flips: Vec<Value> = seen
+            .flips
+            .iter()
+            .map(|flip| {
+                json!({
+                    "what": flip.what,
+                    "command_ms": flip.command_ms,
+                    "old_answers_after_ms": flip.old_after_ms,
+                    "old_answers_since_asked_ms": flip.old_since_asked_ms,
+                })
+            })
+            .collect();
+        json!({
+            "commands_per_second": self.commands_per_second,
+            "reads": seen.reads,
+            "reads_per_second": seen.reads_per_second,
+            "errors": seen.errors,
+            "errors_while_down": seen.errors_while_down,
+            "steps_back": seen.steps_back,
+            "steps_back_while_unfed": seen.steps_back_while_unfed,
+            "mixed": seen.mixed,
+            "flips": flips,
+            "built_records": self.built_records,
+            "built_per_second": self.built_per_second,
+            "rolled_back_seconds": self.rolled_back_seconds,
+            "kills": self.kills,
+            "looks": self.looks,
+        })
+    }
+}
+
+/// For the end of a run, where read models were replayed.
+pub fn replays(verdicts: &[Verdict]) -> Option<String> {
+    let mut table = Table::new();
+    table.set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header([
+        "replay",
+        "commands/s",
+        "reads/s",
+        "reads",
+        "errors",
+        "while down",
+        "steps back",
+        "unfed",
+        "mixed",
+        "built/s",
+        "flips: old after ms",
+        "rolled back s",
+        "kills",
+        "looks",
+    ]);
+    for verdict in verdicts {
+        let Some(replay) = &verdict.figures.replay else { continue };
+        let seen = &replay.seen;
+        let flips: Vec<String> =
+            seen.flips.iter().map(|flip| format!("{} {:.0}", flip.what, flip.old_after_ms)).collect();
+        table.add_row([
+            Cell::new(&verdict.id),
+            Cell::new(format!("{:.0}", replay.commands_per_second)),
+            Cell::new(format!("{:.0}", seen.reads_per_second)),
+            Cell::new(seen.reads),
+            Cell::new(seen.errors),
+            Cell::new(seen.errors_while_down),
+            Cell::new(seen.steps_back),
+            Cell::new(seen.steps_back_while_unfed),
+            Cell::new(seen.mixed),
+            Cell::new(format!("{:.0}", replay.built_per_second)),
+            Cell::new(flips.join(", ")),
+            Cell::new(replay.rolled_back_seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{seconds:.1}"))),
+            Cell::new(replay.kills),
+            Cell::new(replay.looks),
+        ]);
+    }
+    (table.row_count() > 0).then(|| table.to_string())
 }
 
 /// For the end of a run.

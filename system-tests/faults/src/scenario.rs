@@ -21,7 +21,7 @@ pub enum On {
 pub type Inject = for<'t> fn(&'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result<()>>;
 
 pub struct Scenario {
-    /// The row of the list of faults.
+    /// The row of the list of faults; 0 for what is none of them.
     pub number: u32,
     /// Tells scenarios of one row apart; empty for its first.
     pub variant: &'static str,
@@ -36,6 +36,8 @@ pub struct Scenario {
     pub disk: Option<Store>,
     /// Whether the processes live by a clock that can be set.
     pub clock: bool,
+    /// The read model that is replayed: readers and commands come at a steady rate, and are looked at more closely.
+    pub replayed: Option<&'static str>,
     pub inject: Inject,
 }
 
@@ -66,6 +68,7 @@ impl Scenario {
             topic_commands: true,
             disk: None,
             clock: false,
+            replayed: None,
             inject,
         }
     }
@@ -100,10 +103,17 @@ impl Scenario {
         self
     }
 
-    /// `7`, or `7-files` for a variant.
+    pub const fn replayed(mut self, model: &'static str) -> Self {
+        self.replayed = Some(model);
+        self.bound = Duration::from_secs(900);
+        self
+    }
+
+    /// `7`, or `7-files` for a variant; what is no row of the list has its variant alone.
     pub fn id(&self) -> String {
         match self.variant {
             "" => self.number.to_string(),
+            variant if self.number == 0 => variant.to_owned(),
             variant => format!("{}-{variant}", self.number),
         }
     }

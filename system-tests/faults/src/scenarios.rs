@@ -4,6 +4,7 @@ mod commands;
 mod log;
 mod projectors;
 mod relay;
+mod replay;
 mod stores;
 pub mod storm;
 
@@ -17,5 +18,6 @@ pub fn all() -> Vec<Scenario> {
     all.extend(stores::scenarios());
     all.extend(commands::scenarios());
     all.sort_by_key(|scenario| (scenario.number, !scenario.variant.is_empty()));
+    all.extend(replay::scenarios());
     all
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 
+use crate::operator::Operator;
 use crate::process::{Program, until};
 use crate::servers::{Servers, free_port};
 
@@ -151,6 +152,11 @@ impl System {
             .with_context(|| format!("{} does not start", self.binary.display()))?;
         let text = [output.stdout, output.stderr].concat();
         Ok((output.status.code().unwrap_or(-1), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// Who gives commands beside what goes on here.
+    pub fn operator(&self) -> Operator {
+        Operator { binary: self.binary.clone(), folder: self.folder.clone(), environment: self.environment.clone() }
     }
 
     /// Schemas into the registry.

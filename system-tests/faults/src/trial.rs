@@ -19,9 +19,12 @@ use crate::lateness::Lateness;
 use crate::load::{Load, LoadPlan, give_all};
 use crate::oracle::answers::{self, Readers, Told};
 use crate::oracle::fold::Expected;
+use crate::oracle::generations::{self, Notes};
+use crate::oracle::steady::Asked;
 use crate::oracle::table::Table;
+use crate::oracle::views::StockView;
 use crate::oracle::{Violation, checks, topics, views};
-use crate::report::{Figures, Verdict};
+use crate::report::{Figures, ReplayFigures, Verdict};
 use crate::scenario::{On, Scenario, Store};
 use crate::servers::Servers;
 use crate::system::System;
@@ -34,6 +37,10 @@ pub struct Settings {
     pub events: u64,
     /// Seconds that the load is spread over.
     pub seconds: u64,
+    /// Commands a second while a read model is replayed.
+    pub rate: u64,
+    /// Reads a second then.
+    pub reads: u64,
     pub skus: usize,
     /// How long a storm lasts.
     pub storm: Duration,
@@ -65,7 +72,17 @@ pub struct Trial<'a> {
     /// What `millrace audit` must come to at last: its exit code, and words of its report. Only where the fault leaves
     /// something on purpose is it not 0.
     pub audit: (i32, &'static str),
+    /// Of a scenario that replays a read model.
+    pub replay: Option<Replay>,
     plan: LoadPlan,
+}
+
+/// What a replay left for the oracle.
+pub struct Replay {
+    pub notes: Arc<Notes>,
+    pub figures: ReplayFigures,
+    /// The generation before, as it was when it was given up: each row must be one that the fold held.
+    pub kept: StockView,
 }
 
 const SETTLE: Duration = Duration::from_secs(90);
@@ -135,14 +152,23 @@ async fn attempt(
         seed: settings.seed.wrapping_add(u64::from(scenario.number)),
         skus: settings.skus,
         events: settings.events,
-        rate: (settings.events / settings.seconds.max(1)).max(50),
+        rate: match scenario.replayed {
+            Some(_) => settings.rate,
+            None => (settings.events / settings.seconds.max(1)).max(50),
+        },
         duplicates: scenario.duplicates,
         kafka: (!system.is_embedded() && scenario.topic_commands).then(|| servers.kafka.address()),
         partitions: Table::read(&system.deployment).await?.partitions,
         urls: vec![system.commands_url()],
     };
     settle(&system, &journal, &HashSet::new(), settings.settle()).await.context("before the fault")?;
-    let readers = Readers::start(&system.queries_url(), journal.clone(), settings.seed, settings.skus)?;
+    let readers = match scenario.replayed {
+        Some(model) => {
+            let asked = Asked { model, seed: settings.seed, skus: settings.skus };
+            Readers::steady(&system.queries_url(), asked, settings.reads)?
+        }
+        None => Readers::start(&system.queries_url(), journal.clone(), settings.seed, settings.skus)?,
+    };
     let counters = Counters::start(system.names().iter().map(|name| system.url(name)).collect())?;
     let load = Load::start(plan.clone(), journal.clone())?;
     let mut trial = Trial {
@@ -160,6 +186,7 @@ async fn attempt(
         refusals_lost: false,
         disk: disk.flatten(),
         audit: (0, ""),
+        replay: None,
         plan,
     };
     let tried = trial.go_through(scenario, verdict).await;
@@ -265,15 +292,24 @@ impl Trial<'_> {
         let (wrong, duplicates) = checks::topics(table, expected, &topics);
         found.extend(wrong);
         figures.duplicates_seen = duplicates;
-        found.extend(checks::stock(expected, &views::stock(&self.system.deployment).await?));
+        let serving = views::serving(&self.system.deployment).await?;
+        found.extend(checks::stock(expected, &views::stock(&self.system.deployment, serving).await?));
         let skus: Vec<String> = expected.products.keys().cloned().collect();
         found.extend(checks::products(&expected.products, &views::pages(&client, &url, &skus).await?));
         for region in crate::commands::REGIONS {
             let hits = views::hits(&client, &url, region).await?;
             found.extend(checks::products(&checks::shown(expected, region), &hits));
         }
-        let (wrong, told) = answers::check(expected, &self.readers.taken(), self.settings.skus as u64);
+        let answers = self.readers.taken();
+        let (wrong, told) = answers::check(expected, &answers, self.settings.skus as u64);
         found.extend(wrong);
+        if let Some(replay) = &mut self.replay {
+            let (wrong, seen) = generations::check(expected, &answers, &replay.notes.noted());
+            found.extend(wrong);
+            found.extend(checks::were_held(expected, &replay.kept));
+            replay.figures.seen = seen;
+            figures.replay = Some(replay.figures.clone());
+        }
         figures.duplicates_dropped = self.counters.total("millrace_events_duplicate_total");
         figures.superseded = self.counters.total("millrace_writes_superseded_total");
         if self.system.is_embedded() {

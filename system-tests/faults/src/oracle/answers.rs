@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::Violation;
 use super::fold::Expected;
+use super::steady;
 use crate::commands::sku;
 use crate::journal::{Journal, Seen};
 
@@ -28,11 +29,22 @@ pub struct Answered {
 /// One answer.
 #[derive(Debug, Clone, Default)]
 pub struct Answer {
-    /// Since the readers began.
+    /// When it was asked for, since the readers began.
+    pub begun: Duration,
+    /// When it was there.
     pub at: Duration,
     /// Route and SKU.
     pub asked: String,
+    /// 0 where no answer came.
     pub status: u16,
+    /// Where no answer came, why.
+    pub failed: Option<String>,
+    /// As `Millrace-Generation` names them.
+    pub generations: Vec<String>,
+    /// Rows of each read model that show the field which a newer fold adds, and rows that do not.
+    pub folds: Vec<Shown>,
+    /// Parts of a page that could not be read.
+    pub lacks: Vec<String>,
     /// The write that it had to show.
     pub seen: Option<Seen>,
     pub stock: Vec<Answered>,
@@ -45,17 +57,28 @@ pub struct Answer {
     pub missing: Vec<String>,
 }
 
+/// By which fold the rows of an answer were made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shown {
+    /// `stock` or `search`.
+    pub model: &'static str,
+    pub with_new_field: usize,
+    pub without: usize,
+}
+
 /// Readers under way.
 pub struct Readers {
-    answers: Arc<Mutex<Vec<Answer>>>,
-    _end_with_it: DropGuard,
+    pub(super) answers: Arc<Mutex<Vec<Answer>>>,
+    /// What the times of answers count from.
+    pub begun: Instant,
+    pub(super) _end_with_it: DropGuard,
 }
 
 /// What the answers came to.
 #[derive(Debug, Default, Clone)]
 pub struct Told {
     pub answers: usize,
-    /// 503: said that it could not.
+    /// 503: said that it could not; or none came.
     pub unavailable: usize,
     /// The longest time without an answer of 200.
     pub longest_outage: Duration,
@@ -70,13 +93,25 @@ impl Readers {
     pub fn start(url: &str, journal: Arc<Journal>, seed: u64, skus: usize) -> anyhow::Result<Self> {
         let client = reqwest::Client::builder().timeout(Duration::from_secs(8)).build()?;
         let answers = Arc::new(Mutex::new(Vec::new()));
+        let begun = Instant::now();
         let stopped = CancellationToken::new();
         for reader in 0..3_u64 {
             let random = ChaCha8Rng::seed_from_u64(seed ^ (reader + 77));
             let read = read(client.clone(), url.to_owned(), journal.clone(), random, skus, reader, answers.clone());
             tokio::spawn(stopped.clone().run_until_cancelled_owned(read));
         }
-        Ok(Self { answers, _end_with_it: stopped.drop_guard() })
+        Ok(Self { answers, begun, _end_with_it: stopped.drop_guard() })
+    }
+
+    /// Begins to read so many times a second, however long answers take.
+    pub fn steady(url: &str, asked: steady::Asked, per_second: u64) -> anyhow::Result<Self> {
+        let answers = Arc::new(Mutex::new(Vec::new()));
+        let begun = Instant::now();
+        let stopped = CancellationToken::new();
+        let client = steady::client()?;
+        let read = steady::read(client, url.to_owned(), asked, per_second.max(1), begun, answers.clone());
+        tokio::spawn(stopped.clone().run_until_cancelled_owned(read));
+        Ok(Self { answers, begun, _end_with_it: stopped.drop_guard() })
     }
 
     pub fn taken(&self) -> Vec<Answer> {
@@ -125,11 +160,13 @@ async fn read(
             request = request.header("Millrace-Min-Position", seen.position.to_string());
         }
         // A process that is down answers nobody: that is no wrong answer.
+        let asked_at = begun.elapsed();
         let Ok(answer) = request.send().await else { continue };
         let status = answer.status().as_u16();
         let position = answer.headers().get("millrace-position").and_then(|value| value.to_str().ok()?.parse().ok());
         let Ok(body) = answer.json::<Value>().await else { continue };
-        let mut answer = Answer { at: begun.elapsed(), asked: path, status, seen, position, ..Answer::default() };
+        let at = begun.elapsed();
+        let mut answer = Answer { begun: asked_at, at, asked: path, status, seen, position, ..Answer::default() };
         if status == 200 {
             understand(&body, &mut answer);
         }
@@ -137,7 +174,7 @@ async fn read(
     }
 }
 
-fn understand(body: &Value, answer: &mut Answer) {
+pub(super) fn understand(body: &Value, answer: &mut Answer) {
     let items = body["items"].as_array().map(Vec::as_slice).unwrap_or_default();
     for stock in items.iter().chain([body, &body["stock"]]) {
         let Some(sku) = stock["sku"].as_str() else { continue };
@@ -183,7 +220,7 @@ pub fn check(expected: &Expected, answers: &[Answer], skus: u64) -> (Vec<Violati
                 told.longest_outage = told.longest_outage.max(at.saturating_sub(last_good));
                 last_good = *at;
             }
-            503 => {
+            0 | 503 => {
                 told.unavailable += 1;
                 continue;
             }

@@ -47,6 +47,8 @@ pub struct Expected {
     pub products: BTreeMap<String, ProductView>,
     /// Every name that a SKU had.
     pub names: HashMap<String, HashSet<String>>,
+    /// The same in their order: one for each version of the product.
+    pub versions: HashMap<String, Vec<String>>,
     /// Events of each topic and partition, as indices into the table, in their order.
     pub partitions: BTreeMap<(String, u32), Vec<usize>>,
     /// SKUs of which an event could not be folded: the stock stays as it was before.
@@ -110,6 +112,7 @@ impl Expected {
             Event::ProductRegistered(product) | Event::ProductRevised(product) => {
                 let sku = product.sku.to_string();
                 self.names.entry(sku.clone()).or_default().insert(product.name.clone());
+                self.versions.entry(sku.clone()).or_default().push(product.name.clone());
                 self.products.entry(sku).or_default().product = Some(product.clone());
             }
             Event::ProductDiscontinued(event) => {

@@ -21,22 +21,44 @@ pub struct StockView {
     pub checkpoints: HashMap<u32, u64>,
 }
 
-pub async fn stock(deployment: &Deployment) -> anyhow::Result<StockView> {
+/// The generation of stock that serves.
+pub async fn serving(deployment: &Deployment) -> anyhow::Result<u32> {
+    match deployment {
+        Deployment::Roles { redis, .. } => {
+            for url in redis {
+                let mut connection = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
+                let mut look = redis::cmd("HGET");
+                look.arg("millrace:{stock}:generations").arg("serving");
+                // Another node of a Cluster has it.
+                if let Ok(Some(serving)) = look.query_async::<Option<u32>>(&mut connection).await {
+                    return Ok(serving);
+                }
+            }
+            Ok(1)
+        }
+        Deployment::Embedded { data } => {
+            let file = read_only(&data.join("stock.db"))?;
+            Ok(file.query_row("SELECT number FROM generations WHERE serving", [], |row| row.get(0))?)
+        }
+    }
+}
+
+/// One generation of the stock, whole.
+pub async fn stock(deployment: &Deployment, generation: u32) -> anyhow::Result<StockView> {
     let mut view = StockView::default();
     match deployment {
         Deployment::Roles { redis, .. } => {
             for url in redis {
                 let mut connection = redis::Client::open(url.as_str())?.get_multiplexed_async_connection().await?;
-                redis_rows(&mut connection, &mut view).await?;
+                redis_rows(&mut connection, generation, &mut view).await?;
             }
         }
         Deployment::Embedded { data } => {
             let file = read_only(&data.join("stock.db"))?;
-            let serving: i64 = file.query_row("SELECT number FROM generations WHERE serving", [], |row| row.get(0))?;
             let mut rows = file.prepare(
                 "SELECT sku, warehouse, region, on_hand, reserved, version FROM stock WHERE generation = ?1",
             )?;
-            let mut rows = rows.query([serving])?;
+            let mut rows = rows.query([generation])?;
             while let Some(row) = rows.next()? {
                 let (region, on_hand, reserved) = (row.get(2)?, row.get(3)?, row.get(4)?);
                 let stock = Stock { region, on_hand, reserved, version: row.get::<_, i64>(5)? as u64 };
@@ -45,7 +67,7 @@ pub async fn stock(deployment: &Deployment) -> anyhow::Result<StockView> {
             let mut checkpoints = file.prepare(
                 "SELECT partition, sequence FROM checkpoints WHERE generation = ?1 AND context = 'inventory'",
             )?;
-            let mut checkpoints = checkpoints.query([serving])?;
+            let mut checkpoints = checkpoints.query([generation])?;
             while let Some(row) = checkpoints.next()? {
                 view.checkpoints.insert(row.get(0)?, row.get::<_, i64>(1)? as u64);
             }
@@ -54,12 +76,14 @@ pub async fn stock(deployment: &Deployment) -> anyhow::Result<StockView> {
     Ok(view)
 }
 
-async fn redis_rows(connection: &mut MultiplexedConnection, view: &mut StockView) -> anyhow::Result<()> {
+/// Names of the keys of a generation's SKUs and checkpoints.
+pub async fn redis_keys(connection: &mut MultiplexedConnection, generation: u32) -> anyhow::Result<Vec<String>> {
     let mut keys: Vec<String> = Vec::new();
     let mut cursor = 0_u64;
     loop {
         let mut scan = redis::cmd("SCAN");
-        scan.arg(cursor).arg("MATCH").arg("millrace:{stock@1:inventory:*").arg("COUNT").arg(5_000);
+        let pattern = format!("millrace:{{stock@{generation}:inventory:*");
+        scan.arg(cursor).arg("MATCH").arg(pattern).arg("COUNT").arg(5_000);
         let (next, found): (u64, Vec<String>) = scan.query_async(connection).await?;
         keys.extend(found);
         cursor = next;
@@ -67,18 +91,24 @@ async fn redis_rows(connection: &mut MultiplexedConnection, view: &mut StockView
             break;
         }
     }
+    keys.retain(|key| key.contains(":sku:") || key.ends_with(":state"));
     keys.sort();
     keys.dedup();
-    for keys in keys.chunks(500) {
+    Ok(keys)
+}
+
+async fn redis_rows(
+    connection: &mut MultiplexedConnection,
+    generation: u32,
+    view: &mut StockView,
+) -> anyhow::Result<()> {
+    for keys in redis_keys(connection, generation).await?.chunks(500) {
         let mut asked = redis::pipe();
         for key in keys {
-            if key.contains(":sku:") || key.ends_with(":state") {
-                asked.cmd("HGETALL").arg(key);
-            }
+            asked.cmd("HGETALL").arg(key);
         }
         let answers: Vec<HashMap<String, String>> = asked.query_async(connection).await?;
-        let asked = keys.iter().filter(|key| key.contains(":sku:") || key.ends_with(":state"));
-        for (key, fields) in asked.zip(answers) {
+        for (key, fields) in keys.iter().zip(answers) {
             match key.split_once(":sku:") {
                 Some((_, sku)) => {
                     for (warehouse, row) in fields {
@@ -99,10 +129,12 @@ async fn redis_rows(connection: &mut MultiplexedConnection, view: &mut StockView
     Ok(())
 }
 
-/// `region:on_hand:reserved:version`
+/// `region:on_hand:reserved:version`, and from fold 2 on `:updated_at`.
 fn redis_row(text: &str) -> Option<Stock> {
     let fields: Vec<&str> = text.split(':').collect();
-    let [region, on_hand, reserved, version] = fields[..] else { return None };
+    let ([region, on_hand, reserved, version] | [region, on_hand, reserved, version, _]) = fields[..] else {
+        return None;
+    };
     Some(Stock {
         region: region.to_owned(),
         on_hand: on_hand.parse().ok()?,
