@@ -34,6 +34,9 @@ pub enum EventLogError {
     File { path: String, problem: String },
     #[error("event log refused: {problem}")]
     Permanent { problem: String },
+    /// Of the event table, where records are read from it.
+    #[error("event table: {source}")]
+    EventTable { source: Box<dyn std::error::Error + Send + Sync>, is_transient: bool },
 }
 
 impl EventLogError {
@@ -44,6 +47,7 @@ impl EventLogError {
             EventLogError::Unavailable { .. }
                 | EventLogError::RegistryUnavailable { .. }
                 | EventLogError::NotRegistered { .. }
+                | EventLogError::EventTable { is_transient: true, .. }
         )
     }
 }

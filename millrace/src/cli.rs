@@ -286,6 +286,10 @@ pub struct ProjectArgs {
     pub ownership: OwnershipArgs,
     #[command(flatten)]
     pub event_log: EventLogArgs,
+    /// Event store that generations of `replay start --from event-table` are built from: sqlite:PATH or postgres://…;
+    /// only read, and only once one of them needs it
+    #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_STORE", hide_env_values = true, hide_default_value = true)]
+    pub event_store: Option<StoreUrl>,
     #[command(flatten)]
     pub stock: StockArgs,
     #[command(flatten)]
@@ -432,7 +436,7 @@ pub enum ExportFormat {
 impl Command {
     /// The addresses that are set for it.
     pub fn addresses(&self) -> Vec<(AddressOf, &StoreUrl)> {
-        let (mut store, mut log, mut stock, mut registry) = (None, None, None, None);
+        let (mut store, mut table, mut log, mut stock, mut registry) = (None, None, None, None, None);
         match self {
             Command::Up(args) => {
                 (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
@@ -444,7 +448,9 @@ impl Command {
                 }
                 None => (store, log) = (Some(&args.event_store), Some(&args.event_log)),
             },
-            Command::Project(args) => (log, stock) = (Some(&args.event_log), Some(&args.stock)),
+            Command::Project(args) => {
+                (table, log, stock) = (args.event_store.as_ref(), Some(&args.event_log), Some(&args.stock))
+            }
             Command::Serve(args) => (stock, registry) = (Some(&args.stock), args.registry.schema_registry.as_ref()),
             Command::Audit(args) => {
                 (store, log, stock) = (Some(&args.event_store), Some(&args.event_log), Some(&args.stock))
@@ -463,7 +469,7 @@ impl Command {
             Command::Demo(_) | Command::Generate(_) | Command::Status(_) | Command::DeadLetters(_) => {}
         }
         let set = [
-            (AddressOf::EventStore, store.and_then(|args| args.event_store.as_ref())),
+            (AddressOf::EventStore, table.or(store.and_then(|args: &EventStoreArgs| args.event_store.as_ref()))),
             (AddressOf::EventLog, log.and_then(|args| args.event_log.as_ref())),
             (AddressOf::StockStore, stock.and_then(|args| args.stock_store.as_ref())),
             (AddressOf::SchemaRegistry, registry.or(log.and_then(|args| args.registry.schema_registry.as_ref()))),

@@ -4,8 +4,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::{EventLog, SchemaRegistry};
-use event_store::{EventStore, Topology};
+use event_log::{EventLog, EventTable, SchemaRegistry};
+use event_store::{EventStore, SqliteEventStore, Topology};
+use outbox_relay::{ConnectStore, PublishedRows};
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 use tokio_util::sync::CancellationToken;
@@ -129,9 +130,31 @@ pub async fn event_log_to_read(data: &DataArgs, args: &EventLogArgs) -> anyhow::
 /// An event store for reading only, as [`event_log_to_read`].
 pub async fn event_store_to_read(data: &DataArgs, args: &EventStoreArgs) -> anyhow::Result<Arc<dyn EventStore>> {
     match to_read(data, args.event_store.as_ref(), "events.db") {
-        Ok(path) => Ok(Arc::new(event_store::SqliteEventStore::open_read_only(&path)?)),
+        Ok(path) => Ok(Arc::new(SqliteEventStore::open_read_only(&path)?)),
         Err(url) => Ok(event_store::connect_event_store(&url).await?),
     }
+}
+
+/// What was published, of an event store that is open.
+pub fn event_table_of(store: &Arc<dyn EventStore>, registry: &Arc<dyn SchemaRegistry>) -> Arc<dyn EventTable> {
+    let store = Arc::clone(store);
+    let connect: ConnectStore = Box::new(move || Box::pin(std::future::ready(Ok(Arc::clone(&store)))));
+    Arc::new(PublishedRows::new(connect, Arc::clone(registry)))
+}
+
+/// What was published, of an event store that is connected to, for reading, once somebody needs it.
+pub fn event_table_at(url: &StoreUrl, registry: &Arc<dyn SchemaRegistry>) -> Arc<dyn EventTable> {
+    let url = url.expose().to_owned();
+    let connect: ConnectStore = Box::new(move || {
+        let url = url.clone();
+        Box::pin(async move {
+            match url.strip_prefix("sqlite:") {
+                Some(path) => Ok(Arc::new(SqliteEventStore::open_read_only(path)?) as Arc<dyn EventStore>),
+                None => event_store::connect_event_store(&url).await,
+            }
+        })
+    });
+    Arc::new(PublishedRows::new(connect, Arc::clone(registry)))
 }
 
 /// A stock store for reading only, as [`event_log_to_read`].

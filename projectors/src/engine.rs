@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::bound::Standing;
 use crate::error::ProjectorError;
+use crate::event_table::check_reach;
 use crate::metrics::HALTED;
 use crate::observer::Observer;
 use crate::projection::Projection;
@@ -133,6 +134,8 @@ where
         biased;
         subscription = async {
             read_model.prepare(&generation).await?;
+            // Before it takes partitions from those who can feed them.
+            check_reach::<P, M>(read_model, &**log, settings).await?;
             Ok::<_, ProjectorError>(log.subscribe(&settings.group, &topics).await?)
         } => subscription?,
         () = shutdown.cancelled() => return Ok(()),

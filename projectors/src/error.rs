@@ -33,6 +33,16 @@ pub enum ProjectorError {
         lost(*wanted, *highest)
     )]
     NotOnLog { at: TopicPartition, wanted: u64, lowest: u64, highest: u64 },
+    /// The same, of a generation that is built from the event table, in a process that has none.
+    #[error(
+        "generation {generation} is built from the event table and needs sequence {wanted} of {partition}, which the topic does not have any more, and this process has no event store: start it with `--event-store`, or leave this generation to a process that has it"
+    )]
+    NoEventTable { partition: PartitionRef, generation: u32, wanted: u64 },
+    /// Neither the event table nor the topic has what follows.
+    #[error(
+        "{at} begins with sequence {lowest}, and the relay's cursor does not reach {wanted}: run `millrace relay reconcile`; it goes on by itself once sequence {wanted} is there"
+    )]
+    NotInTable { at: TopicPartition, wanted: u64, lowest: u64 },
     /// The topic was made anew, or holds the events of another event table (faults 21 and 22).
     #[error(
         "{at} holds event {id} as sequence {sequence}, another one than the read model has applied there: the topic was made anew or belongs to another event table; run `millrace relay reconcile --dry-run`, and rebuild the read model if the topic is right"
@@ -69,6 +79,8 @@ impl ProjectorError {
             ProjectorError::BrokeOff { .. } => true,
             ProjectorError::Gap { .. }
             | ProjectorError::NotOnLog { .. }
+            | ProjectorError::NoEventTable { .. }
+            | ProjectorError::NotInTable { .. }
             | ProjectorError::HistoryDiffers { .. }
             | ProjectorError::AddedPartition { .. }
             | ProjectorError::TooManyParked { .. }
@@ -83,6 +95,7 @@ impl ProjectorError {
             self,
             ProjectorError::Gap { .. }
                 | ProjectorError::NotOnLog { .. }
+                | ProjectorError::NotInTable { .. }
                 | ProjectorError::HistoryDiffers { .. }
                 | ProjectorError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
         )
@@ -94,9 +107,10 @@ fn told(folds: &[u32]) -> String {
 }
 
 fn lost(wanted: u64, highest: u64) -> &'static str {
-    if highest < wanted {
+    // Of an emptied partition that was never read only retention is known.
+    if highest < wanted && wanted > 1 {
         "the log lost records or was made anew, run `millrace relay reconcile`"
     } else {
-        "retention removed it or it was never published, run `millrace relay reconcile --from-start`, or rebuild the read model"
+        "retention removed it or it was never published, run `millrace relay reconcile --from-start`, or rebuild the read model with `millrace replay start --from event-table`"
     }
 }

@@ -281,6 +281,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             fold_version: entry.fold_version,
             partitions: entry.partitions,
             until: entry.until.clone(),
+            source: entry.source,
             ..self.settings.projector.clone()
         }
     }

@@ -65,7 +65,10 @@ pub(crate) async fn place_of(
         // Retention took what this read model has never seen (fault 19).
         return Err(ProjectorError::NotOnLog { at: at.clone(), wanted: 1, lowest: 0, highest: 0 });
     }
-    if checkpoint.sequence == 0 && !after_halt {
+    // What retention left may begin with a later event: it is found now, and not by its gap.
+    let is_new = checkpoint.sequence == 0 && ends.first > 0;
+    let is_begun_late = is_new && first_sequence(log, at, ends).await?.is_some_and(|first| first > 1);
+    if checkpoint.sequence == 0 && !after_halt && !is_begun_late {
         return Ok(if is_held { checkpoint.next_offset } else { ends.first });
     }
     if is_held && !after_halt && anchors(log, at, ends, checkpoint).await? {
@@ -89,6 +92,25 @@ pub(crate) async fn place_of(
         Found { lowest: None, .. } if is_emptied && checkpoint.next_offset <= ends.next => Ok(ends.next),
         _ => Err(lost()),
     }
+}
+
+/// Sequence of the first event that a partition still has.
+pub(crate) async fn first_sequence(
+    log: &dyn EventLog,
+    at: &TopicPartition,
+    ends: PartitionEnds,
+) -> Result<Option<u64>, ProjectorError> {
+    let mut next = ends.first;
+    while next < ends.next {
+        let records = log.read(at, next, PAGE).await?;
+        let Some(last) = records.last() else { break };
+        next = last.offset + 1;
+        let mut envelopes = records.iter().filter_map(|record| EventEnvelope::from_headers(&record.headers).ok());
+        if let Some(envelope) = envelopes.next() {
+            return Ok(Some(envelope.sequence));
+        }
+    }
+    Ok(None)
 }
 
 /// Whether the record with the checkpoint's sequence stands before its offset. An error when another event does.
@@ -169,7 +191,7 @@ pub(crate) fn check_same(
     Err(ProjectorError::HistoryDiffers { at: at.clone(), sequence: envelope.sequence, id: envelope.id })
 }
 
-async fn ends_of(log: &dyn EventLog, at: &TopicPartition) -> Result<PartitionEnds, ProjectorError> {
+pub(crate) async fn ends_of(log: &dyn EventLog, at: &TopicPartition) -> Result<PartitionEnds, ProjectorError> {
     let ends = log.ends(&at.topic).await?;
     let of_partition = ends.into_iter().find(|ends| ends.partition == at.partition);
     of_partition.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() }.into())

@@ -7,6 +7,7 @@ mod bound;
 pub mod dead_letters;
 mod engine;
 mod error;
+mod event_table;
 mod fold;
 pub mod generations;
 mod history;

@@ -1,9 +1,11 @@
 //! How a projector works: what its caller says of it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use event_log::EventTable;
 use metrics::SharedString;
-use read_models::generations::Until;
+use read_models::generations::{Source, Until};
 use tokio::sync::watch;
 
 use crate::dead_letters::DeadLetterMirror;
@@ -38,6 +40,11 @@ pub struct ProjectorSettings {
     pub dead_letter_mirror: Option<DeadLetterMirror>,
     /// Nothing beyond is applied; the generation then stands still and is read from.
     pub until: Option<Until>,
+    /// Where the generation's events come from.
+    pub source: Source,
+    /// What was published, for a generation whose events retention took from the topics. A process that has none feeds
+    /// such a generation only where the topics have all that it lacks.
+    pub event_table: Option<Arc<dyn EventTable>>,
     /// What the generation is fed for. It may change while the engine runs.
     pub role: watch::Receiver<Role>,
     /// Most events in one write of a shadow, and how fast it may be fed; unbounded without.
@@ -73,6 +80,8 @@ impl Default for ProjectorSettings {
             not_ready_behind: 100_000,
             dead_letter_mirror: None,
             until: None,
+            source: Source::Log,
+            event_table: None,
             role: watch::channel(Role::Serving).1,
             shadow_batch: 5_000,
             throttle: None,

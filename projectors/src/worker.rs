@@ -18,8 +18,9 @@ use tracing::Instrument;
 use crate::bound::{Bound, Standing};
 use crate::dead_letters;
 use crate::error::ProjectorError;
+use crate::event_table::{Onward, onward};
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
-use crate::history::{RecentEvents, check_same, place_of};
+use crate::history::{RecentEvents, check_same};
 use crate::metrics::{
     APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS,
 };
@@ -70,7 +71,7 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) foreign_records: u64,
     pub(crate) live: bool,
     /// The log's end when the partition was claimed: from there on it counts as live.
-    head: u64,
+    pub(crate) head: u64,
     /// Nothing beyond its bound is applied, and it is there: it is live though the log goes on.
     is_at_bound: bool,
     /// The store has no row but those in `rows`: a partition that is folded from its beginning needs to load none.
@@ -88,7 +89,7 @@ pub(crate) struct Owned<P: Projection> {
 /// be folded again, whether or not another event comes (faults 9 and 10).
 const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// How often a worker looks for what is asked of its dead letters.
-const ATTEND_EVERY: Duration = Duration::from_secs(1);
+pub(crate) const ATTEND_EVERY: Duration = Duration::from_secs(1);
 /// Rows kept in memory by one worker.
 const MAX_ROWS: usize = 50_000;
 /// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold up
@@ -137,13 +138,12 @@ where
     if bound.is_reached(&owned.checkpoint) {
         return stand_still(context, &mut owned).await;
     }
-    let offset = retrying(|| place_of(&*context.log, &context.at, &owned.checkpoint, context.after_halt))
-        .await
-        .inspect_err(|error| {
-            if matches!(error, ProjectorError::HistoryDiffers { .. }) {
-                counter!(DIFFERS, "projection" => context.label.clone()).increment(1);
-            }
-        })?;
+    let onward = onward(context, &mut owned, &bound).await.inspect_err(|error| {
+        if matches!(error, ProjectorError::HistoryDiffers { .. }) {
+            counter!(DIFFERS, "projection" => context.label.clone()).increment(1);
+        }
+    })?;
+    let Onward::Topic(offset) = onward else { return stand_still(context, &mut owned).await };
     let start = Request::Start { at: context.at.clone(), offset, run: context.run };
     let _ = context.requests.send(start);
     if !owned.live && owned.checkpoint.next_offset == owned.head {
@@ -174,29 +174,14 @@ where
             },
         };
         let Some(mut records) = records else { return Ok(()) };
-        let role = *context.settings.role.borrow();
-        let most = context.settings.batch(role);
+        let most = context.settings.batch(*context.settings.role.borrow());
         while records.len() < most {
             let Ok(more) = context.records.try_recv() else { break };
             records.extend(more);
         }
         let taken = records.len();
-        let span = tracing::debug_span!("partition_worker", projection = P::NAME, partition = %context.partition, events = taken);
-        let mut rest = records.as_slice();
-        while !rest.is_empty() {
-            let wanted = rest.len().min(most);
-            let permit = match &context.settings.throttle {
-                Some(throttle) if role == Role::Shadow => Some(throttle.permit(wanted).await),
-                _ => None,
-            };
-            let (batch, later) = rest.split_at(permit.as_ref().map_or(wanted, |permit| permit.events));
-            rest = later;
-            let went = work_off(context, &mut owned, batch, &bound).instrument(span.clone()).await?;
-            // Who stands still does so for good, and must not keep the place of those who go on.
-            drop(permit);
-            if went == Went::ToTheBound {
-                return stand_still(context, &mut owned).await;
-            }
+        if work_through(context, &mut owned, &records, &bound).await? == Went::ToTheBound {
+            return stand_still(context, &mut owned).await;
         }
         let done = Request::Done {
             at: context.at.clone(),
@@ -210,10 +195,41 @@ where
 
 /// How far a batch was worked off.
 #[derive(PartialEq, Eq)]
-enum Went {
+pub(crate) enum Went {
     Through,
     /// What follows is beyond the bound.
     ToTheBound,
+}
+
+/// Folds and writes records, in batches as large, and as fast, as the generation may. Each permit ends with its batch: who
+/// stands still behind the last one does so for good, and must not keep the place of those who go on.
+pub(crate) async fn work_through<P, M>(
+    context: &WorkerContext<M>,
+    owned: &mut Owned<P>,
+    records: &[Record],
+    bound: &Bound,
+) -> Result<Went, ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let role = *context.settings.role.borrow();
+    let most = context.settings.batch(role);
+    let span = tracing::debug_span!("partition_worker", projection = P::NAME, partition = %context.partition, events = records.len());
+    let mut rest = records;
+    while !rest.is_empty() {
+        let wanted = rest.len().min(most);
+        let permit = match &context.settings.throttle {
+            Some(throttle) if role == Role::Shadow => Some(throttle.permit(wanted).await),
+            _ => None,
+        };
+        let (batch, later) = rest.split_at(permit.as_ref().map_or(wanted, |permit| permit.events));
+        rest = later;
+        if work_off(context, owned, batch, bound).instrument(span.clone()).await? == Went::ToTheBound {
+            return Ok(Went::ToTheBound);
+        }
+    }
+    Ok(Went::Through)
 }
 
 /// The generation shows what was then: its rows stay, and are answered from, until the partition is taken away.
@@ -430,7 +446,11 @@ where
 }
 
 /// Stop 9: effect, checkpoint and parked events in one atomic write.
-async fn write<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>, fold: Fold<P>) -> Result<(), ProjectorError>
+pub(crate) async fn write<P, M>(
+    context: &WorkerContext<M>,
+    owned: &mut Owned<P>,
+    fold: Fold<P>,
+) -> Result<(), ProjectorError>
 where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
@@ -512,7 +532,7 @@ where
 }
 
 /// Until it works: a worker that is not wanted any more is cancelled from outside.
-async fn retrying<T, F>(operation: impl FnMut() -> F) -> Result<T, ProjectorError>
+pub(crate) async fn retrying<T, F>(operation: impl FnMut() -> F) -> Result<T, ProjectorError>
 where
     F: Future<Output = Result<T, ProjectorError>>,
 {

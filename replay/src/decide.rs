@@ -103,11 +103,16 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
         "automatic": request.automatic,
         "stages": stages,
     });
+    let from = match request.source {
+        Source::Log => "",
+        Source::EventTable => ", from the event table up to where the topics begin",
+    };
     let done = match &request.until {
         None => {
-            format!("{name}@{number} is built beside {name}@{}, with fold {}", catalogue.serving, request.fold_version)
+            let (serving, fold) = (catalogue.serving, request.fold_version);
+            format!("{name}@{number} is built beside {name}@{serving}, with fold {fold}{from}")
         }
-        Some(until) => format!("{name}@{number} is built up to {until}, to be asked for by its number"),
+        Some(until) => format!("{name}@{number} is built up to {until}{from}, to be asked for by its number"),
     };
     change(name, to, number, by, "started", evidence, done)
 }

@@ -2,8 +2,8 @@
 
 use std::path::PathBuf;
 
-use clap::{ArgGroup, Args, Subcommand};
-use read_models::generations::Until;
+use clap::{ArgGroup, Args, Subcommand, ValueEnum};
+use read_models::generations::{Source, Until};
 use replay::Target;
 use schemas::{RegionId, Sku};
 
@@ -23,6 +23,11 @@ pub enum ReplayAction {
     /// second, build it from the first event of the log on, and feed it until it is retired. A killed one goes on
     /// where it was. Nobody is answered from it until `replay cutover`, but by `?generation=2`.
     ///
+    /// With --from event-table it begins with what retention has removed from the topics, read from the event table, and goes
+    /// on from the topics where they begin: for a whole rebuild after retention has passed (the projector's "retention
+    /// removed it"). The processes that build it need the event store: `millrace up` has it, `millrace project` with
+    /// --event-store.
+    ///
     /// With --until it stands still there, for "what did we show at 14:05".
     ///
     /// With --into-live no generation is made: the keys that --sku, --region, --since and --until name are folded anew,
@@ -30,6 +35,7 @@ pub enum ReplayAction {
     #[command(after_help = "Examples:\n  \
         millrace replay start stock --as ann --reason 'rows tell when they changed' --plan stages.toml\n  \
         millrace replay start stock --as ann --until 2026-11-20T14:05:00Z\n  \
+        millrace replay start stock --as ann --from event-table --reason 'the topics keep a week'\n  \
         millrace replay start stock --as ann --into-live --sku ONION-1KG,LEEK-1KG")]
     Start(StartArgs),
     /// Show how far a replay is built, and what is next
@@ -125,6 +131,9 @@ pub struct StartArgs {
     /// Version of the fold that builds it [default: the newest of this program]
     #[arg(long, value_name = "N", conflicts_with = "into_live")]
     pub fold: Option<u32>,
+    /// Where its events come from: the topics, or what they have no more from the event table first
+    #[arg(long, value_enum, value_name = "SOURCE", default_value = "log", conflicts_with = "into_live")]
+    pub from: FromArg,
     /// Stages of the cutover, gates, triggers and rollback window [default: all at once, after parity and approval]
     #[arg(long, value_name = "FILE", conflicts_with = "into_live")]
     pub plan: Option<PathBuf>,
@@ -155,6 +164,23 @@ pub struct StartArgs {
     pub at: AtArgs,
     #[command(flatten)]
     pub event_log: EventLogArgs,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum FromArg {
+    /// The topics, from their first record on
+    Log,
+    /// The event table up to where the topics begin, then the topics
+    EventTable,
+}
+
+impl From<FromArg> for Source {
+    fn from(from: FromArg) -> Self {
+        match from {
+            FromArg::Log => Source::Log,
+            FromArg::EventTable => Source::EventTable,
+        }
+    }
 }
 
 #[derive(Debug, Clone, Args)]
@@ -352,6 +378,8 @@ mod tests {
             "millrace replay start stock --as ann --sku A",
             "millrace replay start stock --as ann --into-live",
             "millrace replay start stock --as ann --into-live --sku A --fold 2",
+            "millrace replay start stock --as ann --into-live --sku A --from event-table",
+            "millrace replay start stock --as ann --from topics",
             "millrace replay start stock --as ann --as-of",
             "millrace replay start stock",
             "millrace replay start stock@2 --as ann",

@@ -24,6 +24,7 @@ pub async fn run(args: ListArgs) -> anyhow::Result<Exit> {
         "generation",
         "role",
         "fold",
+        "from",
         "answers",
         "stage",
         "live",
@@ -48,7 +49,7 @@ pub async fn run(args: ListArgs) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-fn row(generation: &GenerationView) -> [String; 9] {
+fn row(generation: &GenerationView) -> [String; 10] {
     let none = || "-".to_owned();
     let replay = generation.replay.as_ref();
     let progress = generation.progress.as_ref();
@@ -65,6 +66,7 @@ fn row(generation: &GenerationView) -> [String; 9] {
         generation.generation.clone(),
         role,
         generation.fold.to_string(),
+        generation.source.replace('_', " "),
         generation.answers.clone(),
         replay.and_then(|replay| replay.stage.clone()).unwrap_or_else(none),
         progress.map_or_else(none, |progress| format!("{} of {}", progress.live, progress.partitions)),

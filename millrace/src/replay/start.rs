@@ -1,6 +1,5 @@
 //! `millrace replay start`: a whole new generation.
 
-use read_models::generations::Source;
 use replay::{Outcome, Plan, StartRequest};
 
 use super::args::StartArgs;
@@ -17,7 +16,7 @@ pub async fn run(args: StartArgs) -> anyhow::Result<Exit> {
         fold_version: args.fold.or(known_folds.last().copied()).unwrap_or_default(),
         known_folds,
         until: args.until.clone(),
-        source: Source::Log,
+        source: args.from.into(),
         plan,
         automatic: args.auto,
         throttle: None,

@@ -162,8 +162,9 @@ impl Seen {
             keys => format!(", {keys} keys parked"),
         };
         let until = self.view.until.as_ref().map(|until| format!(", stands still at {until}")).unwrap_or_default();
+        let from = if self.view.source == "log" { "" } else { ", from the event table" };
         format!(
-            "{} ({}, fold {}): {lag}{pace}{eta}, {} of {} partitions live{parked}{until}",
+            "{} ({}, fold {}{from}): {lag}{pace}{eta}, {} of {} partitions live{parked}{until}",
             self.view.generation,
             self.view.role.as_str(),
             self.view.fold,

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use event_log::{EventLog, EventLogError};
+use projectors::ProjectorSettings;
 use replay::Replayed;
 
 use super::process::{OnFailure, Process};
@@ -22,7 +23,8 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
     let Some(partitions) = wait_for_topics(log.as_ref(), &process).await? else { return Ok(Exit::Done) };
-    let settings = args.projector.settings(partitions);
+    let event_table = args.event_store.as_ref().map(|url| stores::event_table_at(url, &registry));
+    let settings = ProjectorSettings { event_table, ..args.projector.settings(partitions) };
     let replayed = match args.projection {
         ProjectionName::Stock => {
             let stock = connector.stock(&args.stock).await?;

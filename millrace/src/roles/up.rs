@@ -6,6 +6,7 @@ use std::sync::Arc;
 use audit::{AuditSettings, Auditor};
 use axum::Router;
 use command_api::CommandHandler;
+use projectors::ProjectorSettings;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 use replay::Replayed;
@@ -59,7 +60,8 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
         parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology, OnFailure::StayDown);
     }
     parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
-    let settings = args.projector.settings(topology.partitions);
+    let event_table = Some(stores::event_table_of(&store, &registry));
+    let settings = ProjectorSettings { event_table, ..args.projector.settings(topology.partitions) };
     feeding::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);
     feeding::search_projector(&mut process, search_generations, &log, &registry, settings, OnFailure::StayDown);
     let replayed = vec![

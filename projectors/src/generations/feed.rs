@@ -92,7 +92,7 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
 
     /// Whether it feeds what the catalogue says now: what a replay notes in its entry changes nothing.
     pub(super) fn is_of(&self, entry: &GenerationEntry) -> bool {
-        let told = |entry: &GenerationEntry| (entry.fold_version, entry.partitions, entry.until.clone());
+        let told = |entry: &GenerationEntry| (entry.fold_version, entry.partitions, entry.until.clone(), entry.source);
         told(&self.entry) == told(entry)
     }
 

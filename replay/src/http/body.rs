@@ -37,6 +37,10 @@ pub(super) struct StartBody {
     /// Version of the fold; the newest of this program unless said.
     #[serde(default)]
     fold: Option<u32>,
+    /// `log`, or `event_table` where retention has removed the beginning of the topics; the log unless said.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    from: Source,
     /// A time (RFC 3339) or a position token at which it stands still.
     #[serde(default)]
     until: Option<String>,
@@ -146,7 +150,7 @@ impl StartBody {
             fold_version: self.fold.or(folds.last().copied()).unwrap_or_default(),
             known_folds: folds.to_vec(),
             until: until.map_err(|problem| Problem::unprocessable(format!("until: {problem}")))?,
-            source: Source::Log,
+            source: self.from,
             plan,
             automatic: self.auto,
             throttle: None,

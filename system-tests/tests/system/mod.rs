@@ -246,6 +246,12 @@ impl System {
         environment.iter().find(|(name, _)| name == "MILLRACE_STOCK_STORE").map(|(_, url)| url.as_str()).unwrap()
     }
 
+    /// Those of a projector's settings that are asked for.
+    pub fn settings(&self, names: &[&str]) -> Vec<(String, String)> {
+        let environment = &self.processes["stock"].environment;
+        environment.iter().filter(|(name, _)| names.contains(&name.as_str())).cloned().collect()
+    }
+
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }

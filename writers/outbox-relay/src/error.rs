@@ -43,6 +43,11 @@ pub enum RelayError {
         "{at} holds events {one} and {other} as sequence {sequence}: two histories are in one topic; it cannot be mended, use another topic generation"
     )]
     LogContradicts { at: TopicPartition, sequence: u64, one: Uuid, other: Uuid },
+    /// The event table does not hold what it was published from.
+    #[error(
+        "the event table gives {found} events of {at}, and {published} were published: rows were removed from it, or the read model is another table's; run `millrace relay reconcile --dry-run`"
+    )]
+    TableIsShort { at: TopicPartition, published: u64, found: u64 },
 }
 
 impl RelayError {
@@ -58,7 +63,8 @@ impl RelayError {
             | RelayError::AnotherLeads
             | RelayError::NotRestorable { .. }
             | RelayError::NotRead { .. }
-            | RelayError::LogContradicts { .. } => false,
+            | RelayError::LogContradicts { .. }
+            | RelayError::TableIsShort { .. } => false,
         }
     }
 

@@ -6,6 +6,7 @@
 mod error;
 mod history;
 mod metrics;
+mod published_rows;
 mod reconcile;
 mod relay;
 mod schema_ids;
@@ -14,6 +15,7 @@ mod topics;
 
 pub use error::RelayError;
 pub use metrics::describe_metrics;
+pub use published_rows::{ConnectStore, PublishedRows};
 pub use reconcile::{Finding, PartitionReport, PublishAgain, ReconcileOptions, ReconcileReport, Step, reconcile};
 pub use relay::{Relay, RelaySettings};
 pub use topics::topic_specs;

@@ -46,28 +46,7 @@ impl Stamper {
             self.check_version(event)?;
             let (partition, sequence) = self.cursor.advance(event, self.topology);
             touched.insert((event.topic.clone(), partition), sequence);
-            let context = event.topic.split('.').next().unwrap_or_default();
-            let envelope = EventEnvelope {
-                id: event.id,
-                source: format!("/millrace/{context}"),
-                event_type: event.schema.name.to_owned(),
-                time: event.time,
-                subject: event.stream.to_string(),
-                partition_key: event.key.clone(),
-                sequence,
-                stream_version: event.version,
-                position: event.position,
-                correlation_id: event.correlation_id.clone(),
-                causation_id: event.causation_id.clone(),
-                traceparent: event.traceparent.clone(),
-            };
-            records.push(NewRecord {
-                at: TopicPartition::new(event.topic.clone(), partition),
-                key: event.key.clone().into_bytes(),
-                headers: envelope.to_headers(),
-                value: frame(schema_id(event), &event.body),
-                timestamp: event.time,
-            });
+            records.push(record_of(event, partition, sequence, schema_id(event)));
         }
         Ok(Stamped { records, cursor: RelayCursor { position: self.cursor.position, sequences: touched } })
     }
@@ -80,6 +59,32 @@ impl Stamper {
             }
             _ => Ok(()),
         }
+    }
+}
+
+/// The record that a row is published as.
+pub(crate) fn record_of(event: &StoredEvent, partition: u32, sequence: u64, schema_id: u32) -> NewRecord {
+    let context = event.topic.split('.').next().unwrap_or_default();
+    let envelope = EventEnvelope {
+        id: event.id,
+        source: format!("/millrace/{context}"),
+        event_type: event.schema.name.to_owned(),
+        time: event.time,
+        subject: event.stream.to_string(),
+        partition_key: event.key.clone(),
+        sequence,
+        stream_version: event.version,
+        position: event.position,
+        correlation_id: event.correlation_id.clone(),
+        causation_id: event.causation_id.clone(),
+        traceparent: event.traceparent.clone(),
+    };
+    NewRecord {
+        at: TopicPartition::new(event.topic.clone(), partition),
+        key: event.key.clone().into_bytes(),
+        headers: envelope.to_headers(),
+        value: frame(schema_id, &event.body),
+        timestamp: event.time,
     }
 }
 
