@@ -75,6 +75,14 @@ impl Layout {
     fn version(&self) -> i64 {
         1 + self.additions.len() as i64
     }
+
+    fn in_memory(&self) -> rusqlite::Result<Connection> {
+        let connection = Connection::open_in_memory()?;
+        for statements in self.tables.iter().chain(self.additions) {
+            connection.execute_batch(statements)?;
+        }
+        Ok(connection)
+    }
 }
 
 // === impl SqliteFile ===
@@ -109,6 +117,12 @@ impl SqliteFile {
             transaction.pragma_update(None, "user_version", layout.version()).map_err(fails)?;
         }
         transaction.commit().map_err(fails)?;
+        // Damage to the text of the tables is not seen by SQLite until a statement meets it, and would be met again
+        // after each start.
+        let wanted = layout.in_memory().and_then(|fresh| shape_of(&fresh)).map_err(fails)?;
+        if shape_of(&writer).map_err(fails)? != wanted {
+            return Err(damaged(name, path, remedy, "its tables are not those that were made"));
+        }
         Ok(Self::with(name, path, remedy, Some(Mutex::new(writer))))
     }
 
@@ -312,6 +326,15 @@ fn set_up(connection: &Connection) -> rusqlite::Result<()> {
     connection.busy_timeout(BUSY)?;
     connection.set_prepared_statement_cache_capacity(32);
     Ok(())
+}
+
+/// Tables, indexes and their columns: what they are called, hold and are unique by.
+fn shape_of(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut columns = connection.prepare(
+        "SELECT concat_ws(' ', made.type, made.name, made.tbl_name, found.cid, found.name, found.type, found.\"notnull\", found.pk)
+         FROM sqlite_schema AS made LEFT JOIN pragma_table_xinfo(made.name) AS found ORDER BY 1",
+    )?;
+    columns.query_map([], |row| row.get(0))?.collect()
 }
 
 fn layout_of(connection: &Connection) -> rusqlite::Result<i64> {

@@ -87,7 +87,7 @@ async fn both_read_models_are_built_again_after_retention() {
     pass_retention(&log).await;
 
     for name in ["stock", "search"] {
-        let (code, started) = replay(&system, &format!("start {name} --as ann --from event-table"));
+        let (code, started) = replay(&system, &format!("start {name} --as ann --from event-table --fold 1"));
         assert_eq!((code, &started["done"]["generation"]), (0, &json!(format!("{name}@2"))), "{started}");
         system.kill(name);
         system.start(name);
@@ -96,7 +96,7 @@ async fn both_read_models_are_built_again_after_retention() {
         assert_eq!(code, 0, "{verified}");
     }
     // One from the topics cannot be built; the others do not mind.
-    let (code, _) = replay(&system, "start stock --as ann --from log");
+    let (code, _) = replay(&system, "start stock --as ann --from log --fold 1");
     assert_eq!(code, 0);
     load_more(&system).await;
     system.settled(SKUS as u64).await;

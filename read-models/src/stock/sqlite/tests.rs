@@ -42,3 +42,22 @@ async fn a_file_of_before_fold_2_is_brought_up_by_the_writer_and_read_from_then_
     stock.file.write(|transaction| write_rows(transaction, generation.number, &[(key(), new.clone())])).unwrap();
     assert_eq!(reader.rows(partition, None, 10).await.unwrap().rows, [(key(), Ok(new))]);
 }
+
+#[test]
+fn a_file_whose_tables_are_damaged_is_refused_before_anything_is_written_to_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("stock.db");
+    drop(SqliteStock::open(&path).unwrap());
+    SqliteStock::open(&path).unwrap();
+    let file = rusqlite::Connection::open(&path).unwrap();
+    // One bit of the text of a table, as a disk flips it: SQLite opens the file and finds nothing wrong.
+    file.execute_batch(
+        "PRAGMA writable_schema = ON;
+         UPDATE sqlite_schema SET sql = replace(sql, 'headers', 'heafers') WHERE name = 'parked_events';",
+    )
+    .unwrap();
+    drop(file);
+    let refused = SqliteStock::open(&path).err().unwrap();
+    assert!(matches!(&refused, ReadModelError::Damaged { .. }), "{refused}");
+    assert!(refused.to_string().contains(REMEDY), "{refused}");
+}
