@@ -53,7 +53,7 @@ pub struct Throttle {
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(crate) events: usize,
-    /// `None` with nobody to disturb.
+    /// `None` with nobody to disturb, or when none was given back in time.
     _place: Option<OwnedSemaphorePermit>,
 }
 
@@ -77,6 +77,8 @@ const FLOOR: f64 = 500.0;
 /// Events per second at first, and by which the rate grows with each step.
 const FIRST: f64 = 10_000.0;
 const GROWTH: f64 = 2_500.0;
+/// How long a piece waits for its place: longer than any piece takes whose store answers.
+const PLACE_WITHIN: Duration = Duration::from_secs(1);
 /// Above this there is nothing left to hold back.
 const CEILING: f64 = 1_000_000.0;
 /// Time between two pieces of work of a shadow that is held back: the shorter, the less its writes hold up others.
@@ -139,9 +141,12 @@ impl Throttle {
             (at, events, shared.status.rate.is_some())
         };
         tokio::time::sleep_until(at).await;
-        // It is never closed.
-        let place = if is_bounded { Arc::clone(&self.places).acquire_owned().await.ok() } else { None };
-        Permit { events, _place: place }
+        if !is_bounded {
+            return Permit { events, _place: None };
+        }
+        // Whoever has the place may wait for a store or a registry that is away: others do not wait for it with him.
+        let place = tokio::time::timeout(PLACE_WITHIN, Arc::clone(&self.places).acquire_owned()).await;
+        Permit { events, _place: place.ok().and_then(Result::ok) }
     }
 }
 

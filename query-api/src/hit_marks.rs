@@ -43,6 +43,8 @@ pub(crate) struct HitMarks {
 
 #[derive(Default)]
 struct Halves {
+    /// Of the last mark: answers of one commit share it.
+    position: Arc<PositionToken>,
     newer: HashMap<(Sku, String), Mark>,
     older: HashMap<(Sku, String), Mark>,
 }
@@ -117,7 +119,10 @@ impl Halves {
     }
 
     fn note(&mut self, generation: u32, said: &[Said], position: &PositionToken) {
-        let position = Arc::new(position.clone());
+        if *self.position != *position {
+            self.position = Arc::new(position.clone());
+        }
+        let position = Arc::clone(&self.position);
         for said in said {
             // A slower read of the same generation, which was asked for earlier, takes no mark back.
             let is_newer =

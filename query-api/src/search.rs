@@ -141,6 +141,7 @@ pub(crate) async fn search(
     let noted = reads.search_watch.begin(&choice, api.settings.deadline);
     let mut found = api.search.search(request.clone(), &choice).await;
     noted.ended(found.as_ref().map(|found| found.generation));
+    let mut pause = LOOK_AGAIN;
     // Who asks for a generation by its number gets what it has.
     while generation.is_none()
         && let Ok(answer) = &found
@@ -150,7 +151,8 @@ pub(crate) async fn search(
         if reads.search_marks.take(answer.generation, &said, &answer.position, is_late) {
             break;
         }
-        tokio::time::sleep(LOOK_AGAIN).await;
+        tokio::time::sleep(pause).await;
+        pause = (2 * pause).min(8 * LOOK_AGAIN);
         found = api.search.search(request.clone(), &choice).await;
     }
     let found = found?;

@@ -75,10 +75,13 @@ async fn beside_a_live_side_pieces_go_one_after_the_other() {
     let throttle = Throttle { places: Arc::new(Semaphore::new(1)), ..Throttle::new(ThrottleSettings::default()) };
     let first = throttle.permit(10_000).await;
     assert!(first.events <= LARGEST);
-    let second = tokio::time::timeout(Duration::from_secs(60), throttle.permit(10)).await;
+    let second = tokio::time::timeout(PLACE_WITHIN / 2, throttle.permit(10)).await;
     assert!(second.is_err(), "both at once");
     drop(first);
-    let _one = throttle.permit(10).await;
+    let stuck = tokio::time::timeout(PLACE_WITHIN / 2, throttle.permit(10)).await.unwrap();
+    let other = tokio::time::timeout(2 * PLACE_WITHIN, throttle.permit(10)).await;
+    assert_eq!(other.unwrap().events, 10, "one that waits for its store holds nobody else up");
+    drop(stuck);
     throttle.shared.lock().unwrap().status.rate = None;
     let all = throttle.permit(10_000).await;
     assert_eq!(all.events, 10_000, "with nobody to disturb");
