@@ -148,7 +148,7 @@ async fn compare_search(
     let generation = served.generation;
     let wider = SearchRequest { limit: WIDER * request.limit, facets: false, ..request.clone() };
     for _ in 0..TRIES {
-        if is_alike(&served, &mirrored) {
+        if is_alike(&served, &mirrored, request.limit) {
             return Mirroring::Same;
         }
         tokio::time::sleep(PAUSE).await;
@@ -164,9 +164,12 @@ async fn compare_search(
     Mirroring::Differs(request.text.unwrap_or_else(|| "*".to_owned()))
 }
 
-fn is_alike(served: &SearchAnswer, mirrored: &SearchAnswer) -> bool {
-    let common = served.hits.iter().filter(|hit| mirrored.hits.iter().any(|other| other.sku == hit.sku)).count();
-    let all = served.hits.len() + mirrored.hits.len() - common;
+/// Whether the first `limit` hits are the same but for a few.
+fn is_alike(served: &SearchAnswer, mirrored: &SearchAnswer, limit: usize) -> bool {
+    let (served, mirrored) = (&served.hits, &mirrored.hits);
+    let (served, mirrored) = (&served[..served.len().min(limit)], &mirrored[..mirrored.len().min(limit)]);
+    let common = served.iter().filter(|hit| mirrored.iter().any(|other| other.sku == hit.sku)).count();
+    let all = served.len() + mirrored.len() - common;
     all == 0 || common as f64 / all as f64 >= OVERLAP
 }
 
@@ -257,6 +260,8 @@ mod tests {
         assert!(!near(found(&["A", "B", "C", "D"], 9), found(&["A", "C", "D", "E"], 9), &asked), "B is gone");
         assert!(!near(found(&["A", "C", "D", "E"], 9), found(&["A", "B", "C", "D"], 9), &asked), "B is new");
         assert!(!near(found(&["A", "B"], 9), found(&["A", "B"], 8), &asked), "one fewer in all");
+        let (wide, other) = (found(&["A", "B", "C", "D"], 9), found(&["B", "A", "E", "F"], 7));
+        assert!(is_alike(&wide, &other, 2) && !is_alike(&wide, &other, 4), "what was asked for is compared");
         let second = SearchRequest { cursor: Some("1".to_owned()), ..asked };
         assert!(near(found(&["A", "B"], 9), found(&["C", "D"], 9), &second));
         assert!(!near(found(&["A", "B"], 9), found(&["A", "B"], 8), &second));
