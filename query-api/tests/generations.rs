@@ -101,12 +101,12 @@ async fn after_a_switch_an_answer_waits_until_its_generation_is_as_far_as_what_w
     assert_eq!((status, named.as_str(), &told["total"]["on_hand"]), (200, "stock@1", &5.into()));
 
     fixture.serve(2).await;
-    let catches_up = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        apply(&second, &beside, 4, 5).await;
-    };
     let begun = Instant::now();
-    let (_, (status, named, told)) = tokio::join!(catches_up, fixture.get("/v1/stock?sku=TEA"));
+    let mut asked = std::pin::pin!(fixture.get("/v1/stock?sku=TEA"));
+    let early = tokio::time::timeout(Duration::from_millis(200), &mut asked).await;
+    assert!(early.is_err(), "answered from what was behind: {early:?}");
+    apply(&second, &beside, 4, 5).await;
+    let (status, named, told) = asked.await;
     assert_eq!((status, named.as_str()), (200, "stock@2"));
     assert_eq!(told["items"][0]["total"]["on_hand"], 5, "not 4, which it was behind with");
     assert!(begun.elapsed() < Duration::from_millis(900));
