@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use crate::bound::Standing;
 use crate::error::ProjectorError;
 use crate::event_table::check_reach;
+use crate::history::ends_of;
 use crate::metrics::HALTED;
 use crate::observer::Observer;
 use crate::projection::Projection;
@@ -180,7 +181,8 @@ where
                 Ok(signal) => engine.follow::<P>(signal, subscription.as_mut()).await,
                 // The log shrank below a partition, or retention passed it: the others go on.
                 Err(EventLogError::OffsetOutOfRange { at, asked, first, next }) => {
-                    engine.halt::<P>(at.clone(), EventLogError::OffsetOutOfRange { at, asked, first, next }.into());
+                    let error = EventLogError::OffsetOutOfRange { at: at.clone(), asked, first, next };
+                    engine.halt::<P>(at, Some(next), error.into());
                     Ok(())
                 }
                 Err(error) => Err(error.into()),
@@ -249,7 +251,9 @@ impl<M: ?Sized> Engine<M> {
                     return Ok(());
                 }
                 match subscription.start(&at, offset).await {
-                    Err(error @ EventLogError::OffsetOutOfRange { .. }) => self.halt::<P>(at, error.into()),
+                    Err(error @ EventLogError::OffsetOutOfRange { next, .. }) => {
+                        self.halt::<P>(at, Some(next), error.into())
+                    }
                     other => {
                         other?;
                         if let Some(assignment) = self.assignments.get_mut(&at) {
@@ -278,7 +282,7 @@ impl<M: ?Sized> Engine<M> {
                     tracing::debug!(%at, %error, "offset not published");
                 }
             }
-            Request::Ended { at, run, result } => {
+            Request::Ended { at, run, head, result } => {
                 if !self.holds(&at, run) {
                     return Ok(());
                 }
@@ -297,7 +301,7 @@ impl<M: ?Sized> Engine<M> {
                         self.report_halted();
                         self.reclaim_after(RECLAIM_AFTER, at, run);
                     }
-                    Err(error) => self.halt::<P>(at, error),
+                    Err(error) => self.halt::<P>(at, head, error),
                 }
             }
             Request::Reclaim { at, run } => {
@@ -325,7 +329,7 @@ impl<M: ?Sized> Engine<M> {
             .ok_or_else(|| ProjectorError::ForeignTopic { at: at.clone() })?;
         let partitions = self.settings.partitions;
         if at.partition >= partitions {
-            self.halt::<P>(at.clone(), ProjectorError::AddedPartition { at, partitions });
+            self.halt::<P>(at.clone(), None, ProjectorError::AddedPartition { at, partitions });
             return Ok(());
         }
         self.runs += 1;
@@ -342,6 +346,7 @@ impl<M: ?Sized> Engine<M> {
             settings: self.settings.clone(),
             label: self.label.clone(),
             standing: self.standing.clone(),
+            head: None,
             records: received,
             requests: self.requests.clone(),
             cancelled: cancelled.clone(),
@@ -356,8 +361,9 @@ impl<M: ?Sized> Engine<M> {
     }
 
     /// Leaves a partition as it is until an operator looks; the others go on. Where the log may come to hold what is
-    /// missing, the partition looks for it from time to time, and goes on by itself.
-    fn halt<P: Projection>(&mut self, at: TopicPartition, error: ProjectorError) {
+    /// missing, the partition looks for it from time to time, and goes on by itself. `head`: the log's end before it was
+    /// found wanting.
+    fn halt<P: Projection>(&mut self, at: TopicPartition, head: Option<u64>, error: ProjectorError) {
         let text = error.to_string();
         if self.halted.get(&at) != Some(&text) {
             tracing::error!(projection = P::NAME, %at, %error, "partition halts");
@@ -371,7 +377,7 @@ impl<M: ?Sized> Engine<M> {
                 self.runs += 1;
                 assignment.run = self.runs;
                 assignment.started = false;
-                self.reclaim_when_the_log_changes(at, self.runs);
+                self.reclaim_when_the_log_changes(at, head, self.runs);
             }
             _ => {
                 self.assignments.remove(&at);
@@ -379,16 +385,15 @@ impl<M: ?Sized> Engine<M> {
         }
     }
 
-    /// A look may read the whole partition: only when something has come, and once in a while in case it came before
-    /// the ends were noted.
-    fn reclaim_when_the_log_changes(&mut self, at: TopicPartition, run: u64) {
+    /// A look may read the whole partition: only when something has come since the last one, and once in a while in case
+    /// the log was exchanged for one that ends at the same offset.
+    fn reclaim_when_the_log_changes(&mut self, at: TopicPartition, head: Option<u64>, run: u64) {
         let (requests, log) = (self.requests.clone(), Arc::clone(&self.log));
         self.workers.spawn(async move {
-            let before = log.ends(&at.topic).await.ok();
             for _ in 0..LOOKS_UNCHANGED {
                 tokio::time::sleep(LOOK_AGAIN).await;
-                let now = log.ends(&at.topic).await.ok();
-                if now.is_some() && now != before {
+                let now = ends_of(&*log, &at).await.ok();
+                if now.is_some_and(|ends| head != Some(ends.next)) {
                     break;
                 }
             }

@@ -95,6 +95,7 @@ impl ProjectorError {
             self,
             ProjectorError::Gap { .. }
                 | ProjectorError::NotOnLog { .. }
+                | ProjectorError::NoEventTable { .. }
                 | ProjectorError::NotInTable { .. }
                 | ProjectorError::HistoryDiffers { .. }
                 | ProjectorError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })

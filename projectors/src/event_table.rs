@@ -17,7 +17,7 @@ use crate::error::ProjectorError;
 use crate::fold::Fold;
 use crate::history::{ends_of, first_sequence, place_of};
 use crate::projection::Projection;
-use crate::settings::ProjectorSettings;
+use crate::settings::{ProjectorSettings, Role};
 use crate::worker::{ATTEND_EVERY, Owned, Went, WorkerContext, retrying, work_through, write};
 
 /// What a topic partition begins with.
@@ -89,7 +89,8 @@ where
     }
 }
 
-/// Refuses a generation of which the topics do not have enough, in a process that has no event table.
+/// Refuses a generation that is built, and of which the topics do not have enough, in a process that has no event table.
+/// What callers rest on is fed as far as it can be: only the partitions halt that lack something.
 pub(crate) async fn check_reach<P, M>(
     read_model: &M,
     log: &dyn EventLog,
@@ -99,7 +100,7 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
-    if settings.source == Source::Log || settings.event_table.is_some() {
+    if settings.source == Source::Log || settings.event_table.is_some() || *settings.role.borrow() != Role::Shadow {
         return Ok(());
     }
     let status = read_model.status().await?;

@@ -36,7 +36,8 @@ pub(crate) enum Request {
     /// Records that the worker is done with; `next_offset` is the first not applied.
     Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
     /// The worker ended. `Ok` when it was told to.
-    Ended { at: TopicPartition, run: u64, result: Result<(), ProjectorError> },
+    /// `head` is the log's end before the worker looked at it, `None` if it never came to that.
+    Ended { at: TopicPartition, run: u64, head: Option<u64>, result: Result<(), ProjectorError> },
     /// The partition was taken over and is still assigned to this process: claim it again.
     Reclaim { at: TopicPartition, run: u64 },
 }
@@ -57,6 +58,8 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) label: SharedString,
     /// The partitions of a generation that stops at a bound.
     pub(crate) standing: Option<Standing>,
+    /// The log's end when the partition was claimed; `None` before.
+    pub(crate) head: Option<u64>,
     pub(crate) records: mpsc::UnboundedReceiver<Vec<Record>>,
     pub(crate) requests: mpsc::UnboundedSender<Request>,
     pub(crate) cancelled: CancellationToken,
@@ -124,7 +127,7 @@ where
         () = cancelled.cancelled() => Ok(()),
     };
     // The engine may be gone at shutdown; then nobody asks.
-    let _ = context.requests.send(Request::Ended { at: context.at, run: context.run, result });
+    let _ = context.requests.send(Request::Ended { at: context.at, run: context.run, head: context.head, result });
 }
 
 async fn run<P, M>(context: &mut WorkerContext<M>) -> Result<(), ProjectorError>
@@ -133,6 +136,7 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let mut owned = claim::<P, M>(context).await?;
+    context.head = Some(owned.head);
     let _held = context.standing.as_ref().map(|standing| standing.hold(context.partition));
     let bound = Bound::of(context.settings.until.as_ref(), context.partition);
     if bound.is_reached(&owned.checkpoint) {

@@ -19,7 +19,8 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 const TOPIC: &str = "inventory.events";
-const DEADLINE: Duration = Duration::from_secs(60);
+/// Below the time after which a halted partition looks at a log that did not change.
+const DEADLINE: Duration = Duration::from_secs(45);
 
 /// Event `sequence` of `history`: the stock is then `sequence`.
 fn event(history: u128, sequence: u64) -> NewRecord {

@@ -14,13 +14,14 @@ use event_log::{
 };
 use event_store::{AppendBatch, DecidedCommand, EventStore, NewEvent, SqliteEventStore, StreamId, Topology};
 use outbox_relay::{PublishedRows, Relay, RelaySettings};
-use projectors::{ProjectorError, ProjectorSettings, StockProjection, run_projector};
+use projectors::{ProjectorError, ProjectorSettings, Role, StockProjection, run_projector};
 use read_models::generations::{Source, Until};
 use read_models::stock::{SharedStock, StockKey, StockReadModel, StockRow, connect_stock};
 use read_models::{Checkpoint, PartitionRef, ReadModelStatus};
 use schemas::event::{PriceSet, StockChange, StockUpdated};
 use schemas::{Context, Event, Outcome, OutcomeKind, RegionId, Sku, WarehouseId, encode_event};
 use telemetry::Health;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -37,6 +38,7 @@ struct World {
     store: Arc<dyn EventStore>,
     log: Arc<dyn EventLog>,
     stock: SharedStock,
+    role: Role,
     appended: u64,
     relay: (CancellationToken, JoinHandle<()>),
 }
@@ -70,7 +72,7 @@ impl World {
         let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
         let stock = connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap();
         let relay = start_relay(&store, &log);
-        Self { folder, store, log, stock, appended: 0, relay }
+        Self { folder, store, log, stock, role: Role::Serving, appended: 0, relay }
     }
 
     /// Appends events of two topics, and waits until they are published.
@@ -118,6 +120,7 @@ impl World {
             source,
             event_table,
             until,
+            role: watch::channel(self.role).1,
             ..ProjectorSettings::default()
         };
         let projector = tokio::spawn(run_projector::<StockProjection, dyn StockReadModel>(
@@ -142,10 +145,15 @@ impl World {
 
     /// Removes all but the last records of each partition, as retention would.
     fn pass_retention(&self) {
+        self.pass_retention_of(0..PARTITIONS);
+    }
+
+    fn pass_retention_of(&self, partitions: std::ops::Range<u32>) {
         let file = rusqlite::Connection::open(self.folder.path().join("log.db")).unwrap();
         let all = "FROM records AS newer WHERE newer.topic = records.topic AND newer.partition = records.partition";
-        let removed = format!("DELETE FROM records WHERE offset <= (SELECT max(offset) - {KEPT} {all})");
-        assert!(file.execute(&removed, []).unwrap() > 100);
+        let old = format!("offset <= (SELECT max(offset) - {KEPT} {all})");
+        let removed = format!("DELETE FROM records WHERE partition >= ?1 AND partition < ?2 AND {old}");
+        assert!(file.execute(&removed, [partitions.start, partitions.end]).unwrap() > 20);
     }
 
     async fn end(self) {
@@ -364,10 +372,30 @@ async fn one_from_the_log_says_what_would_do_and_one_without_a_table_is_refused(
     assert_eq!(applied(&running.stock.status().await.unwrap()), 0);
     running.stop().await;
 
+    world.role = Role::Shadow;
     let refused = world.project(2, Source::EventTable, None).projector.await.unwrap();
     let error = refused.unwrap_err();
     assert!(matches!(error, ProjectorError::NoEventTable { generation: 2, wanted: 1, .. }), "{error}");
     assert!(error.to_string().contains("`--event-store`"), "{error}");
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_serves_is_fed_without_a_table_but_for_the_partition_that_lacks_something() {
+    let mut world = World::new().await;
+    world.append(400).await;
+    world.pass_retention();
+    let running = world.project(2, Source::EventTable, Some(world.table()));
+    running.level(world.published().await).await;
+    running.stop().await;
+    world.append(400).await;
+    world.pass_retention_of(0..1);
+
+    let running = world.project(2, Source::EventTable, None);
+    running.says(&["halted", "`--event-store`"]).await;
+    let others = |status: &ReadModelStatus| status.partitions[1..].iter().all(|held| held.lag_events() == Some(0));
+    assert!(running.until(others).await.partitions[0].lag_events() > Some(0));
+    running.stop().await;
     world.end().await;
 }
 
