@@ -17,8 +17,8 @@ use async_trait::async_trait;
 use event_log::{EventLog, SchemaRegistry};
 use futures::future::BoxFuture;
 use read_models::generations::{GenerationEntry, GenerationState, Share};
-use read_models::process_report::{ProcessReport, ReadFigures};
-use read_models::{Catalogue, Generation, Generations, Head, ReadModel, ReadModelError, ReadModelStatus};
+use read_models::process_report::{LiveSide, ProcessReport, ReadFigures};
+use read_models::{Catalogue, Generation, Generations, Head, ReadModel, ReadModelError};
 use telemetry::{ComponentHealth, Health};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -286,7 +286,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         }
     }
 
-    /// Tells the throttle how those who are served fare, while there is somebody to hold back, and others what it does.
+    /// Tells the throttle how those who are served fare, while there is somebody to hold back, and others of both.
     async fn observe(&mut self, catalogue: &Catalogue) {
         let Some(throttle) = self.settings.projector.throttle.clone() else { return };
         if !self.feeds.values().any(Feed::is_shadow) {
@@ -294,51 +294,55 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             throttle.observe(P::NAME, Pressure::default());
             return;
         }
-        throttle.observe(P::NAME, self.pressure(catalogue).await);
+        let live = self.live_side(catalogue).await;
+        throttle.observe(P::NAME, self.pressure(catalogue, live).await);
         if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
         }
         self.told_at = Some(Instant::now());
-        let throttle = Some(throttle.status());
-        let report = ProcessReport { process: self.process.clone(), at: now(), throttle, ..ProcessReport::default() };
+        let process = self.process.clone();
+        let report =
+            ProcessReport { process, at: now(), throttle: Some(throttle.status()), live, ..ProcessReport::default() };
         if let Err(error) = self.stores.catalogue().note_report(&report).await {
             tracing::debug!(projection = P::NAME, %error, "the throttle is not told of");
         }
     }
 
-    /// What cannot be read is unseen, not quiet.
-    async fn pressure(&mut self, catalogue: &Catalogue) -> Pressure {
-        let mut pressure = Pressure::default();
-        let serving = self.feeds.get(&catalogue.serving).and_then(Feed::read_model);
-        let status = match serving {
-            Some(serving) => serving.status().await.ok(),
-            None => None,
-        };
+    /// `None` where this process does not feed what serves, or cannot tell.
+    async fn live_side(&mut self, catalogue: &Catalogue) -> Option<LiveSide> {
+        let status = self.feeds.get(&catalogue.serving)?.read_model()?.status().await.ok()?;
         let is_fresh = |head: &Head| now().saturating_sub(head.seen_at) <= HEADS_MS;
-        let lag = status.as_ref().and_then(ReadModelStatus::lag_events);
-        let heads = status.iter().flat_map(|status| &status.partitions).filter_map(|partition| partition.head);
-        let heads: Vec<Head> = heads.filter(is_fresh).collect();
-        match lag.filter(|_| !heads.is_empty()) {
-            Some(lag) => {
-                let end = heads.iter().map(|head| head.next_offset).sum();
-                if end != self.live_end.0 {
-                    self.live_end = (end, Instant::now());
-                }
-                pressure.live_lag = lag;
-                pressure.events_come = self.live_end.1.elapsed() < QUIET_AFTER;
-            }
-            None => pressure.is_unseen = true,
+        let heads: Vec<Head> =
+            status.partitions.iter().filter_map(|partition| partition.head).filter(is_fresh).collect();
+        let lag_events = status.lag_events().filter(|_| !heads.is_empty())?;
+        let end = heads.iter().map(|head| head.next_offset).sum();
+        if end != self.live_end.0 {
+            self.live_end = (end, Instant::now());
         }
-        match self.stores.catalogue().reports(now(), REPORTS_MS).await {
-            Ok(reports) => {
-                let reads = reports.iter().flat_map(|report| report.reads.values()).map(|lately| lately.seconds);
-                let all = reads.fold(ReadFigures::default(), ReadFigures::plus);
-                pressure.reads = all.requests;
-                pressure.read_p99_ms = all.p99_ms;
-            }
-            Err(_) => pressure.is_unseen = true,
+        let events_come = self.live_end.1.elapsed() < QUIET_AFTER;
+        Some(LiveSide { generation: catalogue.serving, lag_events, events_come })
+    }
+
+    /// What cannot be read is unseen, not quiet. A process that has not the fold of what serves hears of it from those that
+    /// have.
+    async fn pressure(&self, catalogue: &Catalogue, live: Option<LiveSide>) -> Pressure {
+        let Ok(reports) = self.stores.catalogue().reports(now(), REPORTS_MS).await else {
+            return Pressure { is_unseen: true, ..Pressure::default() };
+        };
+        let told = reports.iter().filter_map(|report| report.live);
+        let live = live.or_else(|| {
+            let of_serving = told.filter(|told| told.generation == catalogue.serving);
+            of_serving.max_by_key(|told| (told.events_come, told.lag_events))
+        });
+        let reads = reports.iter().flat_map(|report| report.reads.values()).map(|lately| lately.seconds);
+        let reads = reads.fold(ReadFigures::default(), ReadFigures::plus);
+        Pressure {
+            live_lag: live.map_or(0, |live| live.lag_events),
+            events_come: live.is_some_and(|live| live.events_come),
+            reads: reads.requests,
+            read_p99_ms: reads.p99_ms,
+            is_unseen: live.is_none(),
         }
-        pressure
     }
 
     async fn stop_all(&mut self) {

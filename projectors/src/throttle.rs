@@ -12,9 +12,11 @@ use std::time::Duration;
 
 use metrics::gauge;
 use read_models::process_report::{ThrottleStatus, YieldsTo};
+use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
+use crate::background::Background;
 use crate::metrics::SHADOW_RATE;
 
 /// When shadows yield.
@@ -47,6 +49,7 @@ pub struct Throttle {
     shared: Arc<Mutex<Shared>>,
     /// Pieces of work at once beside a live side: half of the processors are left to it.
     places: Arc<Semaphore>,
+    background: Arc<Background>,
 }
 
 /// That a shadow may go on. Kept until it has.
@@ -109,7 +112,7 @@ impl Throttle {
         };
         let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let places = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { shared: Arc::new(Mutex::new(shared)), places }
+        Self { shared: Arc::new(Mutex::new(shared)), places, background: Arc::default() }
     }
 
     /// Notes how a read model's live side stands, and sets the rate anew when it is time.
@@ -131,6 +134,11 @@ impl Throttle {
 
     pub fn status(&self) -> ThrottleStatus {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
+    }
+
+    /// Threads that get a processor when nobody else wants one.
+    pub(crate) fn background(&self) -> Option<&Handle> {
+        self.background.handle()
     }
 
     /// Waits until a shadow may go on, and says with how many events, `wanted` at most.

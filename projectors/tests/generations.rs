@@ -6,9 +6,9 @@ mod world;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use read_models::Catalogue;
 use read_models::generations::{GenerationState, Until, check_chain};
-use read_models::process_report::YieldsTo;
+use read_models::process_report::{LiveSide, ProcessReport, ThrottleStatus, YieldsTo};
+use read_models::{Catalogue, Generations};
 use schemas::{Context, PositionToken, StorePosition};
 use serde_json::json;
 
@@ -125,6 +125,28 @@ async fn what_holds_a_shadow_back_is_told_through_the_store() {
     world.until_throttled(|told| told.yields_to == Some(YieldsTo::Unseen) && told.rate.is_some()).await;
     world.stores.is_blind.store(false, Ordering::SeqCst);
     world.until_throttled(|told| told.yields_to.is_none() && told.rate.is_none()).await;
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_that_does_not_feed_what_serves_hears_of_it_from_one_that_does() {
+    let mut world = World::new().await;
+    world.publish(100).await;
+    world.change(|to| world::add(to, 1, 99, None)).await;
+    world.change(|to| world::add(to, 2, 1, None)).await;
+    let running = world.run();
+    world.until_throttled(|told| told.yields_to == Some(YieldsTo::Unseen)).await;
+    let tell = |lag_events, events_come| {
+        let live = Some(LiveSide { generation: 1, lag_events, events_come });
+        ProcessReport { process: "another".to_owned(), at: i64::MAX, live, ..ProcessReport::default() }
+    };
+    world.stores.note_report(&tell(2_500, true)).await.unwrap();
+    let lags = |told: &ThrottleStatus| matches!(told.yields_to, Some(YieldsTo::LiveLag { events: 2_500, .. }));
+    world.until_throttled(lags).await;
+    world.stores.note_report(&tell(0, true)).await.unwrap();
+    world.until_throttled(|told| told.yields_to.is_none() && told.rate.is_some()).await;
+    world.stores.note_report(&tell(0, false)).await.unwrap();
+    world.until_throttled(|told| *told == ThrottleStatus::default()).await;
     running.stop().await;
 }
 

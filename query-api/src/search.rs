@@ -140,7 +140,6 @@ pub(crate) async fn search(
     let begun = Instant::now();
     let noted = reads.search_watch.begin(&choice, api.settings.deadline);
     let mut found = api.search.search(request.clone(), &choice).await;
-    noted.ended(found.as_ref().map(|found| found.generation));
     let mut pause = LOOK_AGAIN;
     // Who asks for a generation by its number gets what it has.
     while generation.is_none()
@@ -155,6 +154,8 @@ pub(crate) async fn search(
         pause = (2 * pause).min(8 * LOOK_AGAIN);
         found = api.search.search(request.clone(), &choice).await;
     }
+    // What the caller waited for, with all of it.
+    noted.ended(found.as_ref().map(|found| found.generation));
     let found = found?;
     if generation.is_none() {
         mirror::search(&reads.search_watch, &api.search, &request, &found, api.settings.deadline);

@@ -232,7 +232,6 @@ pub(crate) async fn answers(
     let begun = Instant::now();
     let noted = watch.begin(choice, reads.api.settings.deadline);
     let mut read = stock.stock(skus, choice).await;
-    noted.ended(read.as_ref().map(|read| read.generation));
     // Who asks for a generation by its number gets what it has.
     while choice.generation.is_none()
         && let Ok(found) = &read
@@ -246,6 +245,8 @@ pub(crate) async fn answers(
         tokio::time::sleep(LOOK_AGAIN).await;
         read = stock.stock(skus, choice).await;
     }
+    // What the caller waited for, with all of it.
+    noted.ended(read.as_ref().map(|read| read.generation));
     let read = read?;
     if choice.generation.is_none() {
         mirror::stock(watch, stock, skus, &read, reads.api.settings.deadline);

@@ -55,11 +55,11 @@ pub(crate) struct Noted<'w> {
 /// The last minute, a second at a time, the current one at the end.
 #[derive(Default)]
 struct Minute {
-    seconds: VecDeque<Second>,
+    seconds: VecDeque<Counts>,
 }
 
 #[derive(Default, Clone)]
-struct Second {
+struct Counts {
     latencies: Latencies,
     errors: u64,
     differing: u64,
@@ -69,7 +69,7 @@ struct Second {
 struct Mirrored {
     generation: u32,
     stage: u64,
-    requests: u64,
+    whole: Counts,
     minute: Minute,
     samples: Vec<String>,
 }
@@ -145,8 +145,8 @@ impl Watch {
         let counts = match mirrored.as_mut().filter(|mirrored| mirrored.stage == stage) {
             Some(counts) => counts,
             None => {
-                let (minute, samples) = (Minute::default(), Vec::new());
-                mirrored.insert(Mirrored { generation, stage, requests: 0, minute, samples })
+                let (whole, minute, samples) = (Counts::default(), Minute::default(), Vec::new());
+                mirrored.insert(Mirrored { generation, stage, whole, minute, samples })
             }
         };
         let (mut errors, mut differing) = (0, 0);
@@ -161,11 +161,13 @@ impl Watch {
                 }
             }
         }
-        counts.requests += 1;
-        counts.minute.note(took, |second| {
-            second.errors += errors;
-            second.differing += differing;
-        });
+        let more = |counts: &mut Counts| {
+            counts.errors += errors;
+            counts.differing += differing;
+        };
+        counts.whole.latencies.note(took);
+        more(&mut counts.whole);
+        counts.minute.note(took, more);
     }
 
     /// Follows the catalogue, and reports while more than one generation is fed.
@@ -210,13 +212,19 @@ impl Watch {
         let mirror = locked(&self.mirrored).as_ref().map(|mirrored| MirrorReport {
             generation: mirrored.generation,
             stage: mirrored.stage,
-            requests: mirrored.requests,
+            whole: mirrored.whole.figures(),
             lately: mirrored.minute.lately(),
             samples: mirrored.samples.clone(),
         });
         let answered = locked(&self.answered);
         let reads = answered.iter().map(|(generation, minute)| (*generation, minute.lately()));
-        ProcessReport { process: self.process.clone(), at: now, reads: reads.collect(), mirror, throttle: None }
+        ProcessReport {
+            process: self.process.clone(),
+            at: now,
+            reads: reads.collect(),
+            mirror,
+            ..ProcessReport::default()
+        }
     }
 }
 
@@ -246,9 +254,9 @@ impl Drop for Noted<'_> {
 // === impl Minute ===
 
 impl Minute {
-    fn note(&mut self, took: Duration, count: impl FnOnce(&mut Second)) {
+    fn note(&mut self, took: Duration, count: impl FnOnce(&mut Counts)) {
         if self.seconds.is_empty() {
-            self.seconds.push_back(Second::default());
+            self.seconds.push_back(Counts::default());
         }
         if let Some(second) = self.seconds.back_mut() {
             second.latencies.note(took);
@@ -257,7 +265,7 @@ impl Minute {
     }
 
     fn turn(&mut self) {
-        self.seconds.push_back(Second::default());
+        self.seconds.push_back(Counts::default());
         while self.seconds.len() > LONG {
             self.seconds.pop_front();
         }
@@ -272,14 +280,22 @@ impl Minute {
     }
 
     fn figures(&self, seconds: usize) -> ReadFigures {
-        let mut all = Second::default();
+        let mut all = Counts::default();
         for second in self.seconds.iter().rev().take(seconds) {
             all.latencies.merge(&second.latencies);
             all.errors += second.errors;
             all.differing += second.differing;
         }
-        let Second { latencies, errors, differing } = all;
-        ReadFigures { requests: latencies.count(), errors, differing, p99_ms: latencies.p99_ms() }
+        all.figures()
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn figures(&self) -> ReadFigures {
+        let Self { latencies, errors, differing } = self;
+        ReadFigures { requests: latencies.count(), errors: *errors, differing: *differing, p99_ms: latencies.p99_ms() }
     }
 }
 

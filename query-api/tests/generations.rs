@@ -9,11 +9,13 @@ use axum::body::{Body, to_bytes};
 use axum::http::Request;
 use query_api::{QueryApi, QuerySettings, router};
 use read_models::generations::GenerationEntry;
+use read_models::process_report::ReadFigures;
 use read_models::search::SearchReader;
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
 use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, Resolution};
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::Value;
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt;
 
 const AT: PartitionRef = PartitionRef { context: Context::Inventory, partition: 0 };
@@ -21,6 +23,7 @@ const AT: PartitionRef = PartitionRef { context: Context::Inventory, partition: 
 struct Fixture {
     stock: SharedStock,
     routes: Router,
+    shutdown: CancellationToken,
     _folder: tempfile::TempDir,
 }
 
@@ -68,8 +71,10 @@ impl Fixture {
         let stock = connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap();
         let search = Arc::new(SearchReader::open(folder.path().join("search")).await.unwrap());
         let settings = QuerySettings::default();
-        let (routes, _) = router(QueryApi { stock: stock.clone(), search, settings, now: || 1_700_000_000_000 });
-        Self { stock, routes, _folder: folder }
+        let (routes, watch) = router(QueryApi { stock: stock.clone(), search, settings, now: || 1_700_000_000_000 });
+        let shutdown = CancellationToken::new();
+        tokio::spawn(watch.run(shutdown.clone()));
+        Self { stock, routes, shutdown, _folder: folder }
     }
 
     async fn serve(&self, number: u32) {
@@ -79,6 +84,19 @@ impl Fixture {
         to.serving = number;
         let (to, decisions) = held.decided(to, Vec::new());
         self.stock.change(&to, &decisions).await.unwrap();
+    }
+
+    /// Figures of reads that a generation answered, once they are told.
+    async fn reported(&self, generation: u32) -> ReadFigures {
+        let begun = Instant::now();
+        loop {
+            let reports = self.stock.reports(1_700_000_000_000, 60_000).await.unwrap();
+            if let Some(lately) = reports.iter().find_map(|report| report.reads.get(&generation)) {
+                return lately.minute;
+            }
+            assert!(begun.elapsed() < Duration::from_secs(30), "{reports:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Status, the generation that is named, and what was answered.
@@ -110,6 +128,10 @@ async fn after_a_switch_an_answer_waits_until_its_generation_is_as_far_as_what_w
     assert_eq!((status, named.as_str()), (200, "stock@2"));
     assert_eq!(told["items"][0]["total"]["on_hand"], 5, "not 4, which it was behind with");
     assert!(begun.elapsed() < Duration::from_millis(900));
+    let figures = fixture.reported(2).await;
+    assert_eq!((figures.requests, figures.errors), (1, 0));
+    assert!(figures.p99_ms > 200.0, "the wait is part of what a caller has: {figures:?}");
+    fixture.shutdown.cancel();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! What one process tells the others of itself, through the store: how its reads fare, and how fast it may build.
 //!
 //! A later report replaces the earlier one of the same process. Figures are of the last seconds and of the last minute:
-//! what is over stops to count by itself, and no figure grows for as long as a stage lasts.
+//! what is over stops to count by itself. Mirrored reads are counted over their stage, too.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -23,6 +23,19 @@ pub struct ProcessReport {
     /// Of a process that builds shadows.
     #[serde(default)]
     pub throttle: Option<ThrottleStatus>,
+    /// Of a process that feeds what serves, while others are built beside.
+    #[serde(default)]
+    pub live: Option<LiveSide>,
+}
+
+/// How what serves is fed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LiveSide {
+    pub generation: u32,
+    /// Events that wait for it.
+    pub lag_events: u64,
+    /// Whether events came for it of late.
+    pub events_come: bool,
 }
 
 /// The same figures over two spans: in the short one what is sudden shows, in the long one what is rare.
@@ -53,7 +66,8 @@ pub struct MirrorReport {
     #[serde(default)]
     pub stage: u64,
     /// Since the stage began.
-    pub requests: u64,
+    #[serde(default)]
+    pub whole: ReadFigures,
     #[serde(default)]
     pub lately: Lately,
     /// SKUs or queries whose answers differed; a few of them.

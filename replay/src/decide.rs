@@ -17,7 +17,7 @@ use crate::observed::Observed;
 use crate::outcome::Reversal;
 use crate::ownership::Ownership;
 use crate::plan::Plan;
-use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay, is_same_person, way_back};
+use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back};
 pub(crate) use compared::{approve, note_parity};
 
 /// What a new replay is to build, and how it comes to serve.
@@ -71,20 +71,7 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
         return refuse("nothing_serves", sentence);
     };
     let number = catalogue.next_number();
-    let record = ReplayRecord {
-        started_by: by.who().to_owned(),
-        started_at: by.at(),
-        reason: by.reason().to_owned(),
-        plan: request.plan.clone(),
-        automatic: request.automatic,
-        throttle: request.throttle,
-        parity: None,
-        excused_fields: Vec::new(),
-        approvals: Vec::new(),
-        stage: None,
-        cut_over: None,
-        has_served: false,
-    };
+    let record = ReplayRecord::new(request, by);
     let entry = GenerationEntry {
         fold_version: request.fold_version,
         partitions: serving.partitions,
@@ -148,6 +135,7 @@ pub(crate) fn cutover(
     };
 
     let before = record.stage.clone();
+    record.taken_back = false;
     record.stage = Some(EnteredStage { index, at: by.at(), version: catalogue.version + 1, forced: request.forced });
     let serving = catalogue.serving;
     let mut to = catalogue.clone();
@@ -180,7 +168,7 @@ pub(crate) fn cutover(
         "report_sha256": record.parity.as_ref().map(|parity| &parity.report_sha256),
         "approved_by": record.approvals.iter().map(|approval| &approval.by).collect::<Vec<_>>(),
         "mirrored": mirrored.map(|mirrored| json!({
-            "requests": mirrored.requests, "last_minute": mirrored.lately.minute,
+            "whole_stage": mirrored.whole, "last_minute": mirrored.lately.minute,
         })),
     });
     set_record(&mut to, number, &record)?;
@@ -215,7 +203,7 @@ pub(crate) fn rollback(
             return refuse("no_way_back", no_way_back(name, catalogue)?);
         };
         // Of a newer one that was just taken back: who says so twice does not mean two steps.
-        if let Some(newer) = current_replay(catalogue).filter(|_| !is_named && candidate.is_none()) {
+        if let Some(newer) = taken_back(catalogue)?.filter(|_| !is_named && candidate.is_none()) {
             let sentence = format!(
                 "{name}@{newer} answers nobody; this would go a step further back, from {name}@{serving} to {name}@{}; \
                  if that is meant: `replay rollback {name}@{serving}`",
@@ -237,6 +225,7 @@ pub(crate) fn rollback(
     let stage = stage_name(catalogue, leaving)?;
     to.candidate = None;
     begin_again(&mut to, leaving)?;
+    note_taken_back(&mut to, leaving)?;
     let evidence = json!({"from_stage": stage, "answers": format!("{name}@{answers}"), "because": evidence});
     change(name, to, leaving, by, "rolled_back", evidence, done)
 }
@@ -436,6 +425,24 @@ fn begin_again(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
     };
     record.begin_again();
     set_record(to, number, &record)
+}
+
+fn note_taken_back(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
+    let Some(record) = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten() else {
+        return Ok(());
+    };
+    set_record(to, number, &ReplayRecord { taken_back: true, ..record })
+}
+
+/// A newer generation that is still fed, and that a rollback left.
+fn taken_back(catalogue: &Catalogue) -> Result<Option<u32>, ReplayError> {
+    for (number, entry) in catalogue.generations.range(catalogue.serving + 1..) {
+        let is_left = ReplayRecord::of(entry)?.is_some_and(|record| record.taken_back);
+        if is_left && entry.state == GenerationState::Fed {
+            return Ok(Some(*number));
+        }
+    }
+    Ok(None)
 }
 
 fn end(to: &mut Catalogue, number: u32) {

@@ -248,35 +248,35 @@ fn exit(catalogue: &Catalogue, record: &ReplayRecord, observed: &Observed, enter
     missing
 }
 
-/// How many there were is counted since the stage began; how they fared, over the last minute.
+/// What failed or differed counts for as long as the stage lasts: waiting makes nothing good. How fast they are is
+/// compared over the last minute, with reads of the same minute.
 fn exit_of_mirrored(stage: &Stage, mirrored: MirroredReads, live: ReadFigures) -> Vec<Missing> {
     let exit = stage.exit;
     let mut missing = Vec::new();
     let mut miss =
         |code, sentence: String| missing.push(Missing::new(code, format!("stage {}: {sentence}", stage.name)));
     let is_measured = exit.max_error_rate.is_some() || exit.max_differing.is_some() || exit.max_p99_ratio.is_some();
-    let shadow = mirrored.lately.minute;
+    let (whole, shadow) = (mirrored.whole, mirrored.lately.minute);
     // Of nothing, every bound holds: something must have been measured.
     let least = exit.min_mirrored.max(u64::from(is_measured));
-    if mirrored.requests < least {
-        miss("too_few_mirrored", format!("{} of {least} mirrored reads were made; wait for more", mirrored.requests));
+    if whole.requests < least {
+        miss("too_few_mirrored", format!("{} of {least} mirrored reads were made; wait for more", whole.requests));
     } else if is_measured && shadow.requests == 0 {
         miss("too_few_mirrored", "no read was mirrored in the last minute; wait for some".to_owned());
     }
-    if let (Some(most), Some(rate)) = (exit.max_error_rate, shadow.error_rate())
+    if let (Some(most), Some(rate)) = (exit.max_error_rate, whole.error_rate())
         && rate > most
     {
-        let sentence = format!(
-            "{rate:.4} of the mirrored reads of the last minute failed, at most {most} may; see the log of `serve`"
-        );
+        let sentence =
+            format!("{rate:.4} of the mirrored reads of this stage failed, at most {most} may; see the log of `serve`");
         miss("mirror_errors", sentence);
     }
     if let Some(most) = exit.max_differing
-        && shadow.differing > most
+        && whole.differing > most
     {
         let sentence = format!(
-            "{} mirrored reads of the last minute differed, at most {most} may; `replay status` has samples",
-            shadow.differing
+            "{} mirrored reads of this stage differed, at most {most} may; `replay status` has samples; once the cause is gone, roll back and begin the stages again",
+            whole.differing
         );
         miss("mirror_differs", sentence);
     }

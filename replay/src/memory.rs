@@ -174,21 +174,7 @@ pub(crate) fn request(stages: &str) -> StartRequest {
 
 /// As `eve` started it.
 pub(crate) fn record_of(stages: &str) -> ReplayRecord {
-    let request = request(stages);
-    ReplayRecord {
-        started_by: "eve".to_owned(),
-        started_at: 0,
-        reason: String::new(),
-        plan: request.plan,
-        automatic: request.automatic,
-        throttle: request.throttle,
-        parity: None,
-        excused_fields: Vec::new(),
-        approvals: Vec::new(),
-        stage: None,
-        cut_over: None,
-        has_served: false,
-    }
+    ReplayRecord::new(&request(stages), &by("eve", 0))
 }
 
 pub(crate) fn clean(generation: u32, against: u32, at: i64) -> ParityEvidence {

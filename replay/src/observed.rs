@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use read_models::process_report::{Lately, ProcessReport};
+use read_models::process_report::{Lately, ProcessReport, ReadFigures};
 use read_models::{Generations, PartitionStatus, ReadModelStatus};
 
 use crate::error::ReplayError;
@@ -28,7 +28,7 @@ pub struct ObservedGeneration {
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct MirroredReads {
     /// Since the stage began.
-    pub requests: u64,
+    pub whole: ReadFigures,
     pub lately: Lately,
 }
 
@@ -79,7 +79,7 @@ impl Observed {
             .filter_map(|report| report.mirror.as_ref())
             .filter(|mirror| mirror.generation == generation && mirror.stage == stage.version);
         of_stage.fold(MirroredReads::default(), |sums, mirror| MirroredReads {
-            requests: sums.requests + mirror.requests,
+            whole: sums.whole.plus(mirror.whole),
             lately: sums.lately.plus(mirror.lately),
         })
     }

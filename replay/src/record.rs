@@ -7,6 +7,8 @@ use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::by::By;
+use crate::decide::StartRequest;
 use crate::error::ReplayError;
 use crate::evidence::ParityEvidence;
 use crate::plan::{Plan, Stage};
@@ -41,6 +43,9 @@ pub struct ReplayRecord {
     /// Whether it ever served all.
     #[serde(default)]
     pub has_served: bool,
+    /// Whether a rollback left it, and nothing was entered since.
+    #[serde(default)]
+    pub taken_back: bool,
 }
 
 /// When a build yields to the live side.
@@ -82,6 +87,25 @@ pub struct CutOver {
 // === impl ReplayRecord ===
 
 impl ReplayRecord {
+    /// Of a replay that begins.
+    pub(crate) fn new(request: &StartRequest, by: &By) -> Self {
+        Self {
+            started_by: by.who().to_owned(),
+            started_at: by.at(),
+            reason: by.reason().to_owned(),
+            plan: request.plan.clone(),
+            automatic: request.automatic,
+            throttle: request.throttle,
+            parity: None,
+            excused_fields: Vec::new(),
+            approvals: Vec::new(),
+            stage: None,
+            cut_over: None,
+            has_served: false,
+            taken_back: false,
+        }
+    }
+
     /// Of a generation; `None` for one that no replay built.
     pub fn of(entry: &GenerationEntry) -> Result<Option<Self>, ReplayError> {
         if entry.replay.is_null() {

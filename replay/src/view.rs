@@ -129,9 +129,9 @@ pub struct ThrottleView {
 pub struct MirrorView {
     /// Since the stage began.
     pub requests: u64,
-    /// Of the last minute, like the next two.
     pub errors: u64,
     pub differing: u64,
+    /// Of the last minute.
     pub p99_ms: f64,
     /// SKUs or queries whose answers differed; a few of them.
     pub samples: Vec<String>,
@@ -327,11 +327,10 @@ impl MirrorView {
         let mut view = Self { requests: 0, errors: 0, differing: 0, p99_ms: 0.0, samples: Vec::new() };
         let mirrors = reports.iter().filter_map(|report| report.mirror.as_ref());
         for mirror in mirrors.filter(|mirror| mirror.generation == number && mirror.stage == candidate.since) {
-            let minute = mirror.lately.minute;
-            view.requests += mirror.requests;
-            view.errors += minute.errors;
-            view.differing += minute.differing;
-            view.p99_ms = view.p99_ms.max(minute.p99_ms);
+            view.requests += mirror.whole.requests;
+            view.errors += mirror.whole.errors;
+            view.differing += mirror.whole.differing;
+            view.p99_ms = view.p99_ms.max(mirror.lately.minute.p99_ms);
             view.samples.extend(mirror.samples.iter().cloned());
         }
         view.samples.sort();
@@ -343,7 +342,7 @@ impl MirrorView {
     /// For people.
     pub fn text(&self) -> String {
         let mut text = format!(
-            "{} reads mirrored in this stage; in the last minute {} failed, {} differed, p99 {:.1} ms",
+            "{} reads mirrored in this stage, {} failed, {} differed; p99 of the last minute {:.1} ms",
             self.requests, self.errors, self.differing, self.p99_ms
         );
         if !self.samples.is_empty() {
@@ -420,12 +419,17 @@ mod tests {
         };
         catalogue.candidate = candidate(Share::None, 7);
         assert_eq!(shadows(&catalogue), [3, 4]);
-        let minute = ReadFigures { requests: 40, errors: 1, differing: 2, p99_ms: 9.0 };
+        let whole = ReadFigures { requests: 90, errors: 1, differing: 2, p99_ms: 80.0 };
+        let minute = ReadFigures { requests: 40, p99_ms: 9.0, ..ReadFigures::default() };
         let lately = Lately { minute, ..Lately::default() };
-        let mirror = MirrorReport { generation: 3, stage: 7, requests: 90, lately, samples: vec!["A".to_owned()] };
+        let mirror = MirrorReport { generation: 3, stage: 7, whole, lately, samples: vec!["A".to_owned()] };
         let reports = [ProcessReport { mirror: Some(mirror), ..ProcessReport::default() }];
         let view = MirrorView::of(&catalogue, 3, &reports).unwrap();
-        assert!(view.text().ends_with("1 failed, 2 differed, p99 9.0 ms; differing: A"), "{}", view.text());
+        assert!(
+            view.text().ends_with("1 failed, 2 differed; p99 of the last minute 9.0 ms; differing: A"),
+            "{}",
+            view.text()
+        );
         assert_eq!(MirrorView::of(&catalogue, 4, &reports), None);
 
         catalogue.candidate = candidate(Share::Percent(10), 8);

@@ -52,14 +52,14 @@ fn counts_begin_again_with_each_stage_and_with_nothing_else() {
     catalogue(&watch, 2, Share::None, 100, 1);
     watch.mirrored(&watch.order(1).unwrap(), MILLISECOND, Mirroring::Same);
     let report = watch.report(9).mirror.unwrap();
-    assert_eq!((report.requests, report.stage, figures(report.lately.minute)), (4, 1, (4, 1, 2)));
+    assert_eq!((figures(report.whole), report.stage, figures(report.lately.minute)), ((4, 1, 2), 1, (4, 1, 2)));
     assert_eq!(report.samples, ["A"]);
 
     catalogue(&watch, 3, Share::None, 100, 3);
     watch.mirrored(&watch.order(1).unwrap(), MILLISECOND, Mirroring::Same);
     watch.mirrored(&first, MILLISECOND, Mirroring::Failed);
     let report = watch.report(9).mirror.unwrap();
-    assert_eq!((report.requests, report.stage, figures(report.lately.minute)), (1, 3, (1, 0, 0)));
+    assert_eq!((figures(report.whole), report.stage, figures(report.lately.minute)), ((1, 0, 0), 3, (1, 0, 0)));
 }
 
 #[test]
@@ -80,7 +80,11 @@ fn what_is_older_than_its_span_does_not_linger() {
     let report = watch.report(0);
     assert!(report.reads.is_empty(), "{report:?}");
     let mirrored = report.mirror.unwrap();
-    assert_eq!((mirrored.requests, figures(mirrored.lately.minute)), (2, (0, 0, 0)), "how many there were is kept");
+    assert_eq!(
+        (figures(mirrored.whole), figures(mirrored.lately.minute)),
+        ((2, 0, 1), (0, 0, 0)),
+        "the stage forgets nothing"
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@
 use std::time::Instant;
 
 use read_models::generations::{Candidate, GenerationEntry, GenerationState, Share, Verdict, check_chain};
-use read_models::process_report::{Lately, MirrorReport, ProcessReport, ReadFigures, ThrottleStatus, YieldsTo};
+use read_models::process_report::{
+    Lately, LiveSide, MirrorReport, ProcessReport, ReadFigures, ThrottleStatus, YieldsTo,
+};
 use read_models::{Batch, Catalogue, Generation, Head, ReadModelError};
 use serde_json::Value;
 
@@ -185,7 +187,7 @@ pub async fn the_last_report_of_each_process_is_read(store: &Fixture) {
     let report = |process: &str, at| {
         let figures = ReadFigures { requests: 20, errors: 1, differing: 2, p99_ms: 0.25 };
         let lately = Lately { seconds: figures, minute: ReadFigures { requests: 70, ..figures } };
-        let mirror = MirrorReport { generation: 2, stage: 7, requests: 900, lately, samples: vec!["A".to_owned()] };
+        let mirror = MirrorReport { generation: 2, stage: 7, whole: figures, lately, samples: vec!["A".to_owned()] };
         let yields_to = Some(YieldsTo::LiveLag { events: 3_000, bound: 2_000 });
         ProcessReport {
             process: process.to_owned(),
@@ -193,6 +195,7 @@ pub async fn the_last_report_of_each_process_is_read(store: &Fixture) {
             reads: [(1, lately), (2, Lately::default())].into(),
             mirror: Some(mirror),
             throttle: Some(ThrottleStatus { rate: Some(512.5), yields_to }),
+            live: Some(LiveSide { generation: 1, lag_events: 3_000, events_come: true }),
         }
     };
     for (process, at) in [("a", 1_000), ("b", 2_000), ("a", 3_000)] {

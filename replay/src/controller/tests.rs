@@ -26,7 +26,7 @@ async fn let_through(operations: &Operations) {
 fn mirrored(stage: u64, requests: u64, differing: u64) -> Observed {
     let minute = ReadFigures { requests, errors: 0, differing, p99_ms: 1.0 };
     let lately = Lately { minute, ..Lately::default() };
-    let mirror = Some(MirrorReport { generation: 2, stage, requests, lately, samples: Vec::new() });
+    let mirror = Some(MirrorReport { generation: 2, stage, whole: minute, lately, samples: Vec::new() });
     Observed { reports: vec![ProcessReport { mirror, ..ProcessReport::default() }], ..level() }
 }
 

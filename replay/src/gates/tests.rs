@@ -34,8 +34,8 @@ fn entering(stage: usize, now: i64) -> Entering<'static> {
 /// In the last minute, all of it in the stage.
 fn mirrored(requests: u64, errors: u64, differing: u64, p99_ms: f64) -> Observed {
     let minute = |minute| Lately { minute, ..Lately::default() };
-    let lately = minute(ReadFigures { requests, errors, differing, p99_ms });
-    let mirror = MirrorReport { generation: 2, stage: 7, requests, lately, samples: Vec::new() };
+    let whole = ReadFigures { requests, errors, differing, p99_ms };
+    let mirror = MirrorReport { generation: 2, stage: 7, whole, lately: minute(whole), samples: Vec::new() };
     let live = minute(ReadFigures { requests: 1_000, errors: 0, differing: 0, p99_ms: 10.0 });
     let report = ProcessReport { reads: [(1, live)].into(), mirror: Some(mirror), ..ProcessReport::default() };
     Observed { reports: vec![report], ..level() }
@@ -148,10 +148,15 @@ fn a_stage_is_left_when_what_was_mirrored_is_good() {
     let mut unbounded = record.clone();
     unbounded.plan.stages[0].exit.min_mirrored = 0;
     assert_eq!(codes(&unbounded, &level(), entering(1, minute)), ["too_few_mirrored"], "of nothing every bound holds");
-    // What was wrong more than a minute ago is over, and how many there were is not forgotten.
-    let mut lately = mirrored(20, 0, 0, 20.0);
-    lately.reports[0].mirror.as_mut().unwrap().requests = 100;
+    // What was slow more than a minute ago is over; what failed or differed is not made good by waiting.
+    let mut lately = mirrored(100, 0, 0, 9_000.0);
+    let calm =
+        Lately { minute: ReadFigures { requests: 20, p99_ms: 20.0, ..ReadFigures::default() }, ..Lately::default() };
+    lately.reports[0].mirror.as_mut().unwrap().lately = calm;
     assert_eq!(codes(&record, &lately, entering(1, minute)), NOTHING);
+    lately.reports[0].mirror.as_mut().unwrap().whole.differing = 1;
+    assert_eq!(codes(&record, &lately, entering(1, minute)), ["mirror_differs"]);
+    lately.reports[0].mirror.as_mut().unwrap().whole.differing = 0;
     lately.reports[0].mirror.as_mut().unwrap().lately = Lately::default();
     assert_eq!(codes(&record, &lately, entering(1, minute)), ["too_few_mirrored"], "nothing of late");
     let mut later = record;

@@ -132,6 +132,15 @@ async fn a_candidate_that_is_taken_back_twice_is_taken_back_once() {
     assert_eq!(given.catalogue().await.serving, 1);
 }
 
+#[tokio::test]
+async fn what_is_only_built_beside_holds_up_no_rollback() {
+    let given = given();
+    given.serves(2).await;
+    given.start(STAGES, 1).await;
+    done(given.operations.rollback(None, &by("ann", 2)).await);
+    assert_eq!(given.catalogue().await.serving, 1);
+}
+
 /// Mirrors at most `percent` of the requests, or answers them.
 fn stages(share: &str) -> String {
     format!(

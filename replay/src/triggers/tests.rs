@@ -28,7 +28,7 @@ fn answered(generation: u32, lately: Lately) -> Observed {
 }
 
 fn mirrored(stage: u64, lately: Lately) -> Observed {
-    let mirror = Some(MirrorReport { generation: 2, stage, requests: 900, lately, samples: Vec::new() });
+    let mirror = Some(MirrorReport { generation: 2, stage, whole: lately.minute, lately, samples: Vec::new() });
     Observed { reports: vec![ProcessReport { mirror, ..ProcessReport::default() }], ..level() }
 }
 

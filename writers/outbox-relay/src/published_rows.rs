@@ -35,8 +35,10 @@ pub struct PublishedRows {
 
 /// Rows of one page.
 const PAGE: usize = 2_000;
-/// Pages kept for the walks that come behind: some 25 MB.
-const KEPT: usize = 25;
+/// Bytes of pages kept for the walks that come behind; the newest page is kept whatever it takes.
+const KEPT: usize = 64 << 20;
+/// About what a row takes beside its body.
+const ROW: usize = 500;
 /// Most records given at once: the less a walk takes at once, the closer together they all go on.
 const AT_ONCE: usize = 1_000;
 
@@ -51,6 +53,8 @@ struct Page {
     last: StorePosition,
     /// With their partitions.
     events: Vec<(u32, StoredEvent)>,
+    /// About what it takes in memory.
+    bytes: usize,
 }
 
 /// The pages that were read last. One is read at a time: who wants the same one waits for it.
@@ -182,11 +186,16 @@ impl Pages {
         }
         let events = store.read_committed(position, PAGE).await?;
         let Some(last) = events.last().map(|event| event.position) else { return Ok(None) };
+        let bytes = events.iter().map(|event| ROW + event.body.len()).sum();
         let events = events.into_iter().map(|event| (partition_of(event.key.as_bytes(), topology.partitions), event));
-        let page = Arc::new(Page { after: position, last, events: events.collect() });
+        let page = Arc::new(Page { after: position, last, events: events.collect(), bytes });
         kept.push_back(Arc::clone(&page));
-        if kept.len() > KEPT {
-            kept.pop_front();
+        let mut all: usize = kept.iter().map(|page| page.bytes).sum();
+        while all > KEPT
+            && kept.len() > 1
+            && let Some(oldest) = kept.pop_front()
+        {
+            all -= oldest.bytes;
         }
         Ok(Some(page))
     }
