@@ -2,14 +2,17 @@
 //!
 //! The index is derived: whatever is wrong with it, it is deleted and made again from the rows.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::panic::AssertUnwindSafe;
+use std::path::{Path, PathBuf};
 
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
+use tantivy::index::SegmentComponent;
 use tantivy::schema::{FAST, Field, IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions};
 use tantivy::tokenizer::{AsciiFoldingFilter, LowerCaser, RemoveLongFilter, SimpleTokenizer, TextAnalyzer};
-use tantivy::{Index, IndexReader, ReloadPolicy, TantivyDocument, TantivyError, Term};
+use tantivy::{Index, IndexReader, ReloadPolicy, SegmentMeta, TantivyDocument, TantivyError, Term};
 
 use crate::search::RegionPrice;
 use crate::search::rows::{Parts, RowsState};
@@ -210,30 +213,37 @@ pub(super) fn open(dir: &Path) -> Result<(Index, Fields), TantivyError> {
 }
 
 /// An index that opens and whose files are what their checksums say. A file on which tantivy panics, such as one that is
-/// shorter than the footer that it should end with, is damaged like any other.
-pub(super) fn open_whole(dir: &Path) -> Result<(Index, Fields), TantivyError> {
-    std::panic::catch_unwind(|| open_checked(dir)).unwrap_or_else(|_| {
+/// shorter than the footer that it should end with, is damaged like any other. What was looked at is noted in `checked`,
+/// and not looked at again: a file of a segment never changes, so that who is overtaken by a commit gets through in the end.
+pub(super) fn open_whole(dir: &Path, checked: &mut HashSet<PathBuf>) -> Result<(Index, Fields), TantivyError> {
+    std::panic::catch_unwind(AssertUnwindSafe(|| open_checked(dir, checked))).unwrap_or_else(|_| {
         Err(TantivyError::SystemError(format!("a file of {} is damaged: reading it panics", dir.display())))
     })
 }
 
-fn open_checked(dir: &Path) -> Result<(Index, Fields), TantivyError> {
+fn open_checked(dir: &Path, checked: &mut HashSet<PathBuf>) -> Result<(Index, Fields), TantivyError> {
     let (index, fields) = open(dir)?;
-    let damaged = index.validate_checksum()?;
-    if let Some(path) = damaged.iter().next() {
-        return Err(TantivyError::SystemError(format!("{} is damaged", path.display())));
-    }
-    // What the list of files does not name is not looked at above.
     let listed = index.directory().list_managed_files();
     let segments = index.searchable_segment_metas()?;
+    let damaged = |path: &Path, problem| Err(TantivyError::SystemError(format!("{} is {problem}", path.display())));
     for entry in std::fs::read_dir(dir)? {
-        let name = entry?.file_name();
-        let is_of_segment =
-            |name: &str| segments.iter().any(|segment| name.starts_with(segment.id().uuid_string().as_str()));
-        // A segment's deletes of before may be there still; only those that it uses matter, and they are listed.
-        if name.to_str().is_some_and(is_of_segment) && !listed.contains(Path::new(&name)) {
-            return Err(TantivyError::SystemError(format!("{} is not in the list of files", name.display())));
+        let path = PathBuf::from(entry?.file_name());
+        // Deletes of another commit may be there, of one before or of one that is on its way.
+        let is_of = |segment: &SegmentMeta| {
+            let is_deletes = path.extension().is_some_and(|extension| extension == "del");
+            let is_named = path.to_str().is_some_and(|name| name.starts_with(segment.id().uuid_string().as_str()));
+            is_named && (!is_deletes || path == segment.relative_path(SegmentComponent::Delete))
+        };
+        if checked.contains(&path) || !segments.iter().any(is_of) {
+            continue;
         }
+        if !listed.contains(&path) {
+            return damaged(&path, "not in the list of files");
+        }
+        if !index.directory().validate_checksum(&path)? {
+            return damaged(&path, "damaged");
+        }
+        checked.insert(path);
     }
     // Opens every segment: a missing file shows here.
     let _: IndexReader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;

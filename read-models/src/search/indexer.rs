@@ -4,6 +4,7 @@
 //! rows' state at the checkpoints that its payload names. A pass that was cut off is done again by the next: what is
 //! newer than the commit's row version is indexed, and indexing it twice gives the same.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,7 +181,7 @@ impl Indexer {
     /// Opens the index where it is whole and of these rows; makes it again where it is not.
     fn open(home: IndexerHome) -> Result<Self, PassError> {
         let rows = home.file.read(|transaction| rows::state(transaction))?;
-        let found = index::open_whole(&home.index_dir).and_then(|(index, fields)| {
+        let found = index::open_whole(&home.index_dir, &mut HashSet::new()).and_then(|(index, fields)| {
             let commit = Commit::of_payload(index.load_metas()?.payload.as_deref());
             Ok((index, fields, commit))
         });

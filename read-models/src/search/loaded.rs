@@ -3,13 +3,14 @@
 //! Whoever asks first after a commit loads it, at most every few milliseconds; everyone is answered from one loaded
 //! state, the searcher and the position that it is true at. The directory need not be there yet.
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
-use tantivy::{IndexReader, ReloadPolicy};
+use tantivy::{IndexReader, ReloadPolicy, TantivyError};
 
 use crate::error::ReadModelError;
 use crate::search::NAME;
@@ -27,6 +28,8 @@ pub(super) const LOOK_EVERY: Duration = Duration::from_millis(5);
 const WARM_EVERY: Duration = Duration::from_secs(1);
 /// A commit that comes while one is being loaded is loaded, too; so often in a row at most.
 const LOADS: usize = 3;
+/// Looks at a directory whose files are removed by commits while they are opened.
+const TRIES: usize = 20;
 
 pub(super) struct LoadedGeneration {
     number: u32,
@@ -57,6 +60,29 @@ pub(super) struct Loaded {
     looked_at: Instant,
     rows: Result<SqliteFile, ReadModelError>,
     index: Result<View, ReadModelError>,
+}
+
+// === impl OpenIndex ===
+
+impl OpenIndex {
+    /// Brought up to a commit, or opened.
+    fn load(
+        open: Option<Self>,
+        dir: &Path,
+        meta: &[u8],
+        commit: Commit,
+        checked: &mut HashSet<PathBuf>,
+    ) -> Result<Self, TantivyError> {
+        let meta = meta.to_vec();
+        if let Some(open) = open.filter(|open| open.commit.index == commit.index) {
+            open.reader.reload()?;
+            return Ok(Self { meta, commit, ..open });
+        }
+        // It may have gone bad while nobody wrote here.
+        let (index, fields) = index::open_whole(dir, checked)?;
+        let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
+        Ok(Self { meta, commit, fields, reader })
+    }
 }
 
 // === impl Loaded ===
@@ -144,7 +170,9 @@ impl LoadedGeneration {
     /// The newest commit, with a position that it is true at or beyond.
     fn load_index(&self, build: &Path, open: &mut Option<OpenIndex>) -> Result<View, ReadModelError> {
         let dir = build.join(INDEX_DIR);
-        for _ in 0..LOADS {
+        let (mut loads, mut checked) = (0, HashSet::new());
+        let mut failed: Option<(Vec<u8>, TantivyError)> = None;
+        for _ in 0..TRIES {
             let meta = match std::fs::read(dir.join(META_FILE)) {
                 Ok(meta) => meta,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -153,7 +181,9 @@ impl LoadedGeneration {
                 }
                 Err(error) => return Err(self.failed(error)),
             };
-            if open.as_ref().is_some_and(|open| open.meta == meta) {
+            // What failed with the same state was no commit that came in between.
+            let is_known = open.as_ref().is_some_and(|open| open.meta == meta);
+            if is_known || loads == LOADS || failed.as_ref().is_some_and(|(of, _)| *of == meta) {
                 break;
             }
             // Before its first commit an index is only a beginning.
@@ -161,22 +191,18 @@ impl LoadedGeneration {
                 *open = None;
                 return Err(rebuilding());
             };
-            let is_same_index = open.as_ref().is_some_and(|open| open.commit.index == commit.index);
-            *open = match open.take().filter(|_| is_same_index) {
-                Some(mut open) => {
-                    open.reader.reload().map_err(|error| self.failed(error))?;
-                    open.meta = meta;
-                    open.commit = commit;
-                    Some(open)
+            match OpenIndex::load(open.take(), &dir, &meta, commit, &mut checked) {
+                Ok(loaded) => {
+                    *open = Some(loaded);
+                    failed = None;
+                    loads += 1;
                 }
-                None => {
-                    // It may have gone bad while nobody wrote here.
-                    let (index, fields) = index::open_whole(&dir).map_err(|error| self.failed(error))?;
-                    let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into();
-                    Some(OpenIndex { meta, commit, fields, reader: reader.map_err(|error| self.failed(error))? })
-                }
-            };
-            // Round again: what was loaded may be of a commit that came after the meta file was read.
+                Err(error) => failed = Some((meta, error)),
+            }
+            // Round again: a commit that came after the meta file was read may have been loaded, or have removed files.
+        }
+        if let Some((_, error)) = failed {
+            return Err(self.failed(error));
         }
         let Some(open) = open else { return Err(rebuilding()) };
         Ok(View {
@@ -263,7 +289,6 @@ impl LoadedGeneration {
     }
 }
 
-/// Positions of topics that are not read here do not count.
 /// Ends a warming, also one that panicked.
 struct Resting<'a>(&'a AtomicBool);
 

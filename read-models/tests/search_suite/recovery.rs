@@ -313,3 +313,24 @@ async fn an_index_that_shows_a_document_twice_is_made_again() {
     }
     panic!("the document stays doubled");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_opens_an_index_is_never_told_that_it_is_gone_though_commits_remove_its_files() {
+    let store = Fixture::live().await;
+    store.show((0..2_000).map(|number| named(&format!("S-{number}"), &format!("Leek {number}"))).collect()).await;
+    let opened = async {
+        for _ in 0..200 {
+            let reader = SearchReader::open(&store.dir).await.unwrap();
+            reader.search(all(), &unchosen()).await.unwrap();
+        }
+    };
+    let written = async {
+        for number in 0.. {
+            store.show(vec![named(&format!("S-{}", number % 2_000), "Chard")]).await;
+        }
+    };
+    tokio::select! {
+        () = opened => {}
+        () = written => {}
+    }
+}
