@@ -85,6 +85,11 @@ impl Face {
         Face { sequence: other.sequence, ..self.clone() } == *other
     }
 
+    /// Whether nothing can be said against it but that its schema id stands for none of ours.
+    pub(crate) fn is_but_for_schema_id(&self, wanted: &Face) -> bool {
+        self.schema_version == 0 && Face { schema_version: wanted.schema_version, ..self.clone() } == *wanted
+    }
+
     /// What is not as in `wanted`.
     pub(crate) fn differing(&self, wanted: &Face) -> Vec<&'static str> {
         let parts = [

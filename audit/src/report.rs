@@ -15,6 +15,8 @@ pub enum Kind {
     Extra,
     /// There, with another content.
     Altered,
+    /// The registry does not know the schema id of a record: it cannot be decoded by who starts now.
+    Undecodable,
     /// All records are there, and no consumer can take them one after the other.
     OutOfOrder,
     /// The relay has counted another number of events than the table has. Drift.
@@ -150,10 +152,11 @@ const KEPT: usize = 1_000;
 // === impl Kind ===
 
 impl Kind {
-    pub const ALL: [Kind; 10] = [
+    pub const ALL: [Kind; 11] = [
         Kind::Lost,
         Kind::Extra,
         Kind::Altered,
+        Kind::Undecodable,
         Kind::OutOfOrder,
         Kind::Miscounted,
         Kind::Missing,
@@ -168,6 +171,7 @@ impl Kind {
             Kind::Lost => "lost",
             Kind::Extra => "extra",
             Kind::Altered => "altered",
+            Kind::Undecodable => "undecodable",
             Kind::OutOfOrder => "out_of_order",
             Kind::Miscounted => "miscounted",
             Kind::Missing => "missing",
@@ -198,7 +202,9 @@ impl Place {
     pub const fn remedy(self) -> &'static str {
         match self {
             Place::EventTable => "restore the event store from a backup: nothing else holds what it held",
-            Place::Topic => "republish the topic from the event table: millrace relay reconcile",
+            Place::Topic => {
+                "`millrace relay reconcile` publishes what is lost; a topic with other differences is made anew before"
+            }
             Place::Stock => "delete the stock read model (the file, or the generation's keys): it is folded anew",
             Place::Search => "stop Millrace and delete the search directory: it is folded anew",
             Place::Index => "delete the directory `index` of the search directory: it is made again from the rows",
