@@ -140,6 +140,9 @@ pub struct ProjectorArgs {
     /// Milliseconds that the 99th of a hundred reads may take before the building of a shadow generation yields
     #[arg(long, value_name = "MS", env = "MILLRACE_REPLAY_READ_P99_MS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub replay_read_p99_ms: u32,
+    /// Events per second that shadow generations are built with at most, while commands or reads come [default: 5000 for each processor]
+    #[arg(long, value_name = "N", env = "MILLRACE_REPLAY_RATE_BESIDE_LIVE", value_parser = clap::value_parser!(u32).range(500..))]
+    pub replay_rate_beside_live: Option<u32>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -494,6 +497,15 @@ impl ProjectArgs {
 // === impl ProjectorArgs ===
 
 impl ProjectorArgs {
+    fn throttle(&self) -> ThrottleSettings {
+        let default = ThrottleSettings::default();
+        ThrottleSettings {
+            live_lag_events: self.replay_live_lag_events,
+            read_p99_ms: self.replay_read_p99_ms.into(),
+            rate_beside_live: self.replay_rate_beside_live.map_or(default.rate_beside_live, f64::from),
+        }
+    }
+
     pub fn settings(&self, partitions: u32) -> ProjectorSettings {
         ProjectorSettings {
             partitions,
@@ -501,10 +513,7 @@ impl ProjectorArgs {
             parked_keys_limit: self.parked_keys_limit,
             not_ready_behind: self.not_ready_behind,
             // One for all that is built in this process.
-            throttle: Some(Throttle::new(ThrottleSettings {
-                live_lag_events: self.replay_live_lag_events,
-                read_p99_ms: self.replay_read_p99_ms.into(),
-            })),
+            throttle: Some(Throttle::new(self.throttle())),
             ..ProjectorSettings::default()
         }
     }

@@ -250,6 +250,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
             not_ready_behind: 100_000,
             replay_live_lag_events: 2_000,
             replay_read_p99_ms: 50,
+            replay_rate_beside_live: None,
         },
         query: QueryArgs { position_wait: Duration::from_secs(2) },
         audit: RoundArgs { audit_every: Duration::from_secs(60), audit_share: 0.05 },

@@ -3,7 +3,7 @@
 //! The engine alone talks to the subscription; workers ask it to. A worker that falls behind has its partition
 //! paused, so buffers stay bounded while the group membership is kept (fault 16).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,8 +25,7 @@ use crate::history::ends_of;
 use crate::metrics::HALTED;
 use crate::observer::Observer;
 use crate::projection::Projection;
-use crate::settings::{ProjectorSettings, Role};
-use crate::throttle::Throttle;
+use crate::settings::ProjectorSettings;
 use crate::worker::{Request, WorkerContext, partition_worker};
 
 /// A partition that this process holds.
@@ -58,8 +57,6 @@ struct Engine<M: ?Sized> {
     requests: mpsc::UnboundedSender<Request>,
     assignments: HashMap<TopicPartition, Assignment>,
     halted: HashMap<TopicPartition, String>,
-    /// Partitions of a shadow that are level: they are worked on like those of others.
-    foreground: HashSet<TopicPartition>,
     workers: JoinSet<()>,
     runs: u64,
     label: SharedString,
@@ -154,7 +151,6 @@ where
         requests,
         assignments: HashMap::new(),
         halted: HashMap::new(),
-        foreground: HashSet::new(),
         workers: JoinSet::new(),
         runs: 0,
         label: settings.label::<P>(),
@@ -313,12 +309,6 @@ impl<M: ?Sized> Engine<M> {
                     self.assign::<P>(at)?;
                 }
             }
-            Request::Foreground { at, run } => {
-                if self.holds(&at, run) {
-                    self.foreground.insert(at.clone());
-                    self.assign::<P>(at)?;
-                }
-            }
         }
         Ok(())
     }
@@ -345,9 +335,7 @@ impl<M: ?Sized> Engine<M> {
         self.runs += 1;
         let (records, received) = mpsc::unbounded_channel();
         let cancelled = CancellationToken::new();
-        let throttle = self.settings.throttle.as_ref().filter(|_| *self.settings.role.borrow() == Role::Shadow);
-        let background = throttle.filter(|_| !self.foreground.contains(&at)).and_then(Throttle::background).cloned();
-        let worker = partition_worker::<P, M>(WorkerContext {
+        self.workers.spawn(partition_worker::<P, M>(WorkerContext {
             partition: PartitionRef { context, partition: at.partition },
             at: at.clone(),
             run: self.runs,
@@ -358,16 +346,11 @@ impl<M: ?Sized> Engine<M> {
             settings: self.settings.clone(),
             label: self.label.clone(),
             standing: self.standing.clone(),
-            is_background: background.is_some(),
             head: None,
             records: received,
             requests: self.requests.clone(),
             cancelled: cancelled.clone(),
-        });
-        match background {
-            Some(background) => self.workers.spawn_on(worker, &background),
-            None => self.workers.spawn(worker),
-        };
+        }));
         let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false, started: false };
         if let Some(earlier) = self.assignments.insert(at, assignment) {
             earlier.cancelled.cancel();

@@ -3,7 +3,6 @@
 //! One worker per partition. The exact-sequence rule, the parking of poison and the resuming from the read model's
 //! own checkpoint are here; the atomic, fenced write is the read model's.
 
-mod background;
 mod bound;
 pub mod dead_letters;
 mod engine;

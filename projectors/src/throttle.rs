@@ -12,11 +12,9 @@ use std::time::Duration;
 
 use metrics::gauge;
 use read_models::process_report::{ThrottleStatus, YieldsTo};
-use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::Instant;
 
-use crate::background::Background;
 use crate::metrics::SHADOW_RATE;
 
 /// When shadows yield.
@@ -26,6 +24,9 @@ pub struct ThrottleSettings {
     pub live_lag_events: u64,
     /// Milliseconds that the 99th of a hundred reads may take.
     pub read_p99_ms: f64,
+    /// Events per second at most while events come for what serves, or reads are made: stores, disks and processors are
+    /// shared, and what a build costs those who are served shows in no lag before it shows in their answers.
+    pub rate_beside_live: f64,
 }
 
 /// What the live side of one read model looks like.
@@ -49,7 +50,6 @@ pub struct Throttle {
     shared: Arc<Mutex<Shared>>,
     /// Pieces of work at once beside a live side: half of the processors are left to it.
     places: Arc<Semaphore>,
-    background: Arc<Background>,
 }
 
 /// That a shadow may go on. Kept until it has.
@@ -80,9 +80,12 @@ const FLOOR: f64 = 500.0;
 /// Events per second at first, and by which the rate grows with each step.
 const FIRST: f64 = 10_000.0;
 const GROWTH: f64 = 2_500.0;
+/// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where more than twice as much made
+/// events visible more than twice as late.
+const BESIDE_LIVE: f64 = 5_000.0;
 /// How long a piece waits for its place: longer than any piece takes whose store answers.
 const PLACE_WITHIN: Duration = Duration::from_secs(1);
-/// Above this there is nothing left to hold back.
+/// What the metric says where nothing is held back.
 const CEILING: f64 = 1_000_000.0;
 /// Time between two pieces of work of a shadow that is held back: the shorter, the less its writes hold up others.
 const PIECE: Duration = Duration::from_millis(50);
@@ -93,7 +96,7 @@ const LARGEST: usize = 1_000;
 
 impl Default for ThrottleSettings {
     fn default() -> Self {
-        Self { live_lag_events: 2_000, read_p99_ms: 50.0 }
+        Self { live_lag_events: 2_000, read_p99_ms: 50.0, rate_beside_live: BESIDE_LIVE * processors() as f64 }
     }
 }
 
@@ -104,15 +107,14 @@ impl Throttle {
         let now = Instant::now();
         let shared = Shared {
             settings,
-            status: ThrottleStatus { rate: Some(FIRST), yields_to: None },
+            status: ThrottleStatus { rate: Some(FIRST.min(settings.rate_beside_live)), yields_to: None },
             pressures: BTreeMap::new(),
             stepped_at: now,
             let_through: 0,
             next_at: now,
         };
-        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
-        let places = Arc::new(Semaphore::new((processors / 2).max(1)));
-        Self { shared: Arc::new(Mutex::new(shared)), places, background: Arc::default() }
+        let places = Arc::new(Semaphore::new((processors() / 2).max(1)));
+        Self { shared: Arc::new(Mutex::new(shared)), places }
     }
 
     /// Notes how a read model's live side stands, and sets the rate anew when it is time.
@@ -134,11 +136,6 @@ impl Throttle {
 
     pub fn status(&self) -> ThrottleStatus {
         self.shared.lock().unwrap_or_else(PoisonError::into_inner).status.clone()
-    }
-
-    /// Threads that get a processor when nobody else wants one.
-    pub(crate) fn background(&self) -> Option<&Handle> {
-        self.background.handle()
     }
 
     /// Waits until a shadow may go on, and says with how many events, `wanted` at most.
@@ -190,6 +187,10 @@ impl Pressure {
     }
 }
 
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, NonZeroUsize::get)
+}
+
 /// The next rate. `used` is what was let through of late, in events per second.
 fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, used: f64) -> ThrottleStatus {
     // Nobody knows whom it would disturb.
@@ -211,7 +212,8 @@ fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, 
         None
     } else {
         // A bound far above what is used holds nobody back when it is needed.
-        last.rate.or(Some(used.max(FIRST))).map(|rate| (rate + GROWTH).min((2.0 * used).max(rate)).min(CEILING))
+        let most = settings.rate_beside_live;
+        last.rate.or(Some(used.max(FIRST))).map(|rate| (rate + GROWTH).min((2.0 * used).max(rate)).min(most))
     };
     ThrottleStatus { rate, yields_to }
 }

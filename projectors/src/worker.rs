@@ -40,8 +40,6 @@ pub(crate) enum Request {
     Ended { at: TopicPartition, run: u64, head: Option<u64>, result: Result<(), ProjectorError> },
     /// The partition was taken over and is still assigned to this process: claim it again.
     Reclaim { at: TopicPartition, run: u64 },
-    /// The worker ended: the partition is level, or somebody waits for it by now, so that it is to be worked on like others.
-    Foreground { at: TopicPartition, run: u64 },
 }
 
 /// What a worker works with.
@@ -60,8 +58,6 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) label: SharedString,
     /// The partitions of a generation that stops at a bound.
     pub(crate) standing: Option<Standing>,
-    /// It runs where it gets a processor when nobody else wants one.
-    pub(crate) is_background: bool,
     /// The log's end when the partition was claimed; `None` before.
     pub(crate) head: Option<u64>,
     pub(crate) records: mpsc::UnboundedReceiver<Vec<Record>>,
@@ -128,26 +124,13 @@ where
     let result = tokio::select! {
         biased;
         result = run::<P, M>(&mut context) => result,
-        () = cancelled.cancelled() => Ok(End::Told),
-    };
-    let WorkerContext { at, run, head, .. } = context;
-    let request = match result {
-        Ok(End::Foreground) => Request::Foreground { at, run },
-        Ok(End::Told) => Request::Ended { at, run, head, result: Ok(()) },
-        Err(error) => Request::Ended { at, run, head, result: Err(error) },
+        () = cancelled.cancelled() => Ok(()),
     };
     // The engine may be gone at shutdown; then nobody asks.
-    let _ = context.requests.send(request);
+    let _ = context.requests.send(Request::Ended { at: context.at, run: context.run, head: context.head, result });
 }
 
-/// Why a worker ended that nothing failed in.
-enum End {
-    Told,
-    /// It is to be worked on in the foreground.
-    Foreground,
-}
-
-async fn run<P, M>(context: &mut WorkerContext<M>) -> Result<End, ProjectorError>
+async fn run<P, M>(context: &mut WorkerContext<M>) -> Result<(), ProjectorError>
 where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
@@ -174,9 +157,6 @@ where
     }
     let mut attended = None;
     loop {
-        if context.is_background && (owned.live || *context.settings.role.borrow() != Role::Shadow) {
-            return Ok(End::Foreground);
-        }
         if attended.is_none_or(|at: Instant| at.elapsed() >= ATTEND_EVERY) {
             dead_letters::attend(context, &mut owned).await?;
             attended = Some(Instant::now());
@@ -197,7 +177,7 @@ where
                 }
             },
         };
-        let Some(mut records) = records else { return Ok(End::Told) };
+        let Some(mut records) = records else { return Ok(()) };
         let most = context.settings.batch(*context.settings.role.borrow());
         while records.len() < most {
             let Ok(more) = context.records.try_recv() else { break };
@@ -257,7 +237,7 @@ where
 }
 
 /// The generation shows what was then: its rows stay, and are answered from, until the partition is taken away.
-async fn stand_still<P, M>(context: &mut WorkerContext<M>, owned: &mut Owned<P>) -> Result<End, ProjectorError>
+async fn stand_still<P, M>(context: &mut WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
 where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
@@ -272,7 +252,7 @@ where
         match tokio::time::timeout(IDLE_CHECK, context.records.recv()).await {
             // Not told to be done with: so the engine does not ask for ever more of them.
             Ok(Some(_beyond)) => {}
-            Ok(None) => return Ok(End::Told),
+            Ok(None) => return Ok(()),
             Err(_) => {
                 dead_letters::attend(context, owned).await?;
                 check::<P, M>(context, owned).await?;

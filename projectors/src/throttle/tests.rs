@@ -7,7 +7,8 @@ fn at(rate: Option<f64>) -> ThrottleStatus {
 }
 
 fn stepped(last: Option<f64>, pressure: Pressure, used: f64) -> ThrottleStatus {
-    step(&at(last), &ThrottleSettings::default(), pressure, used)
+    let settings = ThrottleSettings { rate_beside_live: CEILING, ..ThrottleSettings::default() };
+    step(&at(last), &settings, pressure, used)
 }
 
 #[test]
@@ -36,6 +37,18 @@ fn it_grows_while_nothing_suffers_and_what_it_has_is_used() {
     assert_eq!(stepped(Some(20_000.0), BUSY, 3.0).rate, Some(20_000.0));
     assert_eq!(stepped(None, BUSY, 80_000.0).rate, Some(80_000.0 + GROWTH));
     assert_eq!(stepped(Some(FLOOR), BUSY, FLOOR).rate, Some(2.0 * FLOOR));
+}
+
+#[test]
+fn beside_live_traffic_there_is_a_most_however_little_suffers() {
+    let settings = ThrottleSettings { rate_beside_live: 12_000.0, ..ThrottleSettings::default() };
+    let next = |last, used| step(&at(last), &settings, BUSY, used).rate;
+    assert_eq!(next(Some(11_000.0), 11_000.0), Some(12_000.0));
+    assert_eq!(next(Some(12_000.0), 12_000.0), Some(12_000.0));
+    assert_eq!(next(None, 150_000.0), Some(12_000.0), "from the first look at somebody on");
+    assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 900.0, ..settings }).status().rate, Some(900.0));
+    let idle = Pressure { live_lag: 3, ..Pressure::default() };
+    assert_eq!(step(&at(Some(12_000.0)), &settings, idle, 12_000.0), at(None));
 }
 
 #[test]
