@@ -6,6 +6,20 @@ use schemas::{SchemaRef, StorePosition};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+/// What the registry id of a record stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum IdMeans {
+    Ours(SchemaRef),
+    /// A schema that is none of ours, or no id at all.
+    Foreign,
+    /// The registry does not know it.
+    Nothing,
+}
+
+/// In place of a version: no schema has these.
+const FOREIGN_ID: u32 = 0;
+pub(crate) const UNKNOWN_ID: u32 = u32::MAX;
+
 /// An event as a side has it, without its place there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Face {
@@ -38,13 +52,15 @@ impl Face {
         }
     }
 
-    /// `schema` finds what a registry id stands for; one that is none of ours has version 0. `Err` says why a record is
-    /// no event of ours.
-    pub(crate) fn of_record(record: &Record, schema: Option<SchemaRef>) -> Result<Self, String> {
+    /// `Err` says why a record is no event of ours.
+    pub(crate) fn of_record(record: &Record, schema: IdMeans) -> Result<Self, String> {
         let envelope = EventEnvelope::from_headers(&record.headers).map_err(|error| error.to_string())?;
         let (_, body) = unframe(&record.value).map_err(|error| error.to_string())?;
-        let schema_version =
-            schema.filter(|schema| schema.name == envelope.event_type).map_or(0, |known| known.version);
+        let schema_version = match schema {
+            IdMeans::Ours(schema) if schema.name == envelope.event_type => schema.version,
+            IdMeans::Ours(_) | IdMeans::Foreign => FOREIGN_ID,
+            IdMeans::Nothing => UNKNOWN_ID,
+        };
         // The key that brought the record here, unless the header tells another.
         let mut key = record.key.to_vec();
         if key != envelope.partition_key.as_bytes() {
@@ -85,9 +101,9 @@ impl Face {
         Face { sequence: other.sequence, ..self.clone() } == *other
     }
 
-    /// Whether nothing can be said against it but that its schema id stands for none of ours.
+    /// Whether nothing can be said against it but that the registry does not know its schema id.
     pub(crate) fn is_but_for_schema_id(&self, wanted: &Face) -> bool {
-        self.schema_version == 0 && Face { schema_version: wanted.schema_version, ..self.clone() } == *wanted
+        self.schema_version == UNKNOWN_ID && Face { schema_version: wanted.schema_version, ..self.clone() } == *wanted
     }
 
     /// What is not as in `wanted`.

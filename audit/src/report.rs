@@ -203,7 +203,7 @@ impl Place {
         match self {
             Place::EventTable => "restore the event store from a backup: nothing else holds what it held",
             Place::Topic => {
-                "`millrace relay reconcile` publishes what is lost; a topic with other differences is made anew before"
+                "`millrace relay reconcile` publishes what is lost; undecodable records need the registry back; a topic with other differences is made anew before"
             }
             Place::Stock => "delete the stock read model (the file, or the generation's keys): it is folded anew",
             Place::Search => "stop Millrace and delete the search directory: it is folded anew",
@@ -254,7 +254,6 @@ impl Findings {
         self.counts.values().sum()
     }
 
-    #[cfg(test)]
     pub(crate) fn kept(&self) -> &[Difference] {
         &self.kept
     }

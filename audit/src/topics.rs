@@ -6,9 +6,8 @@ use std::time::Instant;
 
 use event_log::{EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, TopicPartition};
 use event_store::EventStore;
-use schemas::SchemaRef;
 
-use crate::digest::Face;
+use crate::digest::{Face, IdMeans};
 use crate::error::AuditError;
 use crate::narrow::{self, Narrowed};
 use crate::pace::{Pace, Progress};
@@ -55,7 +54,7 @@ pub(crate) struct Sources {
 /// What registry ids stand for.
 pub(crate) struct SchemaIds {
     pub(crate) registry: Arc<dyn SchemaRegistry>,
-    pub(crate) known: tokio::sync::Mutex<HashMap<u32, Option<SchemaRef>>>,
+    pub(crate) known: tokio::sync::Mutex<HashMap<u32, IdMeans>>,
 }
 
 // === impl SchemaIds ===
@@ -64,17 +63,18 @@ impl SchemaIds {
     /// The face of a record, or why it is none.
     pub(crate) async fn face(&self, record: &Record) -> Result<Result<Face, String>, AuditError> {
         let Ok((id, _)) = event_log::frame::unframe(&record.value) else {
-            return Ok(Face::of_record(record, None));
+            return Ok(Face::of_record(record, IdMeans::Foreign));
         };
         let mut known = self.known.lock().await;
         let schema = match known.get(&id) {
             Some(schema) => *schema,
             None => {
                 let schema = match self.registry.schema(id).await {
-                    Ok(schema) => schema.known(),
+                    Ok(schema) => schema.known().map_or(IdMeans::Foreign, IdMeans::Ours),
                     Err(error) if error.is_transient() => return Err(error.into()),
-                    // An id that the registry does not know: the record is not as it was published.
-                    Err(_) => None,
+                    Err(EventLogError::UnknownSchemaId { .. }) => IdMeans::Nothing,
+                    // A schema that cannot be read: the record is not as it was published.
+                    Err(_) => IdMeans::Foreign,
                 };
                 known.insert(id, schema);
                 schema
@@ -273,7 +273,10 @@ impl TopicSide {
                 let (wanted, found) = (table.map_or(0, |table| table.count), topic.map_or(0, |topic| topic.count));
                 if wrongly_counted.is_none() {
                     findings.count(Kind::Lost, Place::Topic, wanted.saturating_sub(found));
-                    findings.count(Kind::Altered, Place::Topic, u64::from(wanted <= found));
+                    // Those that were looked at stand for the others.
+                    let is_undecodable = findings.kept().iter().all(|it| it.kind == Kind::Undecodable);
+                    let kind = if is_undecodable { Kind::Undecodable } else { Kind::Altered };
+                    findings.count(kind, Place::Topic, u64::from(wanted <= found));
                 }
                 continue;
             }

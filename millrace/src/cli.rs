@@ -140,8 +140,8 @@ pub struct ProjectorArgs {
     /// Milliseconds that the 99th of a hundred reads may take before the building of a shadow generation yields
     #[arg(long, value_name = "MS", env = "MILLRACE_REPLAY_READ_P99_MS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub replay_read_p99_ms: u32,
-    /// Events per second that shadow generations are built with at most, while commands or reads come [default: 5000 for each processor]
-    #[arg(long, value_name = "N", env = "MILLRACE_REPLAY_RATE_BESIDE_LIVE", value_parser = clap::value_parser!(u32).range(500..))]
+    /// Events per second that this process builds shadow generations with at most, while commands or reads come [default: 5000 for each processor]
+    #[arg(long, value_name = "N", env = "MILLRACE_REPLAY_RATE_BESIDE_LIVE", value_parser = clap::value_parser!(u32).range(1000..))]
     pub replay_rate_beside_live: Option<u32>,
 }
 

@@ -135,7 +135,7 @@ where
         biased;
         subscription = async {
             read_model.prepare(&generation).await?;
-            // Before it takes partitions from those who can feed them.
+            // A shadow's, before it takes partitions from those who can build them.
             check_reach::<P, M>(read_model, &**log, settings).await?;
             Ok::<_, ProjectorError>(log.subscribe(&settings.group, &topics).await?)
         } => subscription?,

@@ -329,10 +329,11 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         let Ok(reports) = self.stores.catalogue().reports(now(), REPORTS_MS).await else {
             return Pressure { is_unseen: true, ..Pressure::default() };
         };
-        let told = reports.iter().filter_map(|report| report.live);
+        let others = reports.iter().filter(|report| report.process != self.process);
+        let told = others.filter_map(|report| report.live);
         let live = live.or_else(|| {
             let of_serving = told.filter(|told| told.generation == catalogue.serving);
-            of_serving.max_by_key(|told| (told.events_come, told.lag_events))
+            of_serving.reduce(LiveSide::worse)
         });
         let reads = reports.iter().flat_map(|report| report.reads.values()).map(|lately| lately.seconds);
         let reads = reads.fold(ReadFigures::default(), ReadFigures::plus);

@@ -207,7 +207,7 @@ fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, 
     let rate = if yields_to.is_some() {
         // What is allowed and not used would have to be halved many times before it has an effect.
         let now = last.rate.map_or(used, |rate| rate.min(used.max(FLOOR)));
-        Some((now / 2.0).max(FLOOR))
+        Some((now / 2.0).min(settings.rate_beside_live).max(FLOOR))
     } else if !pressure.events_come && pressure.reads == 0 {
         None
     } else {

@@ -35,8 +35,8 @@ pub(crate) enum Request {
     Start { at: TopicPartition, offset: u64, run: u64 },
     /// Records that the worker is done with; `next_offset` is the first not applied.
     Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
-    /// The worker ended. `Ok` when it was told to.
-    /// `head` is the log's end before the worker looked at it, `None` if it never came to that.
+    /// The worker ended, `Ok` when it was told to; `head` is the log's end before it looked at the log, `None` if it never
+    /// came to that.
     Ended { at: TopicPartition, run: u64, head: Option<u64>, result: Result<(), ProjectorError> },
     /// The partition was taken over and is still assigned to this process: claim it again.
     Reclaim { at: TopicPartition, run: u64 },

@@ -95,6 +95,20 @@ pub enum YieldsTo {
     Unseen,
 }
 
+// === impl LiveSide ===
+
+impl LiveSide {
+    /// Of two processes, what is worst in either.
+    #[must_use]
+    pub fn worse(self, other: Self) -> Self {
+        Self {
+            lag_events: self.lag_events.max(other.lag_events),
+            events_come: self.events_come || other.events_come,
+            ..self
+        }
+    }
+}
+
 // === impl Lately ===
 
 impl Lately {

@@ -434,8 +434,8 @@ fn note_taken_back(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
     set_record(to, number, &ReplayRecord { taken_back: true, ..record })
 }
 
-/// A newer generation that is still fed, and that a rollback left.
-fn taken_back(catalogue: &Catalogue) -> Result<Option<u32>, ReplayError> {
+/// A newer generation that is still fed, and that a rollback left: who says `rollback` then must name what he means.
+pub(crate) fn taken_back(catalogue: &Catalogue) -> Result<Option<u32>, ReplayError> {
     for (number, entry) in catalogue.generations.range(catalogue.serving + 1..) {
         let is_left = ReplayRecord::of(entry)?.is_some_and(|record| record.taken_back);
         if is_left && entry.state == GenerationState::Fed {

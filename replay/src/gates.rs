@@ -248,8 +248,9 @@ fn exit(catalogue: &Catalogue, record: &ReplayRecord, observed: &Observed, enter
     missing
 }
 
-/// What failed or differed counts for as long as the stage lasts: waiting makes nothing good. How fast they are is
-/// compared over the last minute, with reads of the same minute.
+/// What differed counts for as long as the stage lasts: waiting makes nothing good. Errors may be too many over all of it,
+/// or of late. How fast reads are is compared over the last minute, with reads of the same minute. Counts are those of the
+/// processes that serve now: one that ended takes its own along.
 fn exit_of_mirrored(stage: &Stage, mirrored: MirroredReads, live: ReadFigures) -> Vec<Missing> {
     let exit = stage.exit;
     let mut missing = Vec::new();
@@ -264,12 +265,15 @@ fn exit_of_mirrored(stage: &Stage, mirrored: MirroredReads, live: ReadFigures) -
     } else if is_measured && shadow.requests == 0 {
         miss("too_few_mirrored", "no read was mirrored in the last minute; wait for some".to_owned());
     }
-    if let (Some(most), Some(rate)) = (exit.max_error_rate, whole.error_rate())
-        && rate > most
-    {
-        let sentence =
-            format!("{rate:.4} of the mirrored reads of this stage failed, at most {most} may; see the log of `serve`");
-        miss("mirror_errors", sentence);
+    for (when, rate) in [("this stage", whole.error_rate()), ("the last minute", shadow.error_rate())] {
+        if let (Some(most), Some(rate)) = (exit.max_error_rate, rate)
+            && rate > most
+        {
+            let sentence =
+                format!("{rate:.4} of the mirrored reads of {when} failed, at most {most} may; see the log of `serve`");
+            miss("mirror_errors", sentence);
+            break;
+        }
     }
     if let Some(most) = exit.max_differing
         && whole.differing > most

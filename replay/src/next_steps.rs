@@ -3,6 +3,7 @@
 use humantime::{format_duration, format_rfc3339_seconds};
 use read_models::generations::{Catalogue, GenerationState};
 
+use crate::decide::taken_back;
 use crate::error::ReplayError;
 use crate::outcome::{NextStep, Reversal};
 use crate::record::{ReplayRecord, current_replay, way_back};
@@ -19,8 +20,7 @@ pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, Re
             let from = cut_over.from;
             if catalogue.candidate.is_none() {
                 let effect = format!("{name}@{from} serves again; it was fed all the time");
-                // With a newer one beside it, it must be named.
-                let target = match current_replay(catalogue) {
+                let target = match taken_back(catalogue)? {
                     None => name.to_owned(),
                     Some(_) => format!("{name}@{serving}"),
                 };

@@ -313,7 +313,7 @@ impl ThrottleView {
         match (&self.yields_to, self.events_per_second) {
             (Some(yields_to), Some(rate)) => format!("held back to {rate:.0} events/s: {yields_to}"),
             (Some(yields_to), None) => format!("held back in part: {yields_to}"),
-            (None, Some(rate)) => format!("not held back, up to {rate:.0} events/s"),
+            (None, Some(rate)) => format!("not held back, up to {rate:.0} events/s beside live traffic"),
             (None, None) => "not held back".to_owned(),
         }
     }
@@ -399,7 +399,7 @@ mod tests {
         assert_eq!((held.is_held_back, held.by, held.events_per_second), (true, Some("live_lag"), Some(1_200.0)));
         assert_eq!(held.text(), "held back to 1200 events/s: 3000 events wait for the live side, the bound is 2000");
         let grows = ThrottleView::of(&[throttled(Some(12_500.0), None)]).unwrap();
-        assert_eq!(grows.text(), "not held back, up to 12500 events/s");
+        assert_eq!(grows.text(), "not held back, up to 12500 events/s beside live traffic");
     }
 
     #[test]

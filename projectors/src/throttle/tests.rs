@@ -46,6 +46,8 @@ fn beside_live_traffic_there_is_a_most_however_little_suffers() {
     assert_eq!(next(Some(11_000.0), 11_000.0), Some(12_000.0));
     assert_eq!(next(Some(12_000.0), 12_000.0), Some(12_000.0));
     assert_eq!(next(None, 150_000.0), Some(12_000.0), "from the first look at somebody on");
+    let lagging = Pressure { live_lag: 5_000, ..BUSY };
+    assert_eq!(step(&at(None), &settings, lagging, 150_000.0).rate, Some(12_000.0), "all the more when it suffers");
     assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 900.0, ..settings }).status().rate, Some(900.0));
     let idle = Pressure { live_lag: 3, ..Pressure::default() };
     assert_eq!(step(&at(Some(12_000.0)), &settings, idle, 12_000.0), at(None));

@@ -89,7 +89,7 @@ fn taken_back(
     // What it found stays to be seen.
     let begun_again = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
     if let Some(begun_again) = begun_again {
-        set_record(&mut to, number, &ReplayRecord { parity: record.parity, ..begun_again })?;
+        set_record(&mut to, number, &ReplayRecord { parity: record.parity, taken_back: true, ..begun_again })?;
     }
     let because = By::new(TRIGGER, &format!("the comparison is not clean: {}", gates::differences(evidence)), by.at())?;
     let figures = json!([{ "bound": "parity", "figures": { "report_sha256": evidence.report_sha256 } }]);

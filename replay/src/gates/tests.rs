@@ -154,6 +154,9 @@ fn a_stage_is_left_when_what_was_mirrored_is_good() {
         Lately { minute: ReadFigures { requests: 20, p99_ms: 20.0, ..ReadFigures::default() }, ..Lately::default() };
     lately.reports[0].mirror.as_mut().unwrap().lately = calm;
     assert_eq!(codes(&record, &lately, entering(1, minute)), NOTHING);
+    let mut failing = lately.clone();
+    failing.reports[0].mirror.as_mut().unwrap().lately.minute.errors = 1;
+    assert_eq!(codes(&record, &failing, entering(1, minute)), ["mirror_errors"], "of late, however long all was well");
     lately.reports[0].mirror.as_mut().unwrap().whole.differing = 1;
     assert_eq!(codes(&record, &lately, entering(1, minute)), ["mirror_differs"]);
     lately.reports[0].mirror.as_mut().unwrap().whole.differing = 0;

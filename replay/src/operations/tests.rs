@@ -133,6 +133,21 @@ async fn a_candidate_that_is_taken_back_twice_is_taken_back_once() {
 }
 
 #[tokio::test]
+async fn what_a_comparison_took_back_is_taken_back_like_any_other() {
+    let given = given();
+    given.serves(2).await;
+    given.start(&stages("{ percent = 10 }"), 1).await;
+    given.let_through(3, 1).await;
+    done(Ok(given.cutover(3, 1).await));
+    let unclean = ParityEvidence { differing_keys: 1, ..clean(3, 2, 2) };
+    done(given.operations.note_parity(&unclean, &Rules::default(), &by("eve", 2)).await);
+    assert_eq!(given.catalogue().await.candidate, None, "no stage answers from it any more");
+    let meant = given.operations.rollback(None, &by("ann", 3)).await.unwrap();
+    assert_eq!(codes(&meant), ["name_it"]);
+    assert_eq!(given.catalogue().await.serving, 2);
+}
+
+#[tokio::test]
 async fn what_is_only_built_beside_holds_up_no_rollback() {
     let given = given();
     given.serves(2).await;
