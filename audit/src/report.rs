@@ -205,7 +205,9 @@ impl Place {
             Place::Topic => {
                 "`millrace relay reconcile` publishes what is lost; undecodable records need the registry back; a topic with other differences is made anew before"
             }
-            Place::Stock => "delete the stock read model (the file, or the generation's keys): it is folded anew",
+            Place::Stock => {
+                "`millrace replay start stock --as NAME --into-live --sku …` folds named SKUs anew; for all of it, delete the stock read model (the file, or the generation's keys)"
+            }
             Place::Search => "stop Millrace and delete the search directory: it is folded anew",
             Place::Index => "delete the directory `index` of the search directory: it is made again from the rows",
         }
