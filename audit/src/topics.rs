@@ -274,7 +274,8 @@ impl TopicSide {
                 if wrongly_counted.is_none() {
                     findings.count(Kind::Lost, Place::Topic, wanted.saturating_sub(found));
                     // Those that were looked at stand for the others.
-                    let is_undecodable = findings.kept().iter().all(|it| it.kind == Kind::Undecodable);
+                    let met = findings.kept();
+                    let is_undecodable = !met.is_empty() && met.iter().all(|it| it.kind == Kind::Undecodable);
                     let kind = if is_undecodable { Kind::Undecodable } else { Kind::Altered };
                     findings.count(kind, Place::Topic, u64::from(wanted <= found));
                 }

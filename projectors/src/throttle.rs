@@ -80,8 +80,8 @@ const FLOOR: f64 = 500.0;
 /// Events per second at first, and by which the rate grows with each step.
 const FIRST: f64 = 10_000.0;
 const GROWTH: f64 = 2_500.0;
-/// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where more than twice as much made
-/// events visible more than twice as late.
+/// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where three times as much made
+/// events visible 2.5 times as late.
 const BESIDE_LIVE: f64 = 5_000.0;
 /// How long a piece waits for its place: longer than any piece takes whose store answers.
 const PLACE_WITHIN: Duration = Duration::from_secs(1);
