@@ -12,6 +12,7 @@
 //! that `tail` can read beside a running system.
 
 mod file;
+mod page;
 mod subscription;
 
 use std::path::Path;

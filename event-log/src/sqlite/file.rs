@@ -2,19 +2,17 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
-use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, TransactionBehavior, params};
+use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, TransactionBehavior, params};
 use tokio::sync::watch;
 
 use crate::error::EventLogError;
-use crate::headers::Headers;
 use crate::log::{NewRecord, PartitionEnds, Record, TopicPartition, TopicSpec};
+use crate::sqlite::page::Page;
 
 /// Version of the tables, in `PRAGMA user_version`.
 const LAYOUT: i64 = 1;
@@ -74,20 +72,20 @@ impl LogFile {
     pub fn open(path: &Path) -> Result<Self, EventLogError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let at = Place(path);
-        let mut writer = Connection::open_with_flags(path, flags).map_err(|error| at.file(error))?;
-        prepare(&writer).map_err(|error| at.file(error))?;
+        let mut writer = Connection::open_with_flags(path, flags).map_err(|error| at.unopened(error))?;
+        prepare(&writer).map_err(|error| at.unopened(error))?;
         // Checkpoints of 16 MB instead of 4 keep them off most commits.
         writer
             .execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000;")
-            .map_err(|error| at.file(error))?;
+            .map_err(|error| at.unopened(error))?;
         let transaction =
-            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| at.file(error))?;
-        match layout_of(&transaction).map_err(|error| at.file(error))? {
-            0 => transaction.execute_batch(TABLES).map_err(|error| at.file(error))?,
+            writer.transaction_with_behavior(TransactionBehavior::Immediate).map_err(|error| at.unopened(error))?;
+        match layout_of(&transaction).map_err(|error| at.unopened(error))? {
+            0 => transaction.execute_batch(TABLES).map_err(|error| at.unopened(error))?,
             LAYOUT => {}
             other => return Err(at.unknown_layout(other)),
         }
-        transaction.commit().map_err(|error| at.file(error))?;
+        transaction.commit().map_err(|error| at.unopened(error))?;
         Ok(Self::with(path, Some(Mutex::new(writer))))
     }
 
@@ -98,7 +96,7 @@ impl LogFile {
         }
         let file = Self::with(path, None);
         let reader = file.reader()?;
-        match layout_of(&reader).map_err(|error| at.file(error))? {
+        match layout_of(&reader).map_err(|error| at.unopened(error))? {
             LAYOUT => file.give_back(reader),
             other => return Err(at.unknown_layout(other)),
         }
@@ -259,7 +257,7 @@ impl LogFile {
     /// The next records of each source, at most `limit` and about [`READ_BYTES`] of each.
     pub fn records_from(&self, wanted: &[(Source, u64)], limit: usize) -> Result<Vec<Vec<Record>>, EventLogError> {
         let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-        self.read(|reader| {
+        let pages: Vec<_> = self.read(|reader| {
             let mut select = reader.prepare_cached(
                 "SELECT offset, timestamp, key, headers, value FROM records
                  WHERE topic = ?1 AND partition = ?2 AND offset >= ?3 ORDER BY offset LIMIT ?4",
@@ -270,15 +268,17 @@ impl LogFile {
                     let place = params![source.topic_id, source.at.partition, stored(*from), limit];
                     let mut rows = select.query(place)?;
                     let mut page = Page::default();
-                    while page.bytes.len() < READ_BYTES
+                    while page.bytes() < READ_BYTES
                         && let Some(row) = rows.next()?
                     {
                         page.take(row)?;
                     }
-                    page.into_records(&source.at)
+                    Ok((&source.at, page))
                 })
                 .collect()
-        })
+        })?;
+        let damaged = |problem: String| Place(&self.path).damaged(problem);
+        pages.into_iter().map(|(at, page): (_, Page)| page.into_records(at).map_err(damaged)).collect()
     }
 
     pub fn ping(&self) -> Result<(), EventLogError> {
@@ -332,6 +332,10 @@ impl LogFile {
     }
 }
 
+/// What brings a damaged file back: all that was published is in the event store.
+const REMEDY: &str = "stop Millrace, move the file and those named after it away, run `millrace relay reconcile`, and start: \
+                      the events are published again";
+
 /// Where the file is, for errors.
 struct Place<'a>(&'a Path);
 
@@ -366,8 +370,22 @@ impl Place<'_> {
                 | ErrorCode::CannotOpen
                 | ErrorCode::FileLockingProtocolFailed,
             ) => EventLogError::Unavailable { address: self.address(), problem: error.to_string() },
+            // Without a code: a value that is not what the tables are for.
+            None => self.damaged(error),
+            Some(_) => self.unopened(error),
+        }
+    }
+
+    /// At the start nothing is tried again.
+    fn unopened(&self, error: rusqlite::Error) -> EventLogError {
+        match error.sqlite_error_code() {
+            Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => self.damaged(error),
             _ => self.file(error),
         }
+    }
+
+    fn damaged(&self, problem: impl fmt::Display) -> EventLogError {
+        self.file(format!("{problem}; {REMEDY}"))
     }
 }
 
@@ -402,51 +420,6 @@ fn ends_of(connection: &Connection, topic: i64, partition: u32) -> rusqlite::Res
             let next = last.map_or(0, |last| last as u64 + 1);
             Ok(PartitionEnds { partition, first: first.map_or(0, |first| first as u64), next })
         })
-}
-
-/// Rows of one read, whose bytes lie in one piece of memory: one allocation for a thousand records.
-#[derive(Default)]
-struct Page {
-    bytes: Vec<u8>,
-    rows: Vec<PageRow>,
-}
-
-struct PageRow {
-    offset: u64,
-    timestamp: i64,
-    key: Range<usize>,
-    headers: Range<usize>,
-    value: Range<usize>,
-}
-
-// === impl Page ===
-
-impl Page {
-    fn take(&mut self, row: &Row<'_>) -> rusqlite::Result<()> {
-        let offset = row.get::<_, i64>(0)? as u64;
-        let timestamp = row.get(1)?;
-        let (key, headers, value) = (self.copy(row, 2)?, self.copy(row, 3)?, self.copy(row, 4)?);
-        self.rows.push(PageRow { offset, timestamp, key, headers, value });
-        Ok(())
-    }
-
-    fn copy(&mut self, row: &Row<'_>, column: usize) -> rusqlite::Result<Range<usize>> {
-        let begin = self.bytes.len();
-        self.bytes.extend_from_slice(row.get_ref(column)?.as_blob()?);
-        Ok(begin..self.bytes.len())
-    }
-
-    fn into_records(self, at: &TopicPartition) -> rusqlite::Result<Vec<Record>> {
-        let bytes = Bytes::from(self.bytes);
-        let record = |row: PageRow| {
-            let headers = Headers::from_bytes(bytes.slice(row.headers)).ok_or_else(|| {
-                rusqlite::Error::FromSqlConversionFailure(3, rusqlite::types::Type::Blob, "damaged headers".into())
-            })?;
-            let (key, value) = (bytes.slice(row.key), bytes.slice(row.value));
-            Ok(Record { at: at.clone(), offset: row.offset, timestamp: row.timestamp, key, headers, value })
-        };
-        self.rows.into_iter().map(record).collect()
-    }
 }
 
 /// SQLite's integers are signed; an offset above their range is above every record as well.
