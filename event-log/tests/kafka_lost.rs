@@ -1,13 +1,15 @@
-//! What a Kafka topic is after it lost its past: made again under its name, or shortened by retention.
+//! What a Kafka topic is after it lost its past: made again under its name, or shortened by retention. And that nothing is
+//! published to it before the publisher could look.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod fixture;
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use event_log::{EventLogError, PartitionEnds, TopicPartition, TopicSpec};
+use event_log::{EventLog as _, EventLogError, KafkaEventLog, KafkaSettings, PartitionEnds, TopicPartition, TopicSpec};
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::mocking::MockCluster;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use fixture::{DEADLINE, kafka_address, number, records};
@@ -68,4 +70,42 @@ async fn a_topic_made_again_is_read_as_it_is_now() {
     }
     let now = fixture.log.read(&at, 50, 10).await.unwrap();
     assert!(now.iter().all(|record| number(record) >= 500), "{:?}", now.iter().map(number).collect::<Vec<_>>());
+}
+
+/// Fault 6: a broker that comes back may have lost its disk. librdkafka's own mock broker: of it a test can be sure when
+/// it goes, and that it is the same one that comes back.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_ends_with_the_connection_and_nothing_of_it_is_sent_later() {
+    let cluster = MockCluster::new(1).unwrap();
+    cluster.create_topic("events", 1, 1).unwrap();
+    let settings = KafkaSettings::parse(&format!("kafka://{}", cluster.bootstrap_servers())).unwrap();
+    let log = KafkaEventLog::connect(settings).unwrap();
+    let at = TopicPartition::new("events", 0);
+    let publish = async || {
+        let publishing = log.publish(records(&at, 0..10));
+        tokio::time::timeout(Duration::from_secs(5), publishing).await.expect("the call does not end")
+    };
+    publish().await.unwrap();
+
+    // While its answer is waited for: the broker has the records, and nobody knows.
+    cluster.broker_round_trip_time(1, Duration::from_secs(2)).unwrap();
+    let goes = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        cluster.broker_down(1).unwrap();
+    };
+    let error = tokio::join!(publish(), goes).0.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("before the connection was lost"), "{error}");
+    cluster.broker_round_trip_time(1, Duration::ZERO).unwrap();
+    cluster.broker_up(1).unwrap();
+    publish().await.unwrap();
+    let next = log.ends("events").await.unwrap()[0].next;
+
+    // Between two calls.
+    cluster.broker_down(1).unwrap();
+    let error = publish().await.unwrap_err();
+    assert!(error.is_transient() && error.to_string().contains("the connection was lost"), "{error}");
+    cluster.broker_up(1).unwrap();
+    // Longer than librdkafka waits before it tries again.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(log.ends("events").await.unwrap()[0].next, next);
 }

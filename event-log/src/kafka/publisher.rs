@@ -5,6 +5,10 @@
 //! next one past it. Records do not expire one by one (`message.timeout.ms` 0), which would let later ones overtake;
 //! the call as a whole has a deadline, after which the producer with all that it holds is thrown away. The same
 //! happens after a fatal error. The next call makes a new producer and the caller publishes the same records again.
+//!
+//! It also happens when a connection is lost. librdkafka would send what was under way again as soon as a broker answers,
+//! and that one may have lost its disk, or not have had all: the records would stand where others belong (fault 6). Who
+//! publishes has to look at the end of the log first, and can only do so when the call has ended.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,6 +22,7 @@ use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::client_log::{ClientLog, code_of};
 use super::settings::KafkaSettings;
@@ -25,7 +30,7 @@ use crate::error::EventLogError;
 use crate::headers::Headers;
 use crate::log::NewRecord;
 
-/// Longest time for one call: a broker that restarts is back within it, and the producer goes on where it was.
+/// Longest time for one call.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
 /// How long to wait when the producer's queue is full. Half a linger: it empties at that pace.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
@@ -49,7 +54,11 @@ struct Batch {
     is_done: Notify,
 }
 
-struct DeliveryContext(ClientLog);
+struct DeliveryContext {
+    log: ClientLog,
+    /// Cancelled once a connection that was in use is gone.
+    lost: CancellationToken,
+}
 
 // === impl Publisher ===
 
@@ -60,18 +69,25 @@ impl Publisher {
 
     pub async fn publish(&self, records: &[NewRecord]) -> Result<(), EventLogError> {
         let producer = self.producer()?;
-        let log = &producer.client().context().0;
+        let DeliveryContext { log, lost } = producer.client().context().as_ref();
+        if lost.is_cancelled() {
+            let error = log.unavailable("the connection was lost since the last call");
+            self.discard(&producer);
+            return Err(error);
+        }
         let deadline = Instant::now() + PUBLISH_WITHIN;
         let batch = Arc::new(Batch::new());
         self.hand_over(&producer, records, &batch, deadline).await;
         batch.one_done();
-        if tokio::time::timeout_at(deadline, batch.done()).await.is_err() {
-            let problem = format!(
-                "{} of {} records were not acknowledged within {} s",
-                batch.outstanding.load(Ordering::Acquire),
-                records.len(),
-                PUBLISH_WITHIN.as_secs()
-            );
+        let why_not = tokio::select! {
+            biased;
+            () = batch.done() => None,
+            () = lost.cancelled() => Some("before the connection was lost".to_owned()),
+            () = tokio::time::sleep_until(deadline) => Some(format!("within {} s", PUBLISH_WITHIN.as_secs())),
+        };
+        if let Some(why_not) = why_not {
+            let outstanding = batch.outstanding.load(Ordering::Acquire);
+            let problem = format!("{outstanding} of {} records were not acknowledged {why_not}", records.len());
             let error = log.unavailable(problem);
             self.discard(&producer);
             return Err(error);
@@ -147,7 +163,10 @@ impl Publisher {
             // How long a topic may be missing from the metadata of a broker that is catching up, before the call fails
             // and the caller tries again.
             .set("topic.metadata.propagation.max.ms", "5000")
-            .create_with_context(DeliveryContext(ClientLog::new(self.settings.address())))
+            .create_with_context(DeliveryContext {
+                log: ClientLog::new(self.settings.address()),
+                lost: CancellationToken::new(),
+            })
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
         let producer = Arc::new(producer);
         if let Some(old) = current.replace(producer.clone()) {
@@ -218,11 +237,16 @@ impl Batch {
 
 impl ClientContext for DeliveryContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        self.0.log(level, facility, line);
+        // librdkafka tells it nowhere else at once; its error callback hears of the next connection that is refused. Those
+        // that nobody used for a minute, and brokers close then, it passes over.
+        if facility == "FAIL" && line.contains("in state UP") {
+            self.lost.cancel();
+        }
+        self.log.log(level, facility, line);
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
-        self.0.error(error, reason);
+        self.log.error(error, reason);
     }
 }
 

@@ -86,7 +86,7 @@ pub fn command_topics(
         Arc::clone(store),
         Arc::clone(log),
         Arc::clone(registry),
-        outbox_relay::topic_specs(topology),
+        topology,
         health,
         now,
         process.shutdown.clone(),
@@ -164,18 +164,30 @@ pub fn dead_letter_routes(
     dead_letters::http::router(DeadLettersApi { projections, registry: Arc::clone(registry), now })
 }
 
-/// The audit in rounds. A difference is told by metrics and log lines; the process goes on.
+/// The audit in rounds. A difference is told by metrics, log lines and `/readyz`; the process goes on, and stays ready.
 pub fn rolling_audit(process: &mut Process, auditor: Auditor, every: Duration, on_failure: OnFailure) {
     audit::describe_metrics();
     let health = process.health.component("audit");
     // What it audits may be away: that is for those parts to say.
     health.ready();
     let settings = RollingSettings { every, ..RollingSettings::default() };
-    let rounds = audit::run_rolling(auditor, settings, process.shutdown.clone(), |_| {});
+    let told = health.clone();
+    let rounds = audit::run_rolling(auditor, settings, process.shutdown.clone(), move |round| match round {
+        Ok(report) if report.counts.is_empty() => told.ready(),
+        Ok(report) => told.degraded(differences_in_words(report)),
+        Err(problem) => told.degraded(format!("the last round could not be made: {problem}")),
+    });
     process.spawn_component("audit", health, on_failure, async move {
         rounds.await;
         Ok(())
     });
+}
+
+fn differences_in_words(report: &audit::Report) -> String {
+    let in_words =
+        |found: &audit::KindCount| format!("{} {} in {}", found.count, found.kind.as_str(), found.place.as_str());
+    let found: Vec<String> = report.counts.iter().map(in_words).collect();
+    format!("{}; `millrace audit` shows them, docs/runbooks/audit-differs.md what to do", found.join(", "))
 }
 
 /// `/openapi.json` of what a process serves.

@@ -11,7 +11,7 @@ use std::time::Duration;
 use event_log::{
     CommandDecoder, DecodeError, EventLog, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
 };
-use event_store::{EventStore, bounded_message};
+use event_store::{EventStore, Topology, bounded_message};
 use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
@@ -50,13 +50,18 @@ pub async fn run_topic_intake(
     store: Arc<dyn EventStore>,
     log: Arc<dyn EventLog>,
     registry: Arc<dyn SchemaRegistry>,
-    topics: Vec<TopicSpec>,
+    topology: Topology,
     health: ComponentHealth,
     now: fn() -> i64,
     shutdown: CancellationToken,
 ) -> Result<(), HandlerError> {
     let decoder = CommandDecoder::new(registry);
     let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new() };
+    // Only those it reads. The others are the relay's: it makes one only when nothing of what it published before can
+    // still be on its way there, and looks whether it is empty before it goes on.
+    let topics = Context::ALL
+        .map(Context::commands_topic)
+        .map(|name| TopicSpec { name: name.to_owned(), partitions: topology.partitions });
     let mut delays = Policy::RESTART.backoff();
     loop {
         let begun = Instant::now();

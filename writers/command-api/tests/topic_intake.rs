@@ -52,7 +52,7 @@ impl Fixture {
             self.store.clone(),
             self.log.clone(),
             Arc::new(EmbeddedRegistry::default()),
-            topics(),
+            TOPOLOGY,
             health.component("command topics"),
             || 1_700_000_000_000,
             shutdown.clone(),
@@ -134,6 +134,26 @@ async fn a_command_that_was_published_three_times_has_one_effect() {
     let stored = fixture.stored().await;
     assert_eq!(stored.iter().filter(|row| row.topic == "inventory.events").count(), 1);
     assert_eq!(outcomes(&stored), [(Uuid::from_u128(1), OutcomeKind::Accepted, None)]);
+    running.stop().await;
+}
+
+/// The relay finds out from an event topic that is gone that the log lost its past (fault 6): it must not come back, empty,
+/// while that relay still publishes.
+#[tokio::test]
+async fn the_intake_makes_no_topic_but_those_it_reads() {
+    let fixture = Fixture::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+    let fixture = Fixture { log, ..fixture };
+    let running = fixture.run();
+    let begun = Instant::now();
+    for context in Context::ALL {
+        while fixture.log.ends(context.commands_topic()).await.is_err() {
+            assert!(begun.elapsed() < Duration::from_secs(20), "its topics are not made");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        assert!(fixture.log.ends(context.events_topic()).await.is_err(), "{context} events");
+    }
     running.stop().await;
 }
 

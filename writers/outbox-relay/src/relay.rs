@@ -129,15 +129,20 @@ impl Relay {
 
     /// Leads until an error or the end. Every start goes on from the saved cursor.
     async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), RelayError> {
-        self.log.ensure_topics(&topic_specs(self.topology)).await?;
         let lease = tokio::select! {
             biased;
             lease = self.store.lease_relay() => lease?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        let ready = async {
+            // By the one that leads, and not before: a topic that is gone must not come back, empty, under another one
+            // that still publishes to it.
+            self.log.ensure_topics(&topic_specs(self.topology)).await?;
+            check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch).await
+        };
         let seen = tokio::select! {
             biased;
-            seen = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch) => seen?,
+            seen = ready => seen?,
             () = shutdown.cancelled() => return Ok(()),
         };
         gauge!(LEADER).set(1.0);
