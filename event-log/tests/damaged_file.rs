@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use event_log::{EventLog, SqliteEventLog, TopicPartition};
+use event_log::{EventLog as _, SqliteEventLog, TopicPartition};
 use fixture::{Fixture, records};
 
 /// A log of ten records.

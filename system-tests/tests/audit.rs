@@ -4,6 +4,7 @@
 mod system;
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 use serde_json::{Value, json};
@@ -300,4 +301,26 @@ async fn an_audit_since_a_position_sees_what_came_behind_it() {
     damaged.damage("stock.db", "DELETE FROM stock WHERE sku = 'SKU-7'");
     let (code, report) = audit(&["--data", damaged.path.to_str().unwrap(), "--since", &head], &[]);
     assert_eq!((code, differences(&report)), (3, vec![difference("missing", "stock", "SKU-7@w-1")]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_running_process_says_what_its_audit_found() {
+    let mut system = System::embedded().await;
+    load(&system).await;
+    system.kill("up");
+    Data { path: system.path("data") }.damage("stock.db", "UPDATE stock SET on_hand = 13 WHERE sku = 'SKU-7'");
+    system.start("up");
+    system.ready().await;
+    let begun = Instant::now();
+    loop {
+        let (status, told) = system.get("/readyz").await;
+        // It goes on: one wrong row is no reason to take all answers away.
+        assert_eq!(status, 200, "{told}");
+        let audit = told["components"]["audit"].as_str().unwrap();
+        if audit.contains("1 altered in stock") {
+            break;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{told}");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }

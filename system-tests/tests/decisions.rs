@@ -69,7 +69,7 @@ impl System {
             store.clone(),
             log.clone(),
             registry.clone(),
-            topic_specs(TOPOLOGY),
+            TOPOLOGY,
             health.component("command topics"),
             || NOW,
             shutdown.clone(),

@@ -9,7 +9,7 @@ use std::time::Duration;
 use command_api::{CommandHandler, HandlerSettings, run_expiry, run_topic_intake};
 use event_log::{EmbeddedRegistry, EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
-use outbox_relay::{Relay, RelaySettings, topic_specs};
+use outbox_relay::{Relay, RelaySettings};
 use projectors::{Projection, ProjectorError, ProjectorSettings, SearchProjection, StockProjection, run_projector};
 use read_models::ReadModel;
 use telemetry::Health;
@@ -152,9 +152,8 @@ impl System {
         let expiry =
             run_expiry(store.clone(), handler.clone(), Duration::from_secs(2), simulated_now, shutdown.clone());
         let registry: Arc<dyn SchemaRegistry> = self.registry.clone();
-        let topics = topic_specs(self.topology);
         let health = self.health.component(name);
-        let intake = run_topic_intake(handler, store, log, registry, topics, health, simulated_now, shutdown);
+        let intake = run_topic_intake(handler, store, log, registry, self.topology, health, simulated_now, shutdown);
         tokio::select! {
             biased;
             ended = intake => ended.map_err(|error| error.to_string()),

@@ -257,7 +257,9 @@ fn index_damaged<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Res
         let index = index_in(&folder);
         for _ in 0..6 {
             let before = newest(&index);
-            until("a commit is under way", Duration::from_secs(20), async || newest(&index) != before).await?;
+            // The group of the topics waits 10 s for each member that was killed, one after the other where a process was
+            // killed while it waited to join.
+            until("a commit is under way", Duration::from_secs(60), async || newest(&index) != before).await?;
             trial.system.kill_and_start(name).await?;
         }
         trial.probe().await?;
