@@ -55,6 +55,13 @@ pub struct PartitionEnds {
     pub next: u64,
 }
 
+impl PartitionEnds {
+    /// Whether reading can go on from an offset.
+    pub fn holds(&self, offset: u64) -> bool {
+        (self.first..=self.next).contains(&offset)
+    }
+}
+
 /// What a subscription has to say.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Signal {

@@ -8,7 +8,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::Path;
 use std::sync::Arc;
 
-use event_log::{EventLog as _, SqliteEventLog, TopicPartition};
+use event_log::{SqliteEventLog, TopicPartition};
 use fixture::{Fixture, records};
 
 /// A log of ten records.
@@ -26,12 +26,15 @@ async fn a_damaged_row_is_named_by_its_place() {
     let path = folder.path().join("log.db");
     let (fixture, at) = written(&path).await;
     let file = rusqlite::Connection::open(&path).unwrap();
-    assert_eq!(file.execute("UPDATE records SET headers = x'ff' WHERE offset = 7", []).unwrap(), 1);
-    assert_eq!(fixture.log.read(&at, 0, 7).await.unwrap().len(), 7);
-    let error = fixture.log.read(&at, 0, 10).await.unwrap_err();
-    let text = error.to_string();
-    assert!(text.contains("log.db") && text.contains("the headers of t.events/0, offset 7, cannot be read"), "{text}");
-    assert!(text.contains("millrace relay reconcile") && !error.is_transient(), "{text}");
+    for (offset, damage) in [(7, "headers = x'ff'"), (6, "value = 'text'"), (5, "timestamp = x'00'")] {
+        let damage = format!("UPDATE records SET {damage} WHERE offset = {offset}");
+        assert_eq!(file.execute(&damage, []).unwrap(), 1);
+        assert_eq!(fixture.log.read(&at, 0, offset).await.unwrap().len(), offset);
+        let error = fixture.log.read(&at, 0, 10).await.unwrap_err();
+        let text = error.to_string();
+        assert!(text.contains("log.db: t.events/0 offset ") && text.contains("millrace relay reconcile"), "{text}");
+        assert!(text.contains(&format!("offset {offset} cannot be read: ")) && !error.is_transient(), "{text}");
+    }
 }
 
 #[tokio::test]

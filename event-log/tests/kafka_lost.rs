@@ -78,7 +78,8 @@ async fn a_topic_made_again_is_read_as_it_is_now() {
 async fn a_call_ends_with_the_connection_and_nothing_of_it_is_sent_later() {
     let cluster = MockCluster::new(1).unwrap();
     cluster.create_topic("events", 1, 1).unwrap();
-    let settings = KafkaSettings::parse(&format!("kafka://{}", cluster.bootstrap_servers())).unwrap();
+    // With all that librdkafka can say: also what it closes itself is in it then.
+    let settings = KafkaSettings::parse(&format!("kafka://{}?debug=broker", cluster.bootstrap_servers())).unwrap();
     let log = KafkaEventLog::connect(settings).unwrap();
     let at = TopicPartition::new("events", 0);
     let publish = async || {

@@ -61,6 +61,19 @@ impl Connector {
         Ok(event_log::connect_event_log(&url).await?)
     }
 
+    /// The log for one that publishes and has to hear of every lost connection: to Kafka a connection of its own. `log` is
+    /// that of the others; of a file there can only be one.
+    pub async fn event_log_beside(
+        &mut self,
+        log: &Arc<dyn EventLog>,
+        args: &EventLogArgs,
+    ) -> anyhow::Result<Arc<dyn EventLog>> {
+        if self.url_or(args.event_log.as_ref(), "log.db")?.starts_with("sqlite:") {
+            return Ok(Arc::clone(log));
+        }
+        self.event_log(args).await
+    }
+
     pub async fn stock(&mut self, args: &StockArgs) -> anyhow::Result<SharedStock> {
         let url = self.url_or(args.stock_store.as_ref(), "stock.db")?;
         Ok(read_models::stock::connect_stock(&url).await?)

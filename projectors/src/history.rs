@@ -59,7 +59,7 @@ pub(crate) async fn place_of(
     after_halt: bool,
 ) -> Result<u64, ProjectorError> {
     let ends = ends_of(log, at).await?;
-    let is_held = (ends.first..=ends.next).contains(&checkpoint.next_offset);
+    let is_held = ends.holds(checkpoint.next_offset);
     let is_emptied = ends.first == ends.next && ends.first > 0;
     if checkpoint.sequence == 0 && is_emptied && checkpoint.next_offset < ends.first {
         // Retention took what this read model has never seen (fault 19).

@@ -305,7 +305,7 @@ async fn an_audit_since_a_position_sees_what_came_behind_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_running_process_says_what_its_audit_found() {
-    let mut system = System::embedded().await;
+    let mut system = System::embedded_with(&["--audit-every", "1s", "--audit-share", "1"]).await;
     load(&system).await;
     system.kill("up");
     Data { path: system.path("data") }.damage("stock.db", "UPDATE stock SET on_hand = 13 WHERE sku = 'SKU-7'");
@@ -314,7 +314,7 @@ async fn a_running_process_says_what_its_audit_found() {
     let begun = Instant::now();
     loop {
         let (status, told) = system.get("/readyz").await;
-        // It goes on: one wrong row is no reason to take all answers away.
+        // It goes on: a wrong row is no reason to take all answers away.
         assert_eq!(status, 200, "{told}");
         let audit = told["components"]["audit"].as_str().unwrap();
         if audit.contains("1 altered in stock") {

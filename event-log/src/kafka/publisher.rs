@@ -6,9 +6,11 @@
 //! the call as a whole has a deadline, after which the producer with all that it holds is thrown away. The same
 //! happens after a fatal error. The next call makes a new producer and the caller publishes the same records again.
 //!
-//! It also happens when a connection is lost. librdkafka would send what was under way again as soon as a broker answers,
-//! and that one may have lost its disk, or not have had all: the records would stand where others belong (fault 6). Who
-//! publishes has to look at the end of the log first, and can only do so when the call has ended.
+//! It also happens when a connection in use is lost. librdkafka would send what was under way again as soon as a broker
+//! answers, and that one may have lost its disk, or not have had all: the records would stand where others belong (fault
+//! 6). Who publishes has to look at the end of the log first, and can only do so when the call has ended. Whoever calls
+//! next hears of a loss between two calls, so who must look shares the log with nobody who publishes. Not noticed are
+//! connections that were lost while nobody used them: who was quiet looks by itself before it goes on.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -19,7 +21,7 @@ use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message, OwnedHeaders};
-use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseRecord, Producer, ProducerContext, PurgeConfig, ThreadedProducer};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -70,8 +72,12 @@ impl Publisher {
     pub async fn publish(&self, records: &[NewRecord]) -> Result<(), EventLogError> {
         let producer = self.producer()?;
         let DeliveryContext { log, lost } = producer.client().context().as_ref();
-        if lost.is_cancelled() {
-            let error = log.unavailable("the connection was lost since the last call");
+        let since_the_last_call = match producer.client().fatal_error() {
+            Some((code, reason)) => Some(format!("{code}: {reason}")),
+            None => lost.is_cancelled().then(|| "the connection was lost since the last call".to_owned()),
+        };
+        if let Some(problem) = since_the_last_call {
+            let error = log.unavailable(problem);
             self.discard(&producer);
             return Err(error);
         }
@@ -113,13 +119,17 @@ impl Publisher {
         })
     }
 
-    /// Hands records over until one is refused. What follows a refused one must not overtake it.
+    /// Hands records over until one is refused, or the connection lost. What follows a refused one must not overtake it.
     async fn hand_over(&self, producer: &KafkaProducer, records: &[NewRecord], batch: &Arc<Batch>, deadline: Instant) {
+        let lost = &producer.client().context().lost;
         // A broker refuses a record from its future (the clock went back, say); for retention now is as good.
         let now = chrono::Utc::now().timestamp_millis();
         for (index, record) in records.iter().enumerate() {
             if index % RECORDS_PER_TURN == RECORDS_PER_TURN - 1 {
                 tokio::task::yield_now().await;
+            }
+            if lost.is_cancelled() {
+                return;
             }
             batch.outstanding.fetch_add(1, Ordering::AcqRel);
             let mut message = BaseRecord::with_opaque_to(&record.at.topic, batch.clone())
@@ -130,7 +140,7 @@ impl Publisher {
                 .headers(native_headers(&record.headers));
             while let Err((error, given_back)) = producer.send(message) {
                 let is_full = code_of(&error) == Some(RDKafkaErrorCode::QueueFull);
-                if !is_full || Instant::now() >= deadline {
+                if !is_full || Instant::now() >= deadline || lost.is_cancelled() {
                     batch.fail(error, &record.at.topic);
                     batch.one_done();
                     return;
@@ -143,7 +153,7 @@ impl Publisher {
 
     fn producer(&self) -> Result<Arc<KafkaProducer>, EventLogError> {
         let mut current = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(producer) = current.as_ref().filter(|producer| producer.client().fatal_error().is_none()) {
+        if let Some(producer) = current.as_ref() {
             return Ok(producer.clone());
         }
         let producer: KafkaProducer = self
@@ -169,9 +179,7 @@ impl Publisher {
             })
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
         let producer = Arc::new(producer);
-        if let Some(old) = current.replace(producer.clone()) {
-            drop_elsewhere(old);
-        }
+        *current = Some(producer.clone());
         Ok(producer)
     }
 
@@ -180,6 +188,8 @@ impl Publisher {
         if current.as_ref().is_some_and(|current| Arc::ptr_eq(current, producer)) {
             current.take();
         }
+        // At once, before librdkafka has a connection again; what is left is waited for elsewhere.
+        producer.purge(PurgeConfig::default().queue().inflight().non_blocking());
         drop_elsewhere(producer.clone());
     }
 }
@@ -196,7 +206,7 @@ impl Drop for Publisher {
 /// still holds is thrown away at once, for all who wait for it.
 fn drop_elsewhere(producer: Arc<KafkaProducer>) {
     let dropping = thread::Builder::new().name("kafka-producer-end".to_owned()).spawn(move || {
-        producer.purge(rdkafka::producer::PurgeConfig::default().queue().inflight());
+        producer.purge(PurgeConfig::default().queue().inflight());
         drop(producer);
     });
     if let Err(error) = dropping {
@@ -237,9 +247,9 @@ impl Batch {
 
 impl ClientContext for DeliveryContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        // librdkafka tells it nowhere else at once; its error callback hears of the next connection that is refused. Those
-        // that nobody used for a minute, and brokers close then, it passes over.
-        if facility == "FAIL" && line.contains("in state UP") {
+        // librdkafka tells it nowhere else at once; its error callback hears of the next connection that is refused. What
+        // it closes itself, and what was idle for a minute, it tells at debug level, if at all.
+        if !matches!(level, RDKafkaLogLevel::Debug) && facility == "FAIL" && line.contains("in state UP") {
             self.lost.cancel();
         }
         self.log.log(level, facility, line);

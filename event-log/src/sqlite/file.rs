@@ -270,9 +270,8 @@ impl LogFile {
                     let mut page = Page::default();
                     while page.bytes() < READ_BYTES
                         && let Some(row) = rows.next()?
-                    {
-                        page.take(row)?;
-                    }
+                        && page.take(row)?
+                    {}
                     Ok((&source.at, page))
                 })
                 .collect()
@@ -370,9 +369,7 @@ impl Place<'_> {
                 | ErrorCode::CannotOpen
                 | ErrorCode::FileLockingProtocolFailed,
             ) => EventLogError::Unavailable { address: self.address(), problem: error.to_string() },
-            // Without a code: a value that is not what the tables are for.
-            None => self.damaged(error),
-            Some(_) => self.unopened(error),
+            _ => self.unopened(error),
         }
     }
 

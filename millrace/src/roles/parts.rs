@@ -168,7 +168,6 @@ pub fn dead_letter_routes(
 pub fn rolling_audit(process: &mut Process, auditor: Auditor, every: Duration, on_failure: OnFailure) {
     audit::describe_metrics();
     let health = process.health.component("audit");
-    // What it audits may be away: that is for those parts to say.
     health.ready();
     let settings = RollingSettings { every, ..RollingSettings::default() };
     let told = health.clone();

@@ -48,18 +48,17 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
     let search_generations = connector.search_generations(&args.search).await?;
     let search = connector.search_reader(&args.search).await?;
     let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
-    // Before anybody reads them. A log that is away for now is the relay's to wait for.
-    match log.ensure_topics(&outbox_relay::topic_specs(topology)).await {
-        Err(error) if !error.is_transient() => return Err(error.into()),
-        Err(error) => tracing::warn!(%error, "topics are not made yet"),
-        Ok(()) => {}
+    let relay_log = connector.event_log_beside(&log, &args.event_log).await?;
+    if Arc::ptr_eq(&log, &relay_log) {
+        // A file, and nobody else's: before anybody reads it. Elsewhere only the relay that leads may make topics.
+        log.ensure_topics(&outbox_relay::topic_specs(topology)).await?;
     }
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
     if !args.command_topics.no_command_topics {
         parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology, OnFailure::StayDown);
     }
-    parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
+    parts::relay(&mut process, &store, &relay_log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
     let event_table = Some(stores::event_table_of(&store, &registry));
     let settings = ProjectorSettings { event_table, ..args.projector.settings(topology.partitions) };
     feeding::stock_projector(&mut process, &stock, &log, &registry, settings.clone(), OnFailure::StayDown);

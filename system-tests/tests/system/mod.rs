@@ -44,9 +44,14 @@ struct Servers {
 impl System {
     /// One process on files.
     pub async fn embedded() -> Self {
+        Self::embedded_with(&[]).await
+    }
+
+    /// The same, with more arguments.
+    pub async fn embedded_with(arguments: &[&str]) -> Self {
         let mut system = Self::new(None);
         let data = system.folder.path().join("data");
-        system.add("up", &["up", "--data", data.to_str().unwrap()], &[]);
+        system.add("up", &[&["up", "--data", data.to_str().unwrap()], arguments].concat(), &[]);
         system.ready().await;
         system
     }

@@ -9,9 +9,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use event_log::{
-    CommandDecoder, DecodeError, EventLog, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
+    CommandDecoder, DecodeError, EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, Signal, Subscription,
+    TopicPartition, TopicSpec,
 };
-use event_store::{EventStore, Topology, bounded_message};
+use event_store::{AppendBatch, EventStore, OffsetAdvance, Topology, bounded_message};
 use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
@@ -30,6 +31,8 @@ pub const COMMAND_GROUP: &str = "millrace-commands";
 const PLACE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
 /// An intake that ran for so long meets a new trouble, not the old one again: it tries again soon.
 const SETTLED: Duration = Duration::from_secs(30);
+/// How long a topic must be without the offset to go on from: a broker that has just come to lead may not know its end yet.
+const MISSED_FOR: Duration = Duration::from_secs(3);
 /// Longest record key that is kept for the outcome of an unreadable command.
 const MAX_KEY: usize = 200;
 
@@ -41,6 +44,8 @@ struct Intake {
     now: fn() -> i64,
     /// Next offset of each partition that is ours.
     next: HashMap<TopicPartition, u64>,
+    /// When a topic was first seen without the offset to go on from.
+    missed: Option<Instant>,
 }
 
 /// Takes commands from the command topics until `shutdown`. `now` gives milliseconds since 1970.
@@ -56,7 +61,7 @@ pub async fn run_topic_intake(
     shutdown: CancellationToken,
 ) -> Result<(), HandlerError> {
     let decoder = CommandDecoder::new(registry);
-    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new() };
+    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new(), missed: None };
     // Only those it reads. The others are the relay's: it makes one only when nothing of what it published before can
     // still be on its way there, and looks whether it is empty before it goes on.
     let topics = Context::ALL
@@ -80,7 +85,12 @@ pub async fn run_topic_intake(
             delays = Policy::RESTART.backoff();
         }
         health.not_ready(error.to_string());
-        if !error.is_transient() && !matches!(error, HandlerError::OffsetTaken { .. }) {
+        let is_of_the_topic = matches!(
+            error,
+            HandlerError::OffsetTaken { .. }
+                | HandlerError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
+        );
+        if !error.is_transient() && !is_of_the_topic {
             return Err(error);
         }
         tracing::warn!(%error, "command topics are taken up again");
@@ -99,6 +109,7 @@ impl Intake {
     async fn take_in(&mut self, topics: &[TopicSpec], health: &ComponentHealth) -> Result<(), HandlerError> {
         self.log.ensure_topics(topics).await?;
         self.next.clear();
+        self.missed = None;
         let names = Context::ALL.map(Context::commands_topic);
         let mut subscription = self.log.subscribe(COMMAND_GROUP, &names).await?;
         health.ready();
@@ -122,16 +133,42 @@ impl Intake {
     /// Begins where the event store says; at the oldest record where it says nothing yet.
     async fn start(&mut self, subscription: &mut dyn Subscription, at: TopicPartition) -> Result<(), HandlerError> {
         let stored = self.store.command_offsets(&at.topic).await?.get(&at.partition).copied();
+        let ends = self.ends(&at).await?;
         let offset = match stored {
-            Some(offset) => offset,
-            None => {
-                let ends = self.log.ends(&at.topic).await?;
-                ends.iter().find(|ends| ends.partition == at.partition).map_or(0, |ends| ends.first)
-            }
+            None => ends.first,
+            Some(stored) if ends.holds(stored) => stored,
+            Some(stored) => self.set_back(&at, stored).await?,
         };
         subscription.start(&at, offset).await?;
         self.next.insert(at, offset);
         Ok(())
+    }
+
+    /// Goes on from the oldest record, where the stored offset is not on the topic: it lost its records or was made anew,
+    /// or retention was faster than the intake. Records that were taken before are known by their command ids. At once,
+    /// and in the event store: once the topic has grown past the stored offset, nothing would tell that it is another one.
+    async fn set_back(&mut self, at: &TopicPartition, stored: u64) -> Result<u64, HandlerError> {
+        let missed = *self.missed.get_or_insert_with(Instant::now);
+        tokio::time::sleep_until(missed + MISSED_FOR).await;
+        let ends = self.ends(at).await?;
+        if ends.holds(stored) {
+            return Ok(stored);
+        }
+        let (first, next) = (ends.first, ends.next);
+        if stored < first {
+            tracing::error!(%at, stored, first, "retention removed commands that were not taken yet; the rest is taken");
+        } else {
+            tracing::error!(%at, stored, next, "the topic lost records or was made anew; it is taken from its beginning");
+        }
+        let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: first };
+        self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
+        Ok(first)
+    }
+
+    async fn ends(&self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
+        let ends = self.log.ends(&at.topic).await?;
+        let of_partition = ends.into_iter().find(|ends| ends.partition == at.partition);
+        Ok(of_partition.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() })?)
     }
 
     async fn take_records(

@@ -157,6 +157,32 @@ async fn the_intake_makes_no_topic_but_those_it_reads() {
     running.stop().await;
 }
 
+/// Faults 6 and 21, for commands: what the topic holds now is taken, and what was taken before has no second effect.
+#[tokio::test]
+async fn a_command_topic_that_was_made_anew_is_taken_from_its_beginning() {
+    let fixture = Fixture::new().await;
+    fixture.publish((1..=5).map(|id| receive(id, 7)).collect()).await;
+    let running = fixture.run();
+    fixture.taken(5).await;
+    running.stop().await;
+
+    let folder = tempfile::tempdir().unwrap();
+    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+    log.ensure_topics(&topics()).await.unwrap();
+    let fixture = Fixture { log, ..fixture };
+    fixture.publish(vec![receive(5, 7), receive(6, 7)]).await;
+    let running = fixture.run();
+    fixture.taken(2).await;
+    let effects = fixture.stored().await.iter().filter(|row| row.topic == "inventory.events").count();
+    assert_eq!(effects, 6);
+    // Past where the other one ended.
+    fixture.publish((7..=20).map(|id| receive(id, 7)).collect()).await;
+    fixture.taken(16).await;
+    running.stop().await;
+    let effects = fixture.stored().await.iter().filter(|row| row.topic == "inventory.events").count();
+    assert_eq!(effects, 20);
+}
+
 #[tokio::test]
 async fn what_cannot_be_read_is_refused_by_outcome_and_the_topic_goes_on() {
     let fixture = Fixture::new().await;

@@ -15,6 +15,7 @@ use event_log::{EventEnvelope, EventLog, EventLogError, PartitionEnds, TopicPart
 use event_store::{EventStore, EventStoreError, RelayCursor, StoredEvent, Topology};
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{StorePosition, partition_of};
+use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::error::RelayError;
@@ -31,8 +32,15 @@ const PAGE: usize = 1_000;
 /// How often the relay looks whether the log shrank.
 const SHRINK_CHECK_EVERY: Duration = Duration::from_secs(3);
 
-/// The end of each partition as it was last seen.
-pub(crate) type SeenEnds = HashMap<TopicPartition, u64>;
+/// The end of each partition.
+pub(crate) type Ends = HashMap<TopicPartition, u64>;
+
+/// The ends as they were last seen, for all who look.
+pub(crate) struct SeenEnds {
+    topology: Topology,
+    /// Held while the log is asked: of two answers that overtake each other, the older one would look like a loss.
+    ends: Mutex<Ends>,
+}
 
 /// The end of one partition: the records of ours from the saved sequence on.
 struct Tail {
@@ -53,8 +61,8 @@ pub(crate) async fn check_history(
     topology: Topology,
     cursor: &RelayCursor,
     at_least: usize,
-) -> Result<SeenEnds, RelayError> {
-    let mut seen = SeenEnds::new();
+) -> Result<Ends, RelayError> {
+    let mut seen = Ends::new();
     let mut wanted = Vec::new();
     for topic in stamped_topics() {
         let ends = log.ends(topic).await?;
@@ -80,17 +88,16 @@ pub(crate) async fn check_history(
 }
 
 /// Looks again and again whether a partition ends before where it was seen to end. Returns only with an error.
-pub(crate) async fn watch_log(log: &dyn EventLog, topology: Topology, mut seen: SeenEnds) -> RelayError {
+pub(crate) async fn watch_log(log: &dyn EventLog, seen: &SeenEnds) -> RelayError {
     let mut ticks = tokio::time::interval(SHRINK_CHECK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
         for topic in stamped_topics() {
-            match log.ends(topic).await {
-                Ok(ends) => {
-                    if let Err(error) = note_ends(&mut seen, topic, &ends, topology) {
-                        return error;
-                    }
+            match seen.look(log, [topic]).await {
+                Ok(()) => {}
+                Err(error @ (RelayError::LogShrank { .. } | RelayError::Log(EventLogError::PartitionCount { .. }))) => {
+                    return error;
                 }
                 // What cannot be asked now is asked again; that publishing fails is told where it does.
                 Err(error) => tracing::debug!(%error, topic, "log ends not seen"),
@@ -99,17 +106,34 @@ pub(crate) async fn watch_log(log: &dyn EventLog, topology: Topology, mut seen: 
     }
 }
 
-fn note_ends(seen: &mut SeenEnds, topic: &str, ends: &[PartitionEnds], topology: Topology) -> Result<(), RelayError> {
-    check_partitions(topic, ends, topology)?;
-    for ends in ends {
-        let at = TopicPartition::new(topic, ends.partition);
-        let before = seen.entry(at.clone()).or_default();
-        if ends.next < *before {
-            return Err(RelayError::LogShrank { at, seen: *before, found: ends.next });
-        }
-        *before = ends.next;
+// === impl SeenEnds ===
+
+impl SeenEnds {
+    pub fn new(ends: Ends, topology: Topology) -> Self {
+        Self { topology, ends: Mutex::new(ends) }
     }
-    Ok(())
+
+    /// [`RelayError::LogShrank`] where a partition ends before where it was seen to end.
+    pub async fn look<'t>(
+        &self,
+        log: &dyn EventLog,
+        topics: impl IntoIterator<Item = &'t str>,
+    ) -> Result<(), RelayError> {
+        for topic in topics {
+            let mut seen = self.ends.lock().await;
+            let ends = log.ends(topic).await?;
+            check_partitions(topic, &ends, self.topology)?;
+            for ends in ends {
+                let at = TopicPartition::new(topic, ends.partition);
+                let before = seen.entry(at.clone()).or_default();
+                if ends.next < *before {
+                    return Err(RelayError::LogShrank { at, seen: *before, found: ends.next });
+                }
+                *before = ends.next;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// Partitions that someone adds would take keys away from those that have them (fault 20).

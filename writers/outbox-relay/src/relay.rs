@@ -1,11 +1,11 @@
 //! The relay's loop: take the lease, then batch after batch. Stops 5 and 6 of an event's path.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use event_log::{EventLog, SchemaRegistry};
+use event_log::{EventLog, EventLogError, SchemaRegistry};
 use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
 use resilience::Policy;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::error::RelayError;
-use crate::history::{check_history, watch_log};
+use crate::history::{SeenEnds, check_history, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
@@ -46,6 +46,8 @@ pub struct Relay {
 
 /// How often a relay that halted looks whether it may go on.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// After so long without publishing it is looked whether the log still ends where it did.
+const QUIET: Duration = Duration::from_secs(1);
 /// How often the lag is measured.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -129,12 +131,14 @@ impl Relay {
 
     /// Leads until an error or the end. Every start goes on from the saved cursor.
     async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), RelayError> {
+        // Who cannot reach the log leaves the lead to those who can.
+        self.log.ping().await?;
         let lease = tokio::select! {
             biased;
             lease = self.store.lease_relay() => lease?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        let ready = async {
+        let checked = async {
             // By the one that leads, and not before: a topic that is gone must not come back, empty, under another one
             // that still publishes to it.
             self.log.ensure_topics(&topic_specs(self.topology)).await?;
@@ -142,7 +146,7 @@ impl Relay {
         };
         let seen = tokio::select! {
             biased;
-            seen = ready => seen?,
+            seen = checked => Arc::new(SeenEnds::new(seen?, self.topology)),
             () = shutdown.cancelled() => return Ok(()),
         };
         gauge!(LEADER).set(1.0);
@@ -150,29 +154,39 @@ impl Relay {
         tracing::info!(epoch = lease.epoch, position = %lease.cursor.position, "relay leads");
         let lag = watch_lag(self.store.clone());
         let log = self.log.clone();
-        let shrunk = watch_log(&*log, self.topology, seen);
+        let shrunk = watch_log(&*log, &seen);
         // The lag is told, and ids are looked up ahead, beside the publishing, and end with it: what fails or takes long
         // there stops nothing.
         let registry = self.registry.clone();
         tokio::select! {
             biased;
-            led = self.publish_from(lease, shutdown) => led,
+            led = self.publish_from(lease, &seen, shutdown) => led,
             error = shrunk => Err(error),
             never = lag => match never {},
             never = look_up_ahead(&*registry) => match never {},
         }
     }
 
-    async fn publish_from(&mut self, lease: RelayLease, shutdown: &CancellationToken) -> Result<(), RelayError> {
+    async fn publish_from(
+        &mut self,
+        lease: RelayLease,
+        seen: &SeenEnds,
+        shutdown: &CancellationToken,
+    ) -> Result<(), RelayError> {
         let RelayLease { epoch, cursor } = lease;
         let mut position = cursor.position;
         let mut stamper = Stamper::new(self.topology, cursor);
         let mut events = self.store.read_committed(position, self.settings.batch).await?;
         self.health.ready();
+        let mut looked_at = Instant::now();
         loop {
             if let Some(last) = events.last() {
+                if looked_at.elapsed() > QUIET {
+                    self.look_before(&events, seen).await?;
+                }
                 position = last.position;
                 events = self.relay_batch(&mut stamper, epoch, events).await?;
+                looked_at = Instant::now();
                 self.has_progressed = true;
                 if shutdown.is_cancelled() {
                     return Ok(());
@@ -186,6 +200,16 @@ impl Relay {
                 () = shutdown.cancelled() => return Ok(()),
             }
             events = self.store.read_committed(position, self.settings.batch).await?;
+        }
+    }
+
+    /// Whether the log ends where it did: what it lost while nothing was published, the publisher need not have noticed.
+    async fn look_before(&self, events: &[StoredEvent], seen: &SeenEnds) -> Result<(), RelayError> {
+        let topics: BTreeSet<&str> = events.iter().map(|event| event.topic.as_str()).collect();
+        match seen.look(&*self.log, topics).await {
+            // A broker that was just restarted may not know it yet: publishing fails, and then it is looked for.
+            Err(RelayError::Log(EventLogError::UnknownTopic { .. })) => Ok(()),
+            looked => looked,
         }
     }
 
