@@ -83,6 +83,8 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) rows: HashMap<P::Key, P::Row>,
     /// Since when, and where, a sequence is missing.
     gap: Option<(Instant, u64, u64, u64)>,
+    /// Records of nobody that stand behind it, and why they are: they are passed over with it, and kept then.
+    behind_gap: Vec<(Record, String)>,
     recent: RecentEvents,
     /// Keys that are being folded anew.
     pub(crate) refolding: Option<Refolding<P>>,
@@ -307,6 +309,7 @@ where
         has_all_rows: claimed.checkpoint.sequence == 0,
         rows: HashMap::new(),
         gap: None,
+        behind_gap: Vec::new(),
         recent: RecentEvents::new(),
         refolding: None,
     })
@@ -326,6 +329,8 @@ where
     let mut next = owned.checkpoint.sequence;
     let mut reads = Vec::with_capacity(records.len());
     let mut went = Went::Through;
+    let behind_gap = std::mem::take(&mut owned.behind_gap);
+    let mut kept_back: Vec<(&Record, String)> = behind_gap.iter().map(|(record, why)| (record, why.clone())).collect();
     for (index, record) in records.iter().enumerate() {
         if index % AT_ONCE == AT_ONCE - 1 {
             tokio::task::yield_now().await;
@@ -340,6 +345,7 @@ where
                 Order::Next => {
                     next = envelope.sequence;
                     owned.gap = None;
+                    reads.extend(kept_back.drain(..).map(|(record, why)| (record, Read::Foreign { why })));
                     owned.recent.note(envelope.sequence, envelope.id);
                 }
                 // A twin, or the record of another history.
@@ -357,10 +363,13 @@ where
             }
         }
         // Behind an open gap the offset must not move, or a restart would begin past the missing events.
-        if owned.gap.is_none() {
-            reads.push((record, read));
+        match read {
+            read if owned.gap.is_none() => reads.push((record, read)),
+            Read::Foreign { why } if kept_back.len() < FOREIGN_KEPT as usize => kept_back.push((record, why)),
+            _ => {}
         }
     }
+    owned.behind_gap = kept_back.into_iter().map(|(record, why)| (record.clone(), why)).collect();
     load_rows(context, owned, &reads).await?;
     let mut fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
     fold.foreign_room = FOREIGN_KEPT.saturating_sub(owned.foreign_records);

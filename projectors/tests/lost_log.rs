@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_log::{
-    EmbeddedRegistry, EventEnvelope, EventLog, NewRecord, SqliteEventLog, TopicPartition, TopicSpec, frame::frame,
+    EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec,
+    frame::frame,
 };
 use projectors::{ProjectorSettings, StockProjection, run_projector};
+use read_models::PartitionRef;
 use read_models::stock::{SharedStock, StockReadModel, connect_stock};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
-use schemas::{Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
+use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
 use telemetry::Health;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -195,6 +197,30 @@ async fn a_gap_halts_and_is_closed_without_a_new_start() {
     log.publish(events(1, 6..=9)).await.unwrap();
     running.reaches(9).await;
     running.says("ready").await;
+    running.stop().await;
+}
+
+/// Faults 1 and 25 at once: the relay publishes again behind what somebody else put there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_record_of_nobody_behind_a_gap_is_kept_once_the_gap_is_closed() {
+    let folder = tempfile::tempdir().unwrap();
+    let stock = connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap();
+    let foreign = || NewRecord { headers: Headers::default(), ..event(1, 1) };
+    let mut records = events(1, 1..=5);
+    records.extend([foreign()]);
+    records.extend(events(1, 8..=9));
+    records.extend([foreign(), foreign()]);
+    records.extend(events(1, 6..=7));
+    records.extend([foreign()]);
+    let log = log_of(&folder.path().join("log.db"), records).await;
+    let running = Running::start(&stock, &log, 1);
+    running.reaches(7).await;
+    log.publish(events(1, 8..=9)).await.unwrap();
+    running.reaches(9).await;
+    let at = PartitionRef { context: Context::Inventory, partition: 0 };
+    let kept = stock.parked(at, None, 10).await.unwrap();
+    let offsets: Vec<u64> = kept.iter().map(|event| event.offset).collect();
+    assert_eq!(offsets, [5, 8, 9, 12]);
     running.stop().await;
 }
 
