@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::{Body, to_bytes};
 use axum::http::Request;
-use command_api::{CommandHandler, HandlerSettings, run_topic_intake};
+use command_api::{CommandHandler, HandlerSettings, TopicIntakeSettings, run_topic_intake};
 use event_log::{
     DecodedEvent, EmbeddedRegistry, EventDecoder, EventLog, EventLogError, NewRecord, SqliteEventLog, TopicPartition,
     TopicSpec,
@@ -69,7 +69,7 @@ impl System {
             store.clone(),
             log.clone(),
             registry.clone(),
-            TOPOLOGY,
+            TopicIntakeSettings { topology: TOPOLOGY, outcome_retention: Duration::from_secs(3600) },
             health.component("command topics"),
             || NOW,
             shutdown.clone(),

@@ -81,27 +81,30 @@ impl Publisher {
             self.discard(&producer);
             return Err(error);
         }
+        self.publish_with(&producer, records).await
+    }
+
+    async fn publish_with(&self, producer: &Arc<KafkaProducer>, records: &[NewRecord]) -> Result<(), EventLogError> {
+        let DeliveryContext { log, lost } = producer.client().context().as_ref();
         let deadline = Instant::now() + PUBLISH_WITHIN;
         let batch = Arc::new(Batch::new());
-        self.hand_over(&producer, records, &batch, deadline).await;
+        let is_whole = self.hand_over(producer, records, &batch, deadline).await;
         batch.one_done();
         let why_not = tokio::select! {
             biased;
-            () = batch.done() => None,
+            () = batch.done(), if is_whole => None,
             () = lost.cancelled() => Some("before the connection was lost".to_owned()),
             () = tokio::time::sleep_until(deadline) => Some(format!("within {} s", PUBLISH_WITHIN.as_secs())),
         };
         if let Some(why_not) = why_not {
-            let outstanding = batch.outstanding.load(Ordering::Acquire);
-            let problem = format!("{outstanding} of {} records were not acknowledged {why_not}", records.len());
-            let error = log.unavailable(problem);
-            self.discard(&producer);
+            let error = log.unavailable(format!("not all of {} records were acknowledged {why_not}", records.len()));
+            self.discard(producer);
             return Err(error);
         }
         let Some((error, topic)) = batch.failure() else { return Ok(()) };
         if let Some((code, reason)) = producer.client().fatal_error() {
             tracing::debug!(%code, reason, "kafka producer is replaced after a fatal error");
-            self.discard(&producer);
+            self.discard(producer);
         }
         Err(match code_of(&error) {
             // Only what came first says what was wrong; the others follow from it, and from throwing away.
@@ -119,8 +122,15 @@ impl Publisher {
         })
     }
 
-    /// Hands records over until one is refused, or the connection lost. What follows a refused one must not overtake it.
-    async fn hand_over(&self, producer: &KafkaProducer, records: &[NewRecord], batch: &Arc<Batch>, deadline: Instant) {
+    /// Hands records over until one is refused: what follows it must not overtake it. False where the connection was lost
+    /// before all were.
+    async fn hand_over(
+        &self,
+        producer: &KafkaProducer,
+        records: &[NewRecord],
+        batch: &Arc<Batch>,
+        deadline: Instant,
+    ) -> bool {
         let lost = &producer.client().context().lost;
         // A broker refuses a record from its future (the clock went back, say); for retention now is as good.
         let now = chrono::Utc::now().timestamp_millis();
@@ -129,7 +139,7 @@ impl Publisher {
                 tokio::task::yield_now().await;
             }
             if lost.is_cancelled() {
-                return;
+                return false;
             }
             batch.outstanding.fetch_add(1, Ordering::AcqRel);
             let mut message = BaseRecord::with_opaque_to(&record.at.topic, batch.clone())
@@ -143,12 +153,13 @@ impl Publisher {
                 if !is_full || Instant::now() >= deadline || lost.is_cancelled() {
                     batch.fail(error, &record.at.topic);
                     batch.one_done();
-                    return;
+                    return !lost.is_cancelled();
                 }
                 message = given_back;
                 tokio::time::sleep(QUEUE_FULL_WAIT).await;
             }
         }
+        true
     }
 
     fn producer(&self) -> Result<Arc<KafkaProducer>, EventLogError> {
@@ -275,4 +286,39 @@ fn native_headers(headers: &Headers) -> OwnedHeaders {
     headers.iter().fold(OwnedHeaders::new_with_capacity(headers.len()), |native, (name, value)| {
         native.insert(Header { key: name, value: Some(value) })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+    use crate::log::TopicPartition;
+
+    /// With nothing under way there is nothing to wait for, and all the same nothing was published.
+    #[tokio::test]
+    async fn a_connection_that_is_lost_before_the_first_record_is_an_error() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("events", 1, 1).unwrap();
+        let url = format!("kafka://{}", cluster.bootstrap_servers());
+        let publisher = Publisher::new(KafkaSettings::parse(&url).unwrap());
+        let records = [NewRecord {
+            at: TopicPartition::new("events", 0),
+            key: b"k".to_vec(),
+            headers: Headers::default(),
+            value: b"v".to_vec(),
+            timestamp: 0,
+        }];
+        publisher.publish(&records).await.unwrap();
+        let producer = publisher.producer().unwrap();
+        producer.client().context().lost.cancel();
+        let error = publisher.publish_with(&producer, &records).await.unwrap_err();
+        assert!(
+            error.to_string().contains("not all of 1 records were acknowledged before the connection was lost"),
+            "{error}"
+        );
+        publisher.publish(&records).await.unwrap();
+    }
 }

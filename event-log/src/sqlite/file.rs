@@ -369,6 +369,7 @@ impl Place<'_> {
                 | ErrorCode::CannotOpen
                 | ErrorCode::FileLockingProtocolFailed,
             ) => EventLogError::Unavailable { address: self.address(), problem: error.to_string() },
+            _ if matches!(error, rusqlite::Error::InvalidColumnType(..)) => self.damaged(error),
             _ => self.unopened(error),
         }
     }

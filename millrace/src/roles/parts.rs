@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use audit::{Auditor, RollingSettings};
 use axum::routing::get;
 use axum::{Json, Router};
-use command_api::{CommandHandler, HandlerSettings};
+use command_api::{CommandHandler, HandlerSettings, TopicIntakeSettings};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
@@ -76,7 +76,7 @@ pub fn command_topics(
     store: &Arc<dyn EventStore>,
     log: &Arc<dyn EventLog>,
     registry: &Arc<dyn SchemaRegistry>,
-    topology: Topology,
+    settings: TopicIntakeSettings,
     on_failure: OnFailure,
 ) {
     let health = process.health.component("command topics");
@@ -86,7 +86,7 @@ pub fn command_topics(
         Arc::clone(store),
         Arc::clone(log),
         Arc::clone(registry),
-        topology,
+        settings,
         health,
         now,
         process.shutdown.clone(),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use audit::{AuditSettings, Auditor};
 use axum::Router;
-use command_api::CommandHandler;
+use command_api::{CommandHandler, TopicIntakeSettings};
 use projectors::ProjectorSettings;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
@@ -56,7 +56,8 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);
     if !args.command_topics.no_command_topics {
-        parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, topology, OnFailure::StayDown);
+        let settings = TopicIntakeSettings { topology, outcome_retention: args.intake.outcome_retention };
+        parts::command_topics(&mut process, handler.clone(), &store, &log, &registry, settings, OnFailure::StayDown);
     }
     parts::relay(&mut process, &store, &relay_log, &registry, topology, args.relay.settings(), OnFailure::StayDown);
     let event_table = Some(stores::event_table_of(&store, &registry));

@@ -1,5 +1,7 @@
 //! `millrace write`: commands over HTTP and from command topics, committed to the event store.
 
+use command_api::TopicIntakeSettings;
+
 use super::parts;
 use super::process::{OnFailure, Process};
 use crate::cli::WriteArgs;
@@ -17,7 +19,8 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     if !args.command_topics.no_command_topics {
         let log = connector.event_log(&args.event_log).await?;
         let registry = stores::registry(&args.event_log.registry)?;
-        parts::command_topics(&mut process, handler, &store, &log, &registry, topology, OnFailure::EndProcess);
+        let settings = TopicIntakeSettings { topology, outcome_retention: args.intake.outcome_retention };
+        parts::command_topics(&mut process, handler, &store, &log, &registry, settings, OnFailure::EndProcess);
     }
     let _held = connector.into_held();
     output::notice(format!("millrace write listens on http://{}", process.address()?));

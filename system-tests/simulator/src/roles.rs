@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use command_api::{CommandHandler, HandlerSettings, run_expiry, run_topic_intake};
+use command_api::{CommandHandler, HandlerSettings, TopicIntakeSettings, run_expiry, run_topic_intake};
 use event_log::{EmbeddedRegistry, EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
@@ -153,7 +153,9 @@ impl System {
             run_expiry(store.clone(), handler.clone(), Duration::from_secs(2), simulated_now, shutdown.clone());
         let registry: Arc<dyn SchemaRegistry> = self.registry.clone();
         let health = self.health.component(name);
-        let intake = run_topic_intake(handler, store, log, registry, self.topology, health, simulated_now, shutdown);
+        let settings =
+            TopicIntakeSettings { topology: self.topology, outcome_retention: Duration::from_secs(7 * 24 * 60 * 60) };
+        let intake = run_topic_intake(handler, store, log, registry, settings, health, simulated_now, shutdown);
         tokio::select! {
             biased;
             ended = intake => ended.map_err(|error| error.to_string()),

@@ -19,6 +19,7 @@ use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
 use tokio::time::Instant;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use crate::cache::StreamCache;
 use crate::error::HandlerError;
@@ -202,6 +203,13 @@ impl View {
         view.streams.extend(loaded.streams);
         view.known = loaded.outcomes;
         view.regions.extend(loaded.regions);
+        // Where a known command comes by a record, there may be a refusal of that very record.
+        let known = work.iter().filter(|work| view.known.contains_key(&work.id()));
+        let places: Vec<Uuid> = known.filter_map(|work| work.place_id).collect();
+        if !places.is_empty() {
+            let loaded = state.store.load(&LoadRequest { command_ids: places, ..LoadRequest::default() }).await?;
+            view.known.extend(loaded.outcomes);
+        }
         Ok(view)
     }
 }

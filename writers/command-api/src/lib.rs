@@ -20,4 +20,4 @@ pub use expiry::{derived_release_id, run_expiry};
 pub use handler::{CommandHandler, Enqueued, HandlerSettings, RecordCommand, RecordGroup};
 pub use metrics::describe_metrics;
 pub use restored::restored_rows;
-pub use topic_intake::{COMMAND_GROUP, run_topic_intake};
+pub use topic_intake::{COMMAND_GROUP, TopicIntakeSettings, run_topic_intake};

@@ -8,6 +8,7 @@ pub(crate) const GROUP_SECONDS: &str = "millrace_command_group_seconds";
 pub(crate) const QUEUED: &str = "millrace_commands_queued";
 pub(crate) const RETRIES: &str = "millrace_command_group_retries_total";
 pub(crate) const EXPIRED: &str = "millrace_reservations_expired_total";
+pub(crate) const SET_BACK: &str = "millrace_command_offsets_set_back_total";
 pub(crate) const INTAKE_HELD: &str = "millrace_intake_held";
 
 pub fn describe_metrics() {
@@ -17,5 +18,9 @@ pub fn describe_metrics() {
     describe_gauge!(QUEUED, "Commands that wait to be decided");
     describe_gauge!(INTAKE_HELD, "1 while no commands are taken because the relay is too far behind");
     describe_counter!(RETRIES, "Groups decided again, by cause");
+    describe_counter!(
+        SET_BACK,
+        "Partitions of command topics that were taken anew, since they did not have the next command"
+    );
     describe_counter!(EXPIRED, "Reservations released because their time was over");
 }

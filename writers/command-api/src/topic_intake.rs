@@ -13,6 +13,7 @@ use event_log::{
     TopicPartition, TopicSpec,
 };
 use event_store::{AppendBatch, EventStore, OffsetAdvance, Topology, bounded_message};
+use metrics::counter;
 use resilience::Policy;
 use schemas::Context;
 use telemetry::ComponentHealth;
@@ -22,6 +23,7 @@ use uuid::Uuid;
 
 use crate::error::HandlerError;
 use crate::handler::{CommandHandler, RecordCommand, RecordGroup};
+use crate::metrics::SET_BACK;
 
 /// Consumer group of the command handlers.
 pub const COMMAND_GROUP: &str = "millrace-commands";
@@ -31,8 +33,11 @@ pub const COMMAND_GROUP: &str = "millrace-commands";
 const PLACE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
 /// An intake that ran for so long meets a new trouble, not the old one again: it tries again soon.
 const SETTLED: Duration = Duration::from_secs(30);
-/// How long a topic must be without the offset to go on from: a broker that has just come to lead may not know its end yet.
+/// How long a topic is without the offset to go on from before that counts: a broker that has just come to lead may not know
+/// its end yet.
 const MISSED_FOR: Duration = Duration::from_secs(3);
+/// Records read at once.
+const PAGE: usize = 1_000;
 /// Longest record key that is kept for the outcome of an unreadable command.
 const MAX_KEY: usize = 200;
 
@@ -44,8 +49,15 @@ struct Intake {
     now: fn() -> i64,
     /// Next offset of each partition that is ours.
     next: HashMap<TopicPartition, u64>,
-    /// When a topic was first seen without the offset to go on from.
-    missed: Option<Instant>,
+    settings: TopicIntakeSettings,
+}
+
+/// How commands are taken from topics.
+#[derive(Debug, Clone, Copy)]
+pub struct TopicIntakeSettings {
+    pub topology: Topology,
+    /// How long a command that was decided is known by its id.
+    pub outcome_retention: Duration,
 }
 
 /// Takes commands from the command topics until `shutdown`. `now` gives milliseconds since 1970.
@@ -55,18 +67,22 @@ pub async fn run_topic_intake(
     store: Arc<dyn EventStore>,
     log: Arc<dyn EventLog>,
     registry: Arc<dyn SchemaRegistry>,
-    topology: Topology,
+    settings: TopicIntakeSettings,
     health: ComponentHealth,
     now: fn() -> i64,
     shutdown: CancellationToken,
 ) -> Result<(), HandlerError> {
     let decoder = CommandDecoder::new(registry);
-    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new(), missed: None };
+    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new(), settings };
     // Only those it reads. The others are the relay's: it makes one only when nothing of what it published before can
     // still be on its way there, and looks whether it is empty before it goes on.
     let topics = Context::ALL
         .map(Context::commands_topic)
-        .map(|name| TopicSpec { name: name.to_owned(), partitions: topology.partitions });
+        .map(|name| TopicSpec { name: name.to_owned(), partitions: settings.topology.partitions });
+    for topic in &topics {
+        // There before it counts, so that an alarm sees the first one.
+        counter!(SET_BACK, "topic" => topic.name.clone()).increment(0);
+    }
     let mut delays = Policy::RESTART.backoff();
     loop {
         let begun = Instant::now();
@@ -109,17 +125,12 @@ impl Intake {
     async fn take_in(&mut self, topics: &[TopicSpec], health: &ComponentHealth) -> Result<(), HandlerError> {
         self.log.ensure_topics(topics).await?;
         self.next.clear();
-        self.missed = None;
         let names = Context::ALL.map(Context::commands_topic);
         let mut subscription = self.log.subscribe(COMMAND_GROUP, &names).await?;
         health.ready();
         loop {
             match subscription.next().await? {
-                Signal::Assigned(partitions) => {
-                    for at in partitions {
-                        self.start(subscription.as_mut(), at).await?;
-                    }
-                }
+                Signal::Assigned(partitions) => self.start(subscription.as_mut(), partitions).await?,
                 Signal::Revoked(partitions) => {
                     for at in partitions {
                         self.next.remove(&at);
@@ -131,38 +142,92 @@ impl Intake {
     }
 
     /// Begins where the event store says; at the oldest record where it says nothing yet.
-    async fn start(&mut self, subscription: &mut dyn Subscription, at: TopicPartition) -> Result<(), HandlerError> {
-        let stored = self.store.command_offsets(&at.topic).await?.get(&at.partition).copied();
-        let ends = self.ends(&at).await?;
-        let offset = match stored {
-            None => ends.first,
-            Some(stored) if ends.holds(stored) => stored,
-            Some(stored) => self.set_back(&at, stored).await?,
-        };
-        subscription.start(&at, offset).await?;
-        self.next.insert(at, offset);
+    async fn start(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        partitions: Vec<TopicPartition>,
+    ) -> Result<(), HandlerError> {
+        let mut missing = Vec::new();
+        for at in partitions {
+            if !self.start_one(subscription, &at).await? {
+                missing.push(at);
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(MISSED_FOR).await;
+        for at in missing {
+            if self.start_one(subscription, &at).await? {
+                continue;
+            }
+            self.set_back(&at).await?;
+            if !self.start_one(subscription, &at).await? {
+                let problem = "it goes on losing records".to_owned();
+                return Err(EventLogError::Unavailable { address: at.to_string(), problem }.into());
+            }
+        }
         Ok(())
     }
 
-    /// Goes on from the oldest record, where the stored offset is not on the topic: it lost its records or was made anew,
-    /// or retention was faster than the intake. Records that were taken before are known by their command ids. At once,
-    /// and in the event store: once the topic has grown past the stored offset, nothing would tell that it is another one.
-    async fn set_back(&mut self, at: &TopicPartition, stored: u64) -> Result<u64, HandlerError> {
-        let missed = *self.missed.get_or_insert_with(Instant::now);
-        tokio::time::sleep_until(missed + MISSED_FOR).await;
-        let ends = self.ends(at).await?;
+    /// False where the topic does not have the offset.
+    async fn start_one(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        at: &TopicPartition,
+    ) -> Result<bool, HandlerError> {
+        let offset = match self.stored(at).await? {
+            Some(stored) => stored,
+            None => self.ends(at).await?.first,
+        };
+        match subscription.start(at, offset).await {
+            Err(EventLogError::OffsetOutOfRange { .. }) => return Ok(false),
+            started => started?,
+        }
+        self.next.insert(at.clone(), offset);
+        Ok(true)
+    }
+
+    async fn stored(&self, at: &TopicPartition) -> Result<Option<u64>, HandlerError> {
+        Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
+    }
+
+    /// Sets the stored offset to where the rest of the topic begins, which does not have it: retention was faster than the
+    /// intake, or the topic lost its records or was made anew. Then records may come that were taken before; they are known
+    /// by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the event store:
+    /// once the topic has grown past the stored offset, nothing would tell that it is another one.
+    async fn set_back(&self, at: &TopicPartition) -> Result<(), HandlerError> {
+        let (Some(stored), ends) = (self.stored(at).await?, self.ends(at).await?) else { return Ok(()) };
         if ends.holds(stored) {
-            return Ok(stored);
+            return Ok(());
         }
         let (first, next) = (ends.first, ends.next);
-        if stored < first {
+        let to = if stored < first {
             tracing::error!(%at, stored, first, "retention removed commands that were not taken yet; the rest is taken");
+            first
         } else {
-            tracing::error!(%at, stored, next, "the topic lost records or was made anew; it is taken from its beginning");
-        }
-        let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: first };
+            let to = self.behind_the_old(at, ends).await?;
+            tracing::error!(%at, stored, first, next, to, "the topic lost records or was made anew; it is taken from there on");
+            to
+        };
+        counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
+        let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: to };
         self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
-        Ok(first)
+        Ok(())
+    }
+
+    /// The offset behind the last record that is older than outcomes are kept.
+    async fn behind_the_old(&self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
+        let known_since = (self.now)() - self.settings.outcome_retention.as_millis() as i64;
+        let (mut behind, mut next) = (ends.first, ends.first);
+        while next < ends.next {
+            let records = self.log.read(at, next, PAGE).await?;
+            let Some(last) = records.last() else { break };
+            next = last.offset + 1;
+            let old = records.iter().rev().find(|record| record.timestamp < known_since);
+            behind = old.map_or(behind, |old| old.offset + 1);
+        }
+        Ok(behind)
     }
 
     async fn ends(&self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
@@ -205,7 +270,7 @@ impl Intake {
             // Taken by another handler, or by this one in a transaction whose answer was lost: go on from what is stored.
             Err(HandlerError::OffsetTaken { stored, .. }) => {
                 tracing::info!(%at, stored, "records were taken already");
-                self.start(subscription, at).await
+                self.start(subscription, vec![at]).await
             }
             Err(error) => Err(error),
         }
@@ -214,7 +279,7 @@ impl Intake {
     async fn read(&self, context: Context, record: &Record) -> Result<RecordCommand, HandlerError> {
         let received_at = (self.now)();
         let place = format!("{}/{}", record.at, record.offset);
-        let place_id = Uuid::new_v5(&PLACE_NAMESPACE, place.as_bytes());
+        let place_id = place_id(&place, record);
         let (id, code, problem) = match self.decoder.decode(record, received_at).await {
             Ok(envelope) => {
                 let problem = if envelope.command.context() == context {
@@ -243,6 +308,12 @@ impl Intake {
             received_at,
         })
     }
+}
+
+/// Of the record at a place, which is another one once the topic is made anew.
+fn place_id(place: &str, record: &Record) -> Uuid {
+    let id = record.headers.get("ce_id").unwrap_or_default();
+    Uuid::new_v5(&PLACE_NAMESPACE, &[place.as_bytes(), b"\0", id.as_bytes(), b"\0", &record.value].concat())
 }
 
 fn readable_id(record: &Record) -> Option<Uuid> {

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use command_api::{CommandHandler, HandlerSettings, run_topic_intake};
+use command_api::{CommandHandler, HandlerSettings, TopicIntakeSettings, run_topic_intake};
 use event_log::{EmbeddedRegistry, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec};
 use event_store::{EventStore, SqliteEventStore, StoredEvent, Topology};
 use schemas::codec::decode_outcome;
@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 const TOPOLOGY: Topology = Topology { partitions: 1 };
 const COMMANDS: &str = "inventory.commands";
+const NOW: i64 = 1_700_000_000_000;
+const OUTCOME_RETENTION: Duration = Duration::from_secs(3600);
 
 struct Fixture {
     store: Arc<dyn EventStore>,
@@ -52,21 +54,37 @@ impl Fixture {
             self.store.clone(),
             self.log.clone(),
             Arc::new(EmbeddedRegistry::default()),
-            TOPOLOGY,
+            TopicIntakeSettings { topology: TOPOLOGY, outcome_retention: OUTCOME_RETENTION },
             health.component("command topics"),
-            || 1_700_000_000_000,
+            || NOW,
             shutdown.clone(),
         );
         Running { shutdown, intake: tokio::spawn(async move { intake.await.unwrap() }) }
     }
 
+    /// The same event store beside a log that nothing was published to.
+    async fn with_another_log(self) -> (Self, tempfile::TempDir) {
+        let folder = tempfile::tempdir().unwrap();
+        let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+        log.ensure_topics(&topics()).await.unwrap();
+        (Fixture { log, ..self }, folder)
+    }
+
+    async fn effects(&self) -> usize {
+        self.stored().await.iter().filter(|row| row.topic == "inventory.events").count()
+    }
+
     async fn publish(&self, records: Vec<(Headers, Vec<u8>)>) {
+        self.publish_at(NOW, records).await;
+    }
+
+    async fn publish_at(&self, timestamp: i64, records: Vec<(Headers, Vec<u8>)>) {
         let records = records.into_iter().map(|(headers, value)| NewRecord {
             at: TopicPartition::new(COMMANDS, 0),
             key: b"TEA".to_vec(),
             headers,
             value,
-            timestamp: 0,
+            timestamp,
         });
         self.log.publish(records.collect()).await.unwrap();
     }
@@ -166,21 +184,47 @@ async fn a_command_topic_that_was_made_anew_is_taken_from_its_beginning() {
     fixture.taken(5).await;
     running.stop().await;
 
-    let folder = tempfile::tempdir().unwrap();
-    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
-    log.ensure_topics(&topics()).await.unwrap();
-    let fixture = Fixture { log, ..fixture };
+    let (fixture, _folder) = fixture.with_another_log().await;
+    // Nobody could tell whether it was taken before.
+    fixture.publish_at(NOW - 2 * OUTCOME_RETENTION.as_millis() as i64, vec![receive(99, 7)]).await;
     fixture.publish(vec![receive(5, 7), receive(6, 7)]).await;
     let running = fixture.run();
-    fixture.taken(2).await;
-    let effects = fixture.stored().await.iter().filter(|row| row.topic == "inventory.events").count();
-    assert_eq!(effects, 6);
+    fixture.taken(3).await;
+    assert_eq!(fixture.effects().await, 6);
     // Past where the other one ended.
     fixture.publish((7..=20).map(|id| receive(id, 7)).collect()).await;
-    fixture.taken(16).await;
+    fixture.taken(17).await;
     running.stop().await;
-    let effects = fixture.stored().await.iter().filter(|row| row.topic == "inventory.events").count();
-    assert_eq!(effects, 20);
+    assert_eq!(fixture.effects().await, 20);
+}
+
+/// The refusals of records are stored under their places, and are known there.
+#[tokio::test]
+async fn a_command_topic_that_lost_its_tail_is_taken_once_more() {
+    let fixture = Fixture::new().await;
+    let unreadable = || (headers(2, "BurnStock", "application/json"), b"{}".to_vec());
+    let kept = || vec![receive(1, 7), unreadable(), receive(1, 8)];
+    fixture.publish(kept()).await;
+    fixture.publish(vec![receive(3, 7)]).await;
+    let running = fixture.run();
+    fixture.taken(4).await;
+    running.stop().await;
+    let told = outcomes(&fixture.stored().await);
+    assert_eq!(told.len(), 4);
+
+    let (fixture, _folder) = fixture.with_another_log().await;
+    fixture.publish(kept()).await;
+    let running = fixture.run();
+    fixture.taken(3).await;
+    // Other records, where those stood that were lost.
+    fixture.publish(vec![unreadable(), receive(3, 9), receive(4, 7)]).await;
+    fixture.taken(6).await;
+    running.stop().await;
+    assert_eq!(fixture.effects().await, 3);
+    let later = outcomes(&fixture.stored().await);
+    assert_eq!(later[..4], told);
+    let kinds: Vec<OutcomeKind> = later[4..].iter().map(|outcome| outcome.1).collect();
+    assert_eq!(kinds, [OutcomeKind::Invalid, OutcomeKind::Invalid, OutcomeKind::Accepted]);
 }
 
 #[tokio::test]
@@ -227,15 +271,9 @@ async fn a_refusal_repeats_no_more_of_a_record_than_a_broker_takes() {
     let stored = fixture.stored().await;
     assert_eq!(outcomes(&stored)[0].1, OutcomeKind::Invalid);
     assert!(stored[0].body.len() < 10_000, "{} bytes", stored[0].body.len());
-    let known = fixture.store.outcome(unreadable_id(0)).await.unwrap().unwrap();
-    assert!(known.outcome.reason.unwrap().message.chars().count() < 1_100);
+    let told = decode_outcome(WriterSchema::of(stored[0].schema).unwrap(), &stored[0].body).unwrap();
+    assert!(told.reason_message.unwrap().chars().count() < 1_100);
     running.stop().await;
-}
-
-/// What the refusal of a record is stored under.
-fn unreadable_id(offset: u64) -> Uuid {
-    const NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
-    Uuid::new_v5(&NAMESPACE, format!("{COMMANDS}/0/{offset}").as_bytes())
 }
 
 fn set_price() -> Vec<u8> {

@@ -9,13 +9,13 @@
 //! keeps its order. Up to [`MOST_AHEAD`] records beyond the cursor are compared one by one all the same.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use event_log::{EventEnvelope, EventLog, EventLogError, PartitionEnds, TopicPartition};
+use event_log::{EventEnvelope, EventLog, EventLogError, NewRecord, PartitionEnds, TopicPartition};
 use event_store::{EventStore, EventStoreError, RelayCursor, StoredEvent, Topology};
 use futures::{StreamExt, TryStreamExt, stream};
 use schemas::{StorePosition, partition_of};
-use tokio::sync::Mutex;
 use uuid::Uuid;
 
 use crate::error::RelayError;
@@ -35,10 +35,9 @@ const SHRINK_CHECK_EVERY: Duration = Duration::from_secs(3);
 /// The end of each partition.
 pub(crate) type Ends = HashMap<TopicPartition, u64>;
 
-/// The ends as they were last seen, for all who look.
+/// What each partition reached at least: where it was seen to end, and what was acknowledged since.
 pub(crate) struct SeenEnds {
     topology: Topology,
-    /// Held while the log is asked: of two answers that overtake each other, the older one would look like a loss.
     ends: Mutex<Ends>,
 }
 
@@ -113,26 +112,59 @@ impl SeenEnds {
         Self { topology, ends: Mutex::new(ends) }
     }
 
-    /// [`RelayError::LogShrank`] where a partition ends before where it was seen to end.
+    /// [`RelayError::LogShrank`] where a partition ends before what it reached before the log was asked.
     pub async fn look<'t>(
         &self,
         log: &dyn EventLog,
         topics: impl IntoIterator<Item = &'t str>,
     ) -> Result<(), RelayError> {
         for topic in topics {
-            let mut seen = self.ends.lock().await;
+            let before = self.lock().clone();
             let ends = log.ends(topic).await?;
             check_partitions(topic, &ends, self.topology)?;
             for ends in ends {
                 let at = TopicPartition::new(topic, ends.partition);
-                let before = seen.entry(at.clone()).or_default();
-                if ends.next < *before {
-                    return Err(RelayError::LogShrank { at, seen: *before, found: ends.next });
+                let seen = before.get(&at).copied().unwrap_or(0);
+                if ends.next < seen {
+                    return Err(RelayError::LogShrank { at, seen, found: ends.next });
                 }
-                *before = ends.next;
+                self.reached(at, ends.next);
             }
         }
         Ok(())
+    }
+
+    /// Where partitions end, at least, once these are acknowledged. To be asked before they are published: after it, a look
+    /// may have counted them already.
+    pub fn behind(&self, records: &[NewRecord]) -> Ends {
+        let ends = self.lock();
+        let mut behind = Ends::new();
+        for record in records {
+            match behind.get_mut(&record.at) {
+                Some(next) => *next += 1,
+                None => {
+                    let end = ends.get(&record.at).copied().unwrap_or(0);
+                    behind.insert(record.at.clone(), end + 1);
+                }
+            }
+        }
+        behind
+    }
+
+    pub fn acknowledged(&self, behind: Ends) {
+        for (at, next) in behind {
+            self.reached(at, next);
+        }
+    }
+
+    fn reached(&self, at: TopicPartition, next: u64) {
+        let mut ends = self.lock();
+        let known = ends.entry(at).or_default();
+        *known = next.max(*known);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Ends> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

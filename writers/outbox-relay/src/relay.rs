@@ -42,6 +42,7 @@ pub struct Relay {
     schema_ids: HashMap<(String, SchemaRef), u32>,
     /// Something was published, or there was nothing to publish, since the last error.
     has_progressed: bool,
+    published_at: Option<Instant>,
 }
 
 /// How often a relay that halted looks whether it may go on.
@@ -68,7 +69,17 @@ impl Relay {
         settings: RelaySettings,
         health: ComponentHealth,
     ) -> Self {
-        Self { store, log, registry, topology, settings, health, schema_ids: HashMap::new(), has_progressed: false }
+        Self {
+            store,
+            log,
+            registry,
+            topology,
+            settings,
+            health,
+            schema_ids: HashMap::new(),
+            has_progressed: false,
+            published_at: None,
+        }
     }
 
     /// Relays until `shutdown`, or until an error of settings. After one that trying again cannot mend the relay halts:
@@ -132,7 +143,15 @@ impl Relay {
     /// Leads until an error or the end. Every start goes on from the saved cursor.
     async fn lead(&mut self, shutdown: &CancellationToken) -> Result<(), RelayError> {
         // Who cannot reach the log leaves the lead to those who can.
-        self.log.ping().await?;
+        let reached = tokio::select! {
+            biased;
+            reached = self.log.ping() => reached,
+            () = shutdown.cancelled() => return Ok(()),
+        };
+        if let Err(error) = reached {
+            self.store.release_relay().await?;
+            return Err(error.into());
+        }
         let lease = tokio::select! {
             biased;
             lease = self.store.lease_relay() => lease?,
@@ -178,15 +197,10 @@ impl Relay {
         let mut stamper = Stamper::new(self.topology, cursor);
         let mut events = self.store.read_committed(position, self.settings.batch).await?;
         self.health.ready();
-        let mut looked_at = Instant::now();
         loop {
             if let Some(last) = events.last() {
-                if looked_at.elapsed() > QUIET {
-                    self.look_before(&events, seen).await?;
-                }
                 position = last.position;
-                events = self.relay_batch(&mut stamper, epoch, events).await?;
-                looked_at = Instant::now();
+                events = self.relay_batch(&mut stamper, epoch, events, seen).await?;
                 self.has_progressed = true;
                 if shutdown.is_cancelled() {
                     return Ok(());
@@ -219,15 +233,22 @@ impl Relay {
         stamper: &mut Stamper,
         epoch: u64,
         events: Vec<StoredEvent>,
+        seen: &SeenEnds,
     ) -> Result<Vec<StoredEvent>, RelayError> {
         let started = Instant::now();
         self.look_up_schema_ids(&events).await?;
+        if self.published_at.is_none_or(|at| at.elapsed() > QUIET) {
+            self.look_before(&events, seen).await?;
+        }
         let stamped = stamper.stamp(&events, |event| self.schema_ids[&(event.topic.clone(), event.schema)])?;
+        let behind = seen.behind(&stamped.records);
         let span = tracing::debug_span!("relay_batch", events = events.len());
         let publish = self.log.publish(stamped.records).instrument(tracing::debug_span!(parent: &span, "publish"));
         let read_ahead = self.store.read_committed(stamped.cursor.position, self.settings.batch);
         let (published, next) = tokio::join!(publish, read_ahead);
         published?;
+        seen.acknowledged(behind);
+        self.published_at = Some(Instant::now());
         self.store.save_cursor(epoch, &stamped.cursor).await?;
         for event in &events {
             counter!(EVENTS, "topic" => event.topic.clone()).increment(1);

@@ -70,7 +70,9 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
             // Its command was decided before: nothing else will clear it.
             decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
             let outcome = repeat(id, stored.digest.as_ref(), &digest, || stored.outcome.clone());
-            decided.batch.commands.extend(work.reused(&outcome));
+            // A record that is taken once more has its row.
+            let reused = work.reused(&outcome).filter(|reused| !view.known.contains_key(&reused.id));
+            decided.batch.commands.extend(reused);
             decided.answers.push(Answer::Known(outcome));
             continue;
         }
