@@ -56,6 +56,12 @@ struct Batch {
     is_done: Notify,
 }
 
+/// A call that is under way. Dropped before its end, it takes its producer along.
+struct Unfinished<'c> {
+    publisher: &'c Publisher,
+    producer: Option<&'c Arc<KafkaProducer>>,
+}
+
 struct DeliveryContext {
     log: ClientLog,
     /// Cancelled once a connection that was in use is gone.
@@ -87,6 +93,8 @@ impl Publisher {
     async fn publish_with(&self, producer: &Arc<KafkaProducer>, records: &[NewRecord]) -> Result<(), EventLogError> {
         let DeliveryContext { log, lost } = producer.client().context().as_ref();
         let deadline = Instant::now() + PUBLISH_WITHIN;
+        // Who drops the call does not know what became of it, and looks: nothing of it may go out after that.
+        let mut unfinished = Unfinished { publisher: self, producer: Some(producer) };
         let batch = Arc::new(Batch::new());
         let is_whole = self.hand_over(producer, records, &batch, deadline).await;
         batch.one_done();
@@ -96,6 +104,7 @@ impl Publisher {
             () = lost.cancelled() => Some("before the connection was lost".to_owned()),
             () = tokio::time::sleep_until(deadline) => Some(format!("within {} s", PUBLISH_WITHIN.as_secs())),
         };
+        unfinished.producer = None;
         if let Some(why_not) = why_not {
             let error = log.unavailable(format!("not all of {} records were acknowledged {why_not}", records.len()));
             self.discard(producer);
@@ -222,6 +231,16 @@ fn drop_elsewhere(producer: Arc<KafkaProducer>) {
     });
     if let Err(error) = dropping {
         tracing::debug!(%error, "no thread to drop a kafka producer on");
+    }
+}
+
+// === impl Unfinished ===
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if let Some(producer) = self.producer {
+            self.publisher.discard(producer);
+        }
     }
 }
 

@@ -203,9 +203,10 @@ impl View {
         view.streams.extend(loaded.streams);
         view.known = loaded.outcomes;
         view.regions.extend(loaded.regions);
-        // Where a known command comes by a record, there may be a refusal of that very record.
-        let known = work.iter().filter(|work| view.known.contains_key(&work.id()));
-        let places: Vec<Uuid> = known.filter_map(|work| work.place_id).collect();
+        // Where an id that is known, or comes twice, is a record's, there may be a refusal of that very record.
+        let mut ids = HashSet::new();
+        let again = work.iter().filter(|work| !ids.insert(work.id()) || view.known.contains_key(&work.id()));
+        let places: Vec<Uuid> = again.filter_map(|work| work.place_id).collect();
         if !places.is_empty() {
             let loaded = state.store.load(&LoadRequest { command_ids: places, ..LoadRequest::default() }).await?;
             view.known.extend(loaded.outcomes);

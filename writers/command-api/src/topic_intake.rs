@@ -201,33 +201,35 @@ impl Intake {
         if ends.holds(stored) {
             return Ok(());
         }
-        let (first, next) = (ends.first, ends.next);
-        let to = if stored < first {
-            tracing::error!(%at, stored, first, "retention removed commands that were not taken yet; the rest is taken");
-            first
-        } else {
-            let to = self.behind_the_old(at, ends).await?;
-            tracing::error!(%at, stored, first, next, to, "the topic lost records or was made anew; it is taken from there on");
-            to
-        };
-        counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
+        let is_expired = stored < ends.first;
+        let to = if is_expired { ends.first } else { self.behind_the_old(at, ends).await? };
         let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: to };
         self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
+        counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
+        let PartitionEnds { first, next, .. } = ends;
+        let why = match is_expired {
+            true => "retention removed commands that were not taken yet",
+            false => "the command topic lost records or was made anew",
+        };
+        tracing::error!(%at, stored, first, next, to, "{why}; the rest is taken, from `to` on");
         Ok(())
     }
 
-    /// The offset behind the last record that is older than outcomes are kept.
+    /// The first offset whose record came when outcomes that are still kept were decided, and may be known. With a margin:
+    /// outcomes go on being forgotten until it is taken.
     async fn behind_the_old(&self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
-        let known_since = (self.now)() - self.settings.outcome_retention.as_millis() as i64;
-        let (mut behind, mut next) = (ends.first, ends.first);
+        let retention = self.settings.outcome_retention;
+        let known_since = (self.now)() - (retention - retention / 8).as_millis() as i64;
+        let mut next = ends.first;
         while next < ends.next {
             let records = self.log.read(at, next, PAGE).await?;
             let Some(last) = records.last() else { break };
+            if let Some(young) = records.iter().find(|record| record.timestamp >= known_since) {
+                return Ok(young.offset);
+            }
             next = last.offset + 1;
-            let old = records.iter().rev().find(|record| record.timestamp < known_since);
-            behind = old.map_or(behind, |old| old.offset + 1);
         }
-        Ok(behind)
+        Ok(next)
     }
 
     async fn ends(&self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {

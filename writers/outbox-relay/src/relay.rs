@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use event_log::{EventLog, EventLogError, SchemaRegistry};
+use event_log::{EventLog, EventLogError, SchemaRegistry, TopicPartition};
 use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
 use resilience::Policy;
@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::error::RelayError;
-use crate::history::{SeenEnds, check_history, watch_log};
+use crate::history::{Ends, SeenEnds, check_history, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
@@ -43,6 +43,20 @@ pub struct Relay {
     /// Something was published, or there was nothing to publish, since the last error.
     has_progressed: bool,
     published_at: Option<Instant>,
+    /// The sequences of the cursor that was saved last.
+    saved: HashMap<(String, u32), u64>,
+    /// What the log lost while this relay led.
+    shrunk: Option<Shrunk>,
+}
+
+/// A partition that lost records. What was published behind the loss before it was noticed hides it from a look at the
+/// partition's end, so the relay itself remembers.
+struct Shrunk {
+    at: TopicPartition,
+    seen: u64,
+    found: u64,
+    /// The saved sequence then: `reconcile` sets it back.
+    saved: u64,
 }
 
 /// How often a relay that halted looks whether it may go on.
@@ -79,6 +93,8 @@ impl Relay {
             schema_ids: HashMap::new(),
             has_progressed: false,
             published_at: None,
+            saved: HashMap::new(),
+            shrunk: None,
         }
     }
 
@@ -100,6 +116,10 @@ impl Relay {
             }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
+            if let RelayError::LogShrank { at, seen, found } = &error {
+                let saved = self.saved.get(&(at.topic.clone(), at.partition)).copied().unwrap_or(0);
+                self.shrunk.get_or_insert(Shrunk { at: at.clone(), seen: *seen, found: *found, saved });
+            }
             match error {
                 RelayError::Store(EventStoreError::RelaySuperseded { .. }) => {
                     tracing::info!(%error, "relay waits to lead again");
@@ -163,11 +183,19 @@ impl Relay {
             self.log.ensure_topics(&topic_specs(self.topology)).await?;
             check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch).await
         };
-        let seen = tokio::select! {
+        let ends = tokio::select! {
             biased;
-            seen = checked => Arc::new(SeenEnds::new(seen?, self.topology)),
+            ends = checked => ends?,
             () = shutdown.cancelled() => return Ok(()),
         };
+        self.saved.clone_from(&lease.cursor.sequences);
+        if let Some(Shrunk { at, seen, found, saved }) = self.shrunk.take_if(|shrunk| shrunk.is_mended(&ends, &lease)) {
+            tracing::info!(%at, seen, found, saved, "what the log lost is there again, or will be published");
+        }
+        if let Some(Shrunk { at, seen, found, .. }) = &self.shrunk {
+            return Err(RelayError::LogShrank { at: at.clone(), seen: *seen, found: *found });
+        }
+        let seen = Arc::new(SeenEnds::new(ends, self.topology));
         gauge!(LEADER).set(1.0);
         gauge!(HALTED).set(0.0);
         tracing::info!(epoch = lease.epoch, position = %lease.cursor.position, "relay leads");
@@ -250,6 +278,7 @@ impl Relay {
         seen.acknowledged(behind);
         self.published_at = Some(Instant::now());
         self.store.save_cursor(epoch, &stamped.cursor).await?;
+        self.saved = stamped.cursor.sequences;
         for event in &events {
             counter!(EVENTS, "topic" => event.topic.clone()).increment(1);
         }
@@ -266,6 +295,16 @@ impl Relay {
             }
         }
         Ok(())
+    }
+}
+
+// === impl Shrunk ===
+
+impl Shrunk {
+    /// The records came back: a broker had answered that did not know its end. Or they are published again.
+    fn is_mended(&self, ends: &Ends, lease: &RelayLease) -> bool {
+        let sequence = lease.cursor.sequences.get(&(self.at.topic.clone(), self.at.partition)).copied().unwrap_or(0);
+        ends.get(&self.at).is_some_and(|next| *next >= self.seen) || sequence < self.saved
     }
 }
 

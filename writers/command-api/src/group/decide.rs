@@ -81,7 +81,8 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
                 decided.answers.push(Answer::Appended(*index));
             } else {
                 let outcome = id_reused(id);
-                decided.batch.commands.extend(work.reused(&outcome));
+                let reused = work.reused(&outcome).filter(|reused| !view.known.contains_key(&reused.id));
+                decided.batch.commands.extend(reused);
                 decided.answers.push(Answer::Known(outcome));
             }
             continue;
