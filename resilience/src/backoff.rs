@@ -29,9 +29,9 @@ pub struct Backoff {
 impl Policy {
     /// Writers that met on a stream, or a store that a transaction did not reach: soon, and apart from each other.
     pub const CONFLICT: Self = Self::new(Duration::from_millis(1), Duration::from_millis(500));
-    /// A read or a write of a store that is away for a moment.
+    /// A read or a write of a store that is away for a moment; the relay, which begins again with each lost connection.
     pub const STORE: Self = Self::new(Duration::from_millis(20), Duration::from_secs(2));
-    /// A loop that begins from its saved place again: relay, command topics, index passes, tail.
+    /// A loop that begins from its saved place again: command topics, index passes, tail.
     pub const RESTART: Self = Self::new(Duration::from_millis(50), Duration::from_secs(5));
     /// A question to a server over HTTP.
     pub const HTTP: Self = Self::new(Duration::from_millis(100), Duration::from_secs(2));

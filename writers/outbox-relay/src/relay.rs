@@ -103,7 +103,7 @@ impl Relay {
     /// contradict each other), and looks from time to time whether that has happened. A process that ended instead would
     /// be started again and again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
-        let mut delays = Policy::RESTART.backoff();
+        let mut delays = Policy::STORE.backoff();
         let mut told = None;
         loop {
             let lead = self.lead(&shutdown);
@@ -112,7 +112,7 @@ impl Relay {
                 Err(error) => error,
             };
             if std::mem::take(&mut self.has_progressed) {
-                delays = Policy::RESTART.backoff();
+                delays = Policy::STORE.backoff();
             }
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
