@@ -105,6 +105,28 @@ pub(crate) async fn watch_log(log: &dyn EventLog, seen: &SeenEnds) -> RelayError
     }
 }
 
+/// Whether a sequence is missing before the end of a partition. Reads all of it.
+pub(crate) async fn has_gap(log: &dyn EventLog, at: &TopicPartition) -> Result<bool, RelayError> {
+    let ends = log.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition);
+    let Some(ends) = ends else { return Ok(true) };
+    // What retention removed is not missing.
+    let mut highest = (ends.first == 0).then_some(0);
+    let mut next = ends.first;
+    while next < ends.next {
+        let records = log.read(at, next, PAGE).await?;
+        let Some(last) = records.last() else { break };
+        next = last.offset + 1;
+        for record in &records {
+            let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { continue };
+            match highest {
+                Some(highest) if envelope.sequence > highest + 1 => return Ok(true),
+                _ => highest = highest.max(Some(envelope.sequence)),
+            }
+        }
+    }
+    Ok(false)
+}
+
 // === impl SeenEnds ===
 
 impl SeenEnds {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::error::RelayError;
-use crate::history::{Ends, SeenEnds, check_history, watch_log};
+use crate::history::{SeenEnds, check_history, has_gap, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
@@ -181,20 +181,24 @@ impl Relay {
             // By the one that leads, and not before: a topic that is gone must not come back, empty, under another one
             // that still publishes to it.
             self.log.ensure_topics(&topic_specs(self.topology)).await?;
-            check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch).await
+            let history = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch);
+            let ends = history.await?;
+            let is_mended = match &self.shrunk {
+                Some(shrunk) => shrunk.is_mended(&*self.log, &lease).await?,
+                None => true,
+            };
+            Ok::<_, RelayError>((ends, is_mended))
         };
-        let ends = tokio::select! {
+        let (ends, is_mended) = tokio::select! {
             biased;
-            ends = checked => ends?,
+            checked = checked => checked?,
             () = shutdown.cancelled() => return Ok(()),
         };
-        self.saved.clone_from(&lease.cursor.sequences);
-        if let Some(Shrunk { at, seen, found, saved }) = self.shrunk.take_if(|shrunk| shrunk.is_mended(&ends, &lease)) {
-            tracing::info!(%at, seen, found, saved, "what the log lost is there again, or will be published");
-        }
-        if let Some(Shrunk { at, seen, found, .. }) = &self.shrunk {
+        if let Some(Shrunk { at, seen, found, .. }) = self.shrunk.as_ref().filter(|_| !is_mended) {
             return Err(RelayError::LogShrank { at: at.clone(), seen: *seen, found: *found });
         }
+        self.shrunk = None;
+        self.saved.clone_from(&lease.cursor.sequences);
         let seen = Arc::new(SeenEnds::new(ends, self.topology));
         gauge!(LEADER).set(1.0);
         gauge!(HALTED).set(0.0);
@@ -278,7 +282,8 @@ impl Relay {
         seen.acknowledged(behind);
         self.published_at = Some(Instant::now());
         self.store.save_cursor(epoch, &stamped.cursor).await?;
-        self.saved = stamped.cursor.sequences;
+        // Of the partitions of this batch.
+        self.saved.extend(stamped.cursor.sequences);
         for event in &events {
             counter!(EVENTS, "topic" => event.topic.clone()).increment(1);
         }
@@ -301,10 +306,11 @@ impl Relay {
 // === impl Shrunk ===
 
 impl Shrunk {
-    /// The records came back: a broker had answered that did not know its end. Or they are published again.
-    fn is_mended(&self, ends: &Ends, lease: &RelayLease) -> bool {
+    /// The records are published again, or nothing is missing: a broker had answered that did not know its end, or what was
+    /// lost lies behind the cursor.
+    async fn is_mended(&self, log: &dyn EventLog, lease: &RelayLease) -> Result<bool, RelayError> {
         let sequence = lease.cursor.sequences.get(&(self.at.topic.clone(), self.at.partition)).copied().unwrap_or(0);
-        ends.get(&self.at).is_some_and(|next| *next >= self.seen) || sequence < self.saved
+        Ok(sequence < self.saved || !has_gap(log, &self.at).await?)
     }
 }
 
