@@ -3,8 +3,10 @@
 //! The index is derived: whatever is wrong with it, it is deleted and made again from the rows.
 
 use std::collections::HashSet;
+use std::io::ErrorKind;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
@@ -27,6 +29,10 @@ const MAX_WORD_BYTES: usize = 64;
 /// In the field of regions that have stock: any region has. No region is called so, `*` is not of the id grammar.
 pub(super) const ANY_REGION: &str = "*";
 pub(super) const META_FILE: &str = "meta.json";
+
+/// How often a directory is emptied that is not empty afterwards, and how long is waited between.
+const REMOVALS: usize = 20;
+const BETWEEN_REMOVALS: Duration = Duration::from_millis(25);
 
 /// The fields of a document.
 #[derive(Debug, Clone, Copy)]
@@ -250,12 +256,22 @@ fn open_checked(dir: &Path, checked: &mut HashSet<PathBuf>) -> Result<(Index, Fi
     Ok((index, fields))
 }
 
+/// Removes an index, if there is one. A writer that was just dropped may finish a file meanwhile: then once more.
+pub(super) fn remove(dir: &Path) -> std::io::Result<()> {
+    for _ in 0..REMOVALS {
+        match std::fs::remove_dir_all(dir) {
+            Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => std::thread::sleep(BETWEEN_REMOVALS),
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+            removed => return removed,
+        }
+    }
+    std::fs::remove_dir_all(dir)
+}
+
 /// Makes an empty index in place of whatever is there.
 pub(super) fn make(dir: &Path) -> Result<(Index, Fields), TantivyError> {
-    match std::fs::remove_dir_all(dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
-        _ => std::fs::create_dir_all(dir)?,
-    }
+    remove(dir)?;
+    std::fs::create_dir_all(dir)?;
     Index::create_in_dir(dir, Fields::schema().0)?;
     open(dir)
 }

@@ -274,7 +274,7 @@ impl Indexer {
             self.home.build.remove_older();
             return Ok(());
         }
-        std::fs::remove_dir_all(&self.home.index_dir).map_err(TantivyError::from)?;
+        index::remove(&self.home.index_dir).map_err(TantivyError::from)?;
         Err(PassError::Miscounted { found, wanted })
     }
 
@@ -299,14 +299,11 @@ pub(super) fn remove_foreign(home: &IndexerHome) -> Result<(), ReadModelError> {
     if commit.zip(rows).is_some_and(|(commit, rows)| is_of(&commit, &rows)) {
         return Ok(());
     }
-    match std::fs::remove_dir_all(&home.index_dir) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(ReadModelError::Unavailable {
-            name: NAME.to_owned(),
-            address: home.index_dir.display().to_string(),
-            problem: error.to_string(),
-        }),
-        _ => Ok(()),
-    }
+    index::remove(&home.index_dir).map_err(|error| ReadModelError::Unavailable {
+        name: NAME.to_owned(),
+        address: home.index_dir.display().to_string(),
+        problem: error.to_string(),
+    })
 }
 
 /// Whether the index was made from these rows, and is not ahead of them: a power cut may take back the last rows, not

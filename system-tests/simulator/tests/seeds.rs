@@ -21,7 +21,7 @@ fn the_same_seed_gives_the_same_trace() {
 fn each_guard_is_missed_when_it_is_off() {
     for guard in Guard::ALL {
         let campaign =
-            Campaign { first: 0, seeds: 400, guard_off: Some(guard), most: None, stops_at_failure: true, threads: 2 };
+            Campaign { first: 0, seeds: 4_000, guard_off: Some(guard), most: None, stops_at_failure: true, threads: 2 };
         let report = run_campaign(&campaign, |_| {});
         assert!(!report.failed.is_empty(), "{guard} is off, and nothing was seen in {} seeds", report.run);
     }
