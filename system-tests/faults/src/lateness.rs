@@ -11,7 +11,7 @@ use uuid::Uuid;
 use crate::commands::{Given, WAREHOUSES, parsed, sku};
 use crate::journal::Journal;
 use crate::load::give_all;
-use crate::trial::shows;
+use crate::probe::shows;
 
 const EVERY: Duration = Duration::from_millis(300);
 

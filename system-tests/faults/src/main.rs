@@ -10,6 +10,7 @@ mod lateness;
 mod load;
 mod operator;
 mod oracle;
+mod probe;
 mod process;
 mod proxy;
 mod report;

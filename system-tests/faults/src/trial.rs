@@ -11,7 +11,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use crate::clock;
-use crate::commands::{Given, preload, sku};
+use crate::commands::preload;
 use crate::counters::Counters;
 use crate::disk::Disk;
 use crate::journal::Journal;
@@ -24,6 +24,7 @@ use crate::oracle::steady::Asked;
 use crate::oracle::table::Table;
 use crate::oracle::views::StockView;
 use crate::oracle::{Violation, checks, topics, views};
+use crate::probe::shows;
 use crate::report::{Figures, ReplayFigures, Verdict};
 use crate::scenario::{On, Scenario, Store};
 use crate::servers::Servers;
@@ -246,7 +247,7 @@ async fn small_disk(
 
 impl Settings {
     /// How long everything may take to come to rest.
-    fn settle(&self) -> Duration {
+    pub fn settle(&self) -> Duration {
         SETTLE * self.slack
     }
 }
@@ -339,28 +340,6 @@ impl Trial<'_> {
         }
     }
 
-    /// Gives one command and reads until both read models show it.
-    pub async fn probe(&mut self) -> anyhow::Result<()> {
-        let position = self.acknowledged().await?;
-        let (url, within) = (self.system.queries_url(), self.settings.settle());
-        shows(&url, &format!("/v1/stock/{}", sku(0)), &position, within).await?;
-        shows(&url, "/v1/search?limit=1&facets=false", &position, within).await
-    }
-
-    /// Gives one command, of the first SKU, and where its event stands.
-    pub async fn acknowledged(&mut self) -> anyhow::Result<PositionToken> {
-        let command = schemas::Command::ReceiveStock(schemas::command::ReceiveStock {
-            sku: sku(0),
-            warehouse: crate::commands::parsed(crate::commands::WAREHOUSES[0].0),
-            region: None,
-            quantity: 1,
-        });
-        let given = Given { id: Uuid::new_v4(), command };
-        give_all(&self.system.commands_url(), vec![given.clone()], &self.journal).await?;
-        let outcome = self.journal.entries().commands.get(&given.id).and_then(|entry| entry.outcome.clone());
-        outcome.and_then(|outcome| outcome.position).context("the probe was not accepted")
-    }
-
     /// Another process of a kind, ready.
     pub async fn add(&mut self, name: &str, kind: &str, flags: &[&str]) -> anyhow::Result<()> {
         self.system.add(name, kind, flags)?;
@@ -370,24 +349,6 @@ impl Trial<'_> {
 
     pub fn plan(&self) -> &LoadPlan {
         &self.plan
-    }
-}
-
-/// Reads until an answer is true at a position.
-pub async fn shows(url: &str, path: &str, position: &PositionToken, within: Duration) -> anyhow::Result<()> {
-    let client = reqwest::Client::builder().timeout(Duration::from_secs(8)).build()?;
-    let begun = Instant::now();
-    loop {
-        let request = client.get(format!("{url}{path}")).header("Millrace-Min-Position", position.to_string());
-        let told = match request.send().await {
-            Ok(answer) if answer.status().is_success() => return Ok(()),
-            Ok(answer) => answer.text().await.unwrap_or_default(),
-            Err(error) => error.to_string(),
-        };
-        if begun.elapsed() > within {
-            bail!("{path} does not show {position} within {within:?}: {told}");
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 

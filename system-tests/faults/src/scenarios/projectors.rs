@@ -104,7 +104,7 @@ fn one_read_model_fails<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyh
         let position = trial.acknowledged().await?;
         let url = trial.system.queries_url();
         let search = "/v1/search?limit=1&facets=false";
-        let shown = crate::trial::shows(&url, search, &position, Duration::from_secs(15)).await;
+        let shown = crate::probe::shows(&url, search, &position, Duration::from_secs(15)).await;
         trial.servers.redis.program.signal("CONT")?;
         shown.context("Redis is frozen and the search stands still with it")?;
         trial.probe().await?;
@@ -112,14 +112,14 @@ fn one_read_model_fails<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyh
         trial.system.program("search")?.signal("STOP")?;
         let position = trial.acknowledged().await?;
         let stock = format!("/v1/stock/{}", crate::commands::sku(0));
-        let shown = crate::trial::shows(&url, &stock, &position, Duration::from_secs(15)).await;
+        let shown = crate::probe::shows(&url, &stock, &position, Duration::from_secs(15)).await;
         trial.system.program("search")?.signal("CONT")?;
         shown.context("the search projector is frozen and stock stands still with it")?;
 
         // And one that is gone.
         trial.system.program("search")?.kill()?;
         let position = trial.acknowledged().await?;
-        crate::trial::shows(&url, &stock, &position, Duration::from_secs(15)).await?;
+        crate::probe::shows(&url, &stock, &position, Duration::from_secs(15)).await?;
         trial.system.start("search").await
     }
     .boxed_local()

@@ -10,12 +10,13 @@ use uuid::Uuid;
 
 use crate::clock;
 use crate::disk::Disk;
+use crate::probe::shows;
 use crate::process::until;
 use crate::proxy::Mode;
 use crate::scenario::{On, Scenario, Store};
 use crate::servers::redis::copy;
 use crate::system::Reach;
-use crate::trial::{Trial, shows};
+use crate::trial::Trial;
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![

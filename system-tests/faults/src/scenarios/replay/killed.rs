@@ -15,9 +15,10 @@ use super::{Pace, begin, end};
 use crate::oracle::Violation;
 use crate::oracle::generations::Notes;
 use crate::oracle::views::StockView;
+use crate::probe::shows;
 use crate::process::until;
 use crate::system::System;
-use crate::trial::{Trial, shows};
+use crate::trial::Trial;
 
 /// So many kills of processes there are at least, and so many of commands at most for one step.
 const KILLS: usize = 6;
@@ -225,9 +226,10 @@ async fn kills(
     }
 }
 
-/// Waits until every generation that is there shows a new command: lag alone says nothing while the log's end is not seen.
+/// Waits until every generation that is there shows a new command of each partition: lag alone says nothing while the
+/// log's end is not seen, and one partition nothing of the others.
 async fn caught_up_again(trial: &mut Trial<'_>, model: &str, within: Duration) -> anyhow::Result<()> {
-    let position = trial.acknowledged().await?;
+    let position = trial.acknowledged_everywhere().await?;
     let http = reqwest::Client::builder().timeout(Duration::from_secs(5)).build()?;
     let (url, begun) = (trial.system.queries_url(), Instant::now());
     let listed = loop {
