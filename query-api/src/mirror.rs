@@ -251,6 +251,7 @@ mod tests {
             price: None,
             in_stock: Vec::new(),
             revised_at: None,
+            parked: false,
         };
         SearchAnswer {
             total,

@@ -2,25 +2,26 @@
 //! comes.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use read_models::search::ProductAnswer;
+use read_models::stock::StockRead;
 use read_models::{ReadChoice, ReadModelError};
 use schemas::event::Product;
 use schemas::{PositionToken, RegionId, Sku};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use crate::Reads;
 use crate::answer::{answer, moment, with_generation, with_position};
 use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
-use crate::min_position::{min_position, not_yet};
+use crate::min_position::{is_at, min_position, read_at};
 use crate::problem::Problem;
 use crate::stock::{Stock, answers, named as stock_named, sku_of, view};
+use crate::{QueryApi, Reads};
 
 /// A product page.
 #[derive(Debug, Serialize, ToSchema)]
@@ -34,6 +35,15 @@ pub(crate) struct ProductPage {
     stock: Option<Stock>,
     /// Parts that are null: `product`, `price`, `stock`.
     missing: Vec<&'static str>,
+    /// True when newer events of this SKU could not be applied, to whichever part: this is the last good state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    parked: bool,
+}
+
+/// What a page is made of: product and prices, and the stock.
+struct Halves {
+    described: Result<ProductAnswer, ReadModelError>,
+    stock: Result<StockRead, ReadModelError>,
 }
 
 /// What the catalogue says.
@@ -96,30 +106,23 @@ pub(crate) async fn page(
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let sku = sku_of(sku)?;
-    let api = &reads.api;
     let choice = ReadChoice { generation: None, key: sku.to_string(), region: params.region.clone() };
+    let min = min_position(&headers)?;
+    let Halves { described, stock } = read_at(
+        min.as_ref(),
+        &reads.api.settings,
+        |min, left| wait_for(&reads.api, min, &choice, left),
+        || halves(&reads, &sku, &choice),
+        Halves::are_at,
+    )
+    .await?;
     // The part that is missing is marked, whatever it is missing for.
-    let described_by = match api.search.choose(&choice).await {
-        Ok(generation) => ReadChoice { generation: Some(generation), ..choice.clone() },
-        Err(_) => choice.clone(),
-    };
-    if let Some(min) = min_position(&headers)? {
-        let wait = api.settings.position_wait;
-        let (stock, search) = tokio::try_join!(
-            api.stock.wait_for(&min, &choice, wait),
-            api.search.wait_for_rows(&min, &described_by, wait)
-        )?;
-        if !(stock && search) {
-            return Err(not_yet(&min, &api.settings));
-        }
-    }
-    let (described, stock) =
-        tokio::join!(described(&reads, &sku, &described_by), answers(&reads, std::slice::from_ref(&sku), &choice));
     if let (Err(_), Err(error)) = (&described, &stock) {
         return Err(refused(error));
     }
     let mut position = PositionToken::default();
-    let mut page = ProductPage { sku: sku.clone(), product: None, price: None, stock: None, missing: Vec::new() };
+    let mut page =
+        ProductPage { sku: sku.clone(), product: None, price: None, stock: None, missing: Vec::new(), parked: false };
     let is_whole = described.is_ok() && stock.is_ok();
     let mut generations: Vec<String> = stock.iter().map(|found| stock_named(found.generation)).collect();
     generations.extend(described.iter().map(|found| format!("search@{}", found.generation)));
@@ -130,6 +133,7 @@ pub(crate) async fn page(
             let revised_at = found.revised_at;
             page.product = found.product.map(|product| ProductPart::of(product, revised_at));
             page.price = prices(found.prices, params.region.as_ref());
+            page.parked |= found.parked;
         }
         Err(error) => tracing::warn!(%sku, %error, "page comes without product and price"),
     }
@@ -137,6 +141,7 @@ pub(crate) async fn page(
         Ok(mut found) => {
             if let Some(found) = found.answers.pop() {
                 position.merge(&found.position);
+                page.parked |= found.parked;
                 let stock = view(found, params.region.as_ref());
                 if !stock.regions.is_empty() {
                     page.stock = Some(stock);
@@ -147,11 +152,29 @@ pub(crate) async fn page(
     }
     let parts = [("product", page.product.is_none()), ("price", page.price.is_none()), ("stock", page.stock.is_none())];
     page.missing = parts.into_iter().filter_map(|(part, is_missing)| is_missing.then_some(part)).collect();
-    if page.missing.len() == parts.len() && is_whole {
+    if page.missing.len() == parts.len() && is_whole && !page.parked {
         let problem = Problem::new(StatusCode::NOT_FOUND, "Unknown SKU").detail(format!("nothing is known of {sku}"));
         return Ok(with_generation(with_position(problem.into_response(), &position), &generations));
     }
     Ok(with_generation(answer(&headers, &page, &position), &generations))
+}
+
+/// Waits until both halves are true at `min` or later.
+async fn wait_for(
+    api: &QueryApi,
+    min: &PositionToken,
+    choice: &ReadChoice,
+    timeout: Duration,
+) -> Result<bool, ReadModelError> {
+    let (stock, described) =
+        tokio::try_join!(api.stock.wait_for(min, choice, timeout), api.search.wait_for_rows(min, choice, timeout))?;
+    Ok(stock && described)
+}
+
+async fn halves(reads: &Arc<Reads>, sku: &Sku, choice: &ReadChoice) -> Result<Halves, ReadModelError> {
+    let skus = std::slice::from_ref(sku);
+    let (described, stock) = tokio::join!(described(reads, sku, choice), answers(reads, skus, choice));
+    Ok(Halves { described, stock })
 }
 
 /// Product and prices, never behind what another generation told before.
@@ -183,6 +206,16 @@ fn prices(found: Vec<read_models::search::RegionPrice>, region: Option<&RegionId
         Some(_) if asked.is_none() => None,
         _ if regions.is_empty() => None,
         _ => Some(PricePart { asked, regions }),
+    }
+}
+
+// === impl Halves ===
+
+impl Halves {
+    /// A half that could not be read says nothing, and stands on the page as missing.
+    fn are_at(&self, min: &PositionToken) -> bool {
+        let described = self.described.iter().all(|found| is_at(&found.position, min));
+        described && self.stock.iter().flat_map(|found| &found.answers).all(|found| is_at(&found.position, min))
     }
 }
 

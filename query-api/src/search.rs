@@ -7,8 +7,8 @@ use std::time::Instant;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::Response;
-use read_models::ReadChoice;
 use read_models::search::{SearchAnswer, SearchRequest};
+use read_models::{ReadChoice, ReadModelError};
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 use crate::Reads;
 use crate::answer::{answer, moment, with_generation};
 use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
-use crate::min_position::{min_position, not_yet};
+use crate::min_position::{is_at, min_position, read_at};
 use crate::mirror;
 use crate::problem::Problem;
 
@@ -87,6 +87,9 @@ pub(crate) struct Hit {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     revised_at: Option<String>,
+    /// True when newer events of this SKU could not be applied: this is the last good state.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    parked: bool,
 }
 
 #[derive(Debug, Serialize, ToSchema)]
@@ -125,24 +128,32 @@ pub(crate) async fn search(
     params: Result<Query<SearchParams>, axum::extract::rejection::QueryRejection>,
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
-    let api = &reads.api;
     let generation = params.generation;
     let request = request(params)?;
     let key = request.text.clone().unwrap_or_default();
     let choice = ReadChoice { generation, key, region: request.region.clone() };
-    // Waited for and read from one generation, wherever the pointer goes meanwhile.
-    let choice = ReadChoice { generation: Some(api.search.choose(&choice).await?), ..choice };
-    if let Some(min) = min_position(&headers)?
-        && !api.search.wait_for(&min, &choice, api.settings.position_wait).await?
-    {
-        return Err(not_yet(&min, &api.settings));
-    }
+    let min = min_position(&headers)?;
+    let found = read_at(
+        min.as_ref(),
+        &reads.api.settings,
+        |min, left| reads.api.search.wait_for(min, &choice, left),
+        || hits(&reads, &request, &choice),
+        |found: &SearchAnswer, min| is_at(&found.position, min),
+    )
+    .await?;
+    let (position, named) = (found.position.clone(), named(found.generation));
+    Ok(with_generation(answer(&headers, &Found::from(found), &position), &named))
+}
+
+/// What serves, never behind what another generation told before; mirrored where a stage wants that.
+async fn hits(reads: &Reads, request: &SearchRequest, choice: &ReadChoice) -> Result<SearchAnswer, ReadModelError> {
+    let api = &reads.api;
     let begun = Instant::now();
-    let noted = reads.search_watch.begin(&choice, api.settings.deadline);
-    let mut found = api.search.search(request.clone(), &choice).await;
+    let noted = reads.search_watch.begin(choice, api.settings.deadline);
+    let mut found = api.search.search(request.clone(), choice).await;
     let mut pause = LOOK_AGAIN;
     // Who asks for a generation by its number gets what it has.
-    while generation.is_none()
+    while choice.generation.is_none()
         && let Ok(answer) = &found
     {
         let said = Said::by_hits(&answer.hits);
@@ -152,16 +163,15 @@ pub(crate) async fn search(
         }
         tokio::time::sleep(pause).await;
         pause = (2 * pause).min(8 * LOOK_AGAIN);
-        found = api.search.search(request.clone(), &choice).await;
+        found = api.search.search(request.clone(), choice).await;
     }
     // What the caller waited for, with all of it.
     noted.ended(found.as_ref().map(|found| found.generation));
     let found = found?;
-    if generation.is_none() {
-        mirror::search(&reads.search_watch, &api.search, &request, &found, api.settings.deadline);
+    if choice.generation.is_none() {
+        mirror::search(&reads.search_watch, &api.search, request, &found, api.settings.deadline);
     }
-    let (position, named) = (found.position.clone(), named(found.generation));
-    Ok(with_generation(answer(&headers, &Found::from(found), &position), &named))
+    Ok(found)
 }
 
 /// Complete a product name
@@ -241,6 +251,7 @@ impl From<SearchAnswer> for Found {
                     price: hit.price.map(|price| Price { currency: price.currency, amount_minor: price.amount_minor }),
                     in_stock_regions: hit.in_stock.into_iter().map(|region| region.to_string()).collect(),
                     revised_at: hit.revised_at.and_then(moment),
+                    parked: hit.parked,
                 })
                 .collect(),
             facets,

@@ -16,7 +16,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Reads;
 use crate::answer::{answer, moment, with_generation, with_position};
-use crate::min_position::{min_position, not_yet};
+use crate::min_position::{is_at, min_position, read_at};
 use crate::mirror;
 use crate::problem::Problem;
 
@@ -126,7 +126,7 @@ pub(crate) async fn one(
         return Ok(with_generation(with_position(unknown(), &position), &named(generation)));
     }
     let stock = view(found, params.region.as_ref());
-    if stock.regions.is_empty() && params.region.is_some() {
+    if stock.regions.is_empty() && params.region.is_some() && !stock.parked {
         let problem = Problem::new(StatusCode::NOT_FOUND, "No stock in this region")
             .detail(format!("{sku} has no warehouse there"));
         return Ok(with_generation(with_position(problem.into_response(), &position), &named(generation)));
@@ -193,29 +193,15 @@ pub(crate) fn named(generation: u32) -> String {
 }
 
 async fn read(reads: &Arc<Reads>, headers: &HeaderMap, skus: &[Sku], choice: ReadChoice) -> Result<StockRead, Problem> {
-    let api = &reads.api;
-    let Some(min) = min_position(headers)? else { return Ok(answers(reads, skus, &choice).await?) };
-    let begun = Instant::now();
-    loop {
-        let left = api.settings.position_wait.saturating_sub(begun.elapsed());
-        if !api.stock.wait_for(&min, &choice, left).await? {
-            return Err(not_yet(&min, &api.settings));
-        }
-        let read = answers(reads, skus, &choice).await?;
-        // The pointer may have moved between the two, to a generation that is a little behind.
-        if read.answers.iter().all(|answer| is_at(&answer.position, &min)) {
-            return Ok(read);
-        }
-        if left.is_zero() {
-            return Err(not_yet(&min, &api.settings));
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-/// Whether an answer's position is at `min` or later, as far as both name the same partitions.
-fn is_at(position: &PositionToken, min: &PositionToken) -> bool {
-    position.iter().all(|at| min.get(at.context, at.partition).is_none_or(|wanted| at.position >= wanted))
+    let min = min_position(headers)?;
+    read_at(
+        min.as_ref(),
+        &reads.api.settings,
+        |min, left| reads.api.stock.wait_for(min, &choice, left),
+        || answers(reads, skus, &choice),
+        |read: &StockRead, min| read.answers.iter().all(|answer| is_at(&answer.position, min)),
+    )
+    .await
 }
 
 /// How long an answer that would step back waits for its generation.

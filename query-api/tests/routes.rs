@@ -10,7 +10,7 @@ use axum::http::{Request, Response};
 use query_api::{QueryApi, QuerySettings, router};
 use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadModel, Resolution};
+use read_models::{Batch, Checkpoint, Generation, ParkedEvent, PartitionRef, ReadModel, Resolution};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::{Value, json};
@@ -150,6 +150,35 @@ async fn write<K: Clone, R: Clone>(
     }
 }
 
+/// Parks an event at position 10, as a projector does that cannot fold it.
+async fn park<K, R>(model: &(impl ReadModel<Key = K, Row = R> + ?Sized), context: Context, key: &str) {
+    let partition = PartitionRef { context, partition: 0 };
+    let claimed = model.claim(partition).await.unwrap();
+    let position = StorePosition { xid: 0, position: 10 };
+    let (sequence, offset) = (claimed.checkpoint.sequence + 1, claimed.checkpoint.next_offset);
+    let event = ParkedEvent {
+        key: key.to_owned(),
+        sequence,
+        offset,
+        position,
+        headers: Vec::new(),
+        value: vec![7],
+        reason: "no".to_owned(),
+        parked_at: 5,
+    };
+    let batch = Batch {
+        partition,
+        epoch: claimed.epoch,
+        from: claimed.checkpoint,
+        to: Checkpoint { sequence, next_offset: offset + 1, position, ..claimed.checkpoint },
+        changes: Vec::new(),
+        parked: vec![event],
+        dead_letters: Resolution::default(),
+        live: true,
+    };
+    model.apply(&batch).await.unwrap();
+}
+
 #[tokio::test]
 async fn nothing_is_answered_from_an_empty_store_as_if_it_were_zero() {
     let fixture = Fixture::new().await;
@@ -176,6 +205,49 @@ async fn a_page_has_every_part_and_comes_without_one_that_is_missing() {
     let (status, response) = fixture.ask(Request::get("/v1/products/MILK")).await;
     assert_eq!(status, 404);
     assert!(response.headers().contains_key("millrace-position"));
+}
+
+#[tokio::test]
+async fn page_and_hit_say_that_events_of_their_sku_wait() {
+    let fixture = Fixture::new().await;
+    fixture.fill().await;
+    let found = fixture.get_when_ok("/v1/search?q=assam").await;
+    let (_, page) = fixture.get("/v1/products/TEA").await;
+    for part in [&found["hits"][0], &page] {
+        assert!(part.is_object() && part.get("parked").is_none(), "{part}");
+    }
+    park(fixture.search.as_ref(), Context::Pricing, "TEA").await;
+    let (_, page) = fixture.get("/v1/products/TEA").await;
+    assert_eq!((&page["parked"], &page["price"]["regions"][0]["amount_minor"]), (&json!(true), &json!(349)), "{page}");
+    assert!(page["stock"].get("parked").is_none(), "the stock has everything: {page}");
+    // An answer that claims the event's position says what became of it.
+    let found = loop {
+        let asked = Request::get("/v1/search?q=assam").header("millrace-min-position", "pricing-0-0.10");
+        let (status, response) = fixture.ask(asked).await;
+        if status == 200 {
+            break body(response).await;
+        }
+        assert_eq!(status, 503);
+    };
+    assert_eq!(found["hits"][0]["parked"], true, "{found}");
+}
+
+#[tokio::test]
+async fn a_sku_of_which_only_parked_events_are_known_is_not_unknown() {
+    let fixture = Fixture::new().await;
+    fixture.fill().await;
+    park(fixture.search.as_ref(), Context::Catalogue, "MILK").await;
+    park(fixture.stock.as_ref(), Context::Inventory, "OATS").await;
+    for sku in ["MILK", "OATS"] {
+        let (status, page) = fixture.get(&format!("/v1/products/{sku}")).await;
+        assert_eq!((status, &page["parked"]), (200, &json!(true)), "{page}");
+        assert_eq!(page["missing"], json!(["product", "price", "stock"]), "{page}");
+    }
+    for path in ["/v1/stock/OATS", "/v1/stock/OATS?region=north"] {
+        let (status, stock) = fixture.get(path).await;
+        assert_eq!((status, &stock["parked"]), (200, &json!(true)), "{path}: {stock}");
+    }
+    assert_eq!(fixture.get("/v1/products/RICE").await.0, 404);
 }
 
 #[tokio::test]

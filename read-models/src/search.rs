@@ -9,6 +9,7 @@ mod documents;
 mod index;
 mod indexer;
 mod loaded;
+mod parked;
 mod query;
 mod read_model;
 mod reader;
@@ -129,6 +130,8 @@ pub struct SearchHit {
     pub in_stock: Vec<RegionId>,
     /// When the catalogue last changed it, in milliseconds since 1970; `None` in a generation of fold 1.
     pub revised_at: Option<i64>,
+    /// Whether events of this SKU are parked: the hit is the last good state.
+    pub parked: bool,
 }
 
 /// Counts over all that match, the most frequent first; the 50 most frequent of each.
@@ -164,6 +167,8 @@ pub struct ProductAnswer {
     pub revised_at: Option<i64>,
     /// Sorted by region.
     pub prices: Vec<RegionPrice>,
+    /// Whether events of this SKU are parked, of any part: the rows are the last good state.
+    pub parked: bool,
     pub position: PositionToken,
     pub generation: u32,
 }

@@ -16,7 +16,7 @@ use crate::error::ReadModelError;
 use crate::search::index::{self, Shown};
 use crate::search::view::View;
 use crate::search::{NAME, rows};
-use crate::sqlite::{Abort, SqliteFile};
+use crate::sqlite::{Abort, SqliteFile, ledger};
 
 /// What a check of the index found.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,6 +70,7 @@ pub(super) fn check(file: &SqliteFile, view: &View) -> Result<DocumentCheck, Rea
     let commit = &view.commit;
     let (mut shown, mut newer) = (0, 0);
     file.read(|transaction| -> Result<(), Abort> {
+        let generation = ledger::serving(transaction, NAME)?;
         rows::for_each_shown(transaction, commit.generation, |text, changed_at| {
             shown += 1;
             let document = found.remove(text);
@@ -78,7 +79,7 @@ pub(super) fn check(file: &SqliteFile, view: &View) -> Result<DocumentCheck, Rea
                 return Ok(());
             }
             let Ok(sku) = Sku::new(text) else { return Ok(()) };
-            let wanted = rows::parts(transaction, commit.generation, &sku).map(Shown::of);
+            let wanted = rows::parts(transaction, &generation, &sku).map(Shown::of);
             let problem = match (&document, wanted) {
                 (None, _) => Some(DocumentProblem::Missing),
                 (Some(found), _) if found.documents > 1 => Some(DocumentProblem::Twin { documents: found.documents }),

@@ -68,6 +68,9 @@ pub(super) struct Shown {
     /// Milliseconds since 1970; `None` in documents of fold 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) revised_at: Option<i64>,
+    /// Whether events of the SKU were parked.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) parked: bool,
 }
 
 /// What an index commit holds, in its payload.
@@ -139,7 +142,7 @@ impl Fields {
         for price in &parts.prices {
             document.add_text(self.price, price_term(&price.region, price.amount_minor));
         }
-        let shown = Shown::with(product, parts.revised_at, parts.prices, parts.in_stock);
+        let shown = Shown::with(product, parts.revised_at, parts.prices, parts.in_stock, parts.parked);
         document.add_text(self.shown, serde_json::to_string(&shown)?);
         Ok(Some(document))
     }
@@ -150,10 +153,16 @@ impl Fields {
 impl Shown {
     /// `None` while there is nothing to show.
     pub(super) fn of(parts: Parts) -> Option<Self> {
-        Some(Self::with(parts.product?, parts.revised_at, parts.prices, parts.in_stock))
+        Some(Self::with(parts.product?, parts.revised_at, parts.prices, parts.in_stock, parts.parked))
     }
 
-    fn with(product: Product, revised_at: Option<i64>, prices: Vec<RegionPrice>, in_stock: Vec<RegionId>) -> Self {
+    fn with(
+        product: Product,
+        revised_at: Option<i64>,
+        prices: Vec<RegionPrice>,
+        in_stock: Vec<RegionId>,
+        parked: bool,
+    ) -> Self {
         Self {
             name: product.name,
             brand: product.brand,
@@ -162,6 +171,7 @@ impl Shown {
             prices,
             in_stock,
             revised_at,
+            parked,
         }
     }
 }

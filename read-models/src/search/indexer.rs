@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use resilience::Policy;
+use schemas::Sku;
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
 use tokio::time::Instant;
@@ -18,12 +19,11 @@ use uuid::Uuid;
 
 use crate::error::ReadModelError;
 use crate::metrics;
-use crate::search::NAME;
 use crate::search::builds::HeldBuild;
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::rows::{self, RowsState};
-use crate::search::sums;
-use crate::sqlite::SqliteFile;
+use crate::search::{NAME, parked, sums};
+use crate::sqlite::{Abort, SqliteFile, ledger};
 
 /// Shortest time between the beginnings of two passes: each commit costs a few file syncs whatever it holds.
 const COMMIT_EVERY: Duration = Duration::from_millis(100);
@@ -54,6 +54,8 @@ struct Indexer {
     id: String,
     /// `None`: nothing is in it.
     indexed: Option<Commit>,
+    /// Whether its documents say what is parked. An older program, which may have left the index, did not mark them.
+    is_marked: bool,
     /// When it was last counted against its rows.
     counted_at: Option<Instant>,
 }
@@ -208,7 +210,8 @@ impl Indexer {
         merge_policy.set_del_docs_ratio_before_merge(DELETED_SHARE);
         writer.set_merge_policy(Box::new(merge_policy));
         let id = indexed.as_ref().map_or_else(|| Uuid::new_v4().to_string(), |commit| commit.index.clone());
-        Ok(Self { home, writer, fields, id, indexed, counted_at: None })
+        let is_marked = indexed.is_none();
+        Ok(Self { home, writer, fields, id, indexed, is_marked, counted_at: None })
     }
 
     /// Whether the files of its last commit are what their checksums say. A file that cannot be read may be one that a
@@ -221,7 +224,9 @@ impl Indexer {
     fn index_newer(&mut self) -> Result<Option<usize>, PassError> {
         let file = self.home.file.clone();
         let is_count_due = self.counted_at.is_none_or(|counted_at| counted_at.elapsed() > COUNT_EVERY);
+        let is_marked = std::mem::replace(&mut self.is_marked, true);
         let taken: Result<(RowsState, usize, Option<u64>), PassError> = file.read(|transaction| {
+            let generation = ledger::serving(transaction, NAME)?;
             let rows = rows::state(transaction)?;
             let indexed = self.indexed.as_ref().filter(|indexed| indexed.generation == rows.generation);
             let after = indexed.map_or(0, |indexed| indexed.row_version);
@@ -232,12 +237,16 @@ impl Indexer {
                 return Ok(Err(error.into()));
             }
             let mut documents = 0;
-            let added = rows::for_each_newer(transaction, rows.generation, after, |sku| {
-                let parts = rows::parts(transaction, rows.generation, &sku)?;
+            let mut index = |sku: Sku| -> Result<Result<(), PassError>, Abort> {
+                let parts = rows::parts(transaction, &generation, &sku)?;
                 documents += 1;
                 self.writer.delete_term(self.fields.key(&sku));
                 Ok(self.add(&sku, parts))
-            })?;
+            };
+            let mut added = rows::for_each_newer(transaction, rows.generation, after, &mut index)?;
+            if added.is_ok() && !is_marked {
+                added = parked::for_each(transaction, rows.generation, &mut index)?;
+            }
             let is_level = documents == 0 && indexed.is_some_and(|indexed| indexed.row_version == rows.row_version);
             let shown = if is_level && is_count_due { Some(rows::shown(transaction, rows.generation)?) } else { None };
             Ok(added.map(|()| (rows, documents, shown)))
@@ -248,10 +257,11 @@ impl Indexer {
         }
         let commit = Commit::of(&self.id, rows);
         // Positions alone need no commit: while no row version is missing, the index is true at the rows' own.
-        let is_level = self.indexed.as_ref().is_some_and(|indexed| {
-            (indexed.generation, indexed.row_version, indexed.live)
-                == (commit.generation, commit.row_version, commit.live)
-        });
+        let is_level = documents == 0
+            && self.indexed.as_ref().is_some_and(|indexed| {
+                (indexed.generation, indexed.row_version, indexed.live)
+                    == (commit.generation, commit.row_version, commit.live)
+            });
         if is_level {
             return Ok(None);
         }
@@ -278,7 +288,7 @@ impl Indexer {
         Err(PassError::Miscounted { found, wanted })
     }
 
-    fn add(&self, sku: &schemas::Sku, parts: rows::Parts) -> Result<(), PassError> {
+    fn add(&self, sku: &Sku, parts: rows::Parts) -> Result<(), PassError> {
         if let Some(document) = self.fields.document(sku, parts)? {
             self.writer.add_document(document)?;
         }

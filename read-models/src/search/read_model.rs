@@ -250,12 +250,7 @@ impl ReadModel for SearchReadModel {
         metrics::timed_apply(NAME, async {
             self.home
                 .file
-                .blocking(move |file| {
-                    file.write(|transaction| {
-                        ledger::advance(transaction, &generation, &batch)?;
-                        rows::write(transaction, generation.number, &batch.changes)
-                    })
-                })
+                .blocking(move |file| file.write(|transaction| rows::apply(transaction, &generation, &batch)))
                 .await
         })
         .await

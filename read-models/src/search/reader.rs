@@ -23,7 +23,6 @@ use crate::search::catalogue::SearchCatalogue;
 use crate::search::documents::DocumentCheck;
 use crate::search::loaded::{LOOK_EVERY, LoadedGeneration};
 use crate::search::query::Plan;
-use crate::search::read_model::blocking;
 use crate::search::view::View;
 use crate::search::{
     CONTEXTS, NAME, ProductAnswer, SearchAnswer, SearchKey, SearchRequest, SearchRow, SuggestAnswer, rows, scan,
@@ -80,12 +79,6 @@ impl SearchReader {
         &self.shared.catalogue
     }
 
-    /// The generation that would answer now. Who reads several times for one request asks for it by this number.
-    pub async fn choose(&self, choice: &ReadChoice) -> Result<u32, ReadModelError> {
-        let (own, choice) = (self.clone(), choice.clone());
-        blocking(move || own.number(Some(&choice))).await
-    }
-
     /// One page of hits. [`ReadModelError::Query`] when the request is not one.
     pub async fn search(&self, request: SearchRequest, choice: &ReadChoice) -> Result<SearchAnswer, ReadModelError> {
         self.on_view(choice, move |generation, view| {
@@ -118,11 +111,12 @@ impl SearchReader {
                 let generation = ledger::serving(transaction, NAME)?;
                 let mut position = rows::live_position(transaction, &generation, Context::Catalogue, &sku)?;
                 position.merge(&rows::live_position(transaction, &generation, Context::Pricing, &sku)?);
-                let parts = rows::parts(transaction, generation.number, &sku)?;
+                let parts = rows::parts(transaction, &generation, &sku)?;
                 Ok(ProductAnswer {
                     product: parts.product,
                     revised_at: parts.revised_at,
                     prices: parts.prices,
+                    parked: parts.parked,
                     position,
                     generation: generation.number,
                 })

@@ -3,7 +3,7 @@
 //! Each write that changes what a document shows has a row version, one higher than the last; a document keeps that of
 //! its last change. An index that names the row version it has is so brought up to date from wherever it is: after a
 //! crash, a lost directory or a restored copy. Stock counts change no document, only a region that goes in or out of
-//! stock does.
+//! stock does. What is parked is a part of it: see [`parked`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -13,9 +13,9 @@ use schemas::{Context, IdError, PositionToken, RegionId, Sku, WarehouseId};
 
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
-use crate::read_model::Generation;
+use crate::read_model::{Batch, Generation};
 use crate::search::sums::{self, Sum};
-use crate::search::{CONTEXTS, NAME, RegionPrice, SearchKey, SearchRow};
+use crate::search::{CONTEXTS, NAME, RegionPrice, SearchKey, SearchRow, parked};
 use crate::sqlite::{Abort, Layout, dead_letters, ledger};
 
 pub(super) const LAYOUT: Layout =
@@ -48,6 +48,8 @@ pub(super) struct Parts {
     pub(super) revised_at: Option<i64>,
     pub(super) prices: Vec<RegionPrice>,
     pub(super) in_stock: Vec<RegionId>,
+    /// Whether events of the SKU wait, of whichever context.
+    pub(super) parked: bool,
 }
 
 pub(super) fn state(connection: &Connection) -> Result<RowsState, Abort> {
@@ -70,11 +72,24 @@ pub(super) fn store(connection: &Connection) -> rusqlite::Result<String> {
     connection.prepare_cached("SELECT id FROM store")?.query_row([], |row| row.get(0))
 }
 
-/// Writes the rows of a batch, gives the documents that they change a new row version, and seals the transaction.
-pub(super) fn write(
+/// Applies a batch: checkpoint, dead letters and rows.
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    generation: &Generation,
+    batch: &Batch<SearchKey, SearchRow>,
+) -> Result<(), Abort> {
+    let touched = parked::touched(transaction, generation, batch)?;
+    ledger::advance(transaction, generation, batch)?;
+    let marked = parked::changed(transaction, generation, &touched)?;
+    write(transaction, generation.number, &batch.changes, marked)
+}
+
+/// Writes rows, gives the documents that they change and the `marked` ones a new row version, and seals the transaction.
+fn write<'a>(
     transaction: &Transaction<'_>,
     generation: u32,
-    changes: &[(SearchKey, SearchRow)],
+    changes: &'a [(SearchKey, SearchRow)],
+    marked: BTreeSet<&'a Sku>,
 ) -> Result<(), Abort> {
     let mut stocked = BTreeMap::new();
     for (key, _) in changes {
@@ -84,7 +99,7 @@ pub(super) fn write(
             stocked.insert(sku, in_stock(transaction, generation, sku)?);
         }
     }
-    let mut changed = BTreeSet::new();
+    let mut changed = marked;
     let mut change = Sum::default();
     for (key, row) in changes {
         if let Some(before) = load(transaction, generation, key)? {
@@ -210,21 +225,23 @@ pub(super) fn load(connection: &Connection, generation: u32, key: &SearchKey) ->
 }
 
 /// Everything that the rows say of a SKU.
-pub(super) fn parts(connection: &Connection, generation: u32, sku: &Sku) -> Result<Parts, Abort> {
+pub(super) fn parts(connection: &Connection, generation: &Generation, sku: &Sku) -> Result<Parts, Abort> {
+    let number = generation.number;
     let (product, revised_at) = connection
         .prepare_cached("SELECT product, revised_at FROM products WHERE generation = ?1 AND sku = ?2")?
-        .query_row(params![generation, sku.as_str()], |row| Ok((product_of(row.get(0)?)?, row.get(1)?)))
+        .query_row(params![number, sku.as_str()], |row| Ok((product_of(row.get(0)?)?, row.get(1)?)))
         .optional()?
         .unwrap_or_default();
     let prices = connection
         .prepare_cached(
             "SELECT region, currency, amount_minor FROM prices WHERE generation = ?1 AND sku = ?2 ORDER BY region",
         )?
-        .query_map(params![generation, sku.as_str()], |row| {
+        .query_map(params![number, sku.as_str()], |row| {
             Ok(RegionPrice { region: region_of(row.get(0)?)?, currency: row.get(1)?, amount_minor: row.get(2)? })
         })?
         .collect::<rusqlite::Result<_>>()?;
-    Ok(Parts { product, revised_at, prices, in_stock: in_stock(connection, generation, sku)? })
+    let in_stock = in_stock(connection, number, sku)?;
+    Ok(Parts { product, revised_at, prices, in_stock, parked: parked::is_parked(connection, generation, sku)? })
 }
 
 /// Hands each product that is shown to `each`, with the row version of its document's last change.

@@ -103,6 +103,7 @@ impl View {
             price: shown.prices.into_iter().find(|price| Some(&price.region) == request.region.as_ref()),
             in_stock: shown.in_stock,
             revised_at: shown.revised_at,
+            parked: shown.parked,
         }))
     }
 

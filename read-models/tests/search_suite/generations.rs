@@ -217,7 +217,6 @@ async fn a_stage_is_answered_by_key_and_a_number_by_itself() {
     for key in (0..40).map(|key| format!("SKU-{key}")) {
         let choice = ReadChoice { key, ..ReadChoice::default() };
         let expected = stored.choose("search", &choice).unwrap();
-        assert_eq!(one.reader.choose(&choice).await.unwrap(), expected);
         assert_eq!(one.reader.search(all(), &choice).await.unwrap().generation, expected);
         assert_eq!(one.reader.suggest("n", 1, &choice).await.unwrap().generation, expected);
         assert_eq!(one.reader.product(&sku("A"), &choice).await.unwrap().generation, expected);

@@ -35,6 +35,6 @@ fn a_file_of_before_fold_2_is_brought_up_and_still_adds_up() {
     let read = || file.read(|transaction| sums::check(transaction).and_then(|()| load(transaction, 1, &key))).unwrap();
     assert_eq!(read(), Some(discontinued(None)));
     let new = discontinued(Some(1_700_000_000_123));
-    file.write(|transaction| write(transaction, 1, &[(key.clone(), new.clone())])).unwrap();
+    file.write(|transaction| write(transaction, 1, &[(key.clone(), new.clone())], BTreeSet::new())).unwrap();
     assert_eq!(read(), Some(new));
 }
