@@ -259,14 +259,14 @@ impl<M: Modelled> SimulatedReadModel<M> {
             let (epoch, current) = (batch.epoch, part.epoch);
             return Err(ReadModelError::Superseded { name, partition, epoch, current });
         }
-        let found = held.map(|part| part.checkpoint);
+        // Without the claim nothing is known of what came behind it.
+        let found = held.filter(|part| part.epoch >= batch.epoch).map(|part| part.checkpoint);
         if found != Some(batch.from) {
             let found = found.unwrap_or_default();
             return Err(ReadModelError::CheckpointMoved { name, partition, expected: batch.from, found });
         }
         state.remember(at);
         let part = state.parts.entry(at).or_default();
-        part.epoch = part.epoch.max(batch.epoch);
         part.checkpoint = batch.to;
         part.live |= batch.live;
         part.resolve(&batch.dead_letters);
@@ -411,10 +411,7 @@ impl<M: Modelled> ReadModel for SimulatedReadModel<M> {
         self.at_once("observe", |state| {
             state.check_fed(&generation)?;
             for (partition, head) in heads {
-                let part = state.parts.entry((generation.number, *partition)).or_default();
-                if part.head.is_none_or(|held| head.seen_at >= held.seen_at) {
-                    part.head = Some(*head);
-                }
+                state.parts.entry((generation.number, *partition)).or_default().head = Some(*head);
             }
             Ok(())
         })

@@ -1,12 +1,14 @@
 //! Expired reservations: released by the command side itself, as commands whose ids follow from the reservation.
 //!
 //! The timer is set in the transaction of the reservation and cleared in that of its release or shipment. Several
-//! processes may run this: the derived id gives one effect.
+//! processes may run this: the derived id gives one effect. Where a sender gave a command that id before, the release gets
+//! one that nobody can know.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_store::{AppendBatch, EventStore, TimerChange};
+use event_store::{AppendBatch, EventStore, Timer, TimerChange};
 use metrics::counter;
 use schemas::event::StockUpdated;
 use schemas::{CommandEnvelope, OutcomeKind, ReservationId};
@@ -14,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::HandlerError;
+use crate::group::is_reused;
 use crate::handler::CommandHandler;
 use crate::metrics::EXPIRED;
 
@@ -65,17 +68,26 @@ pub async fn run_expiry(
     }
 }
 
-/// Every timer that is given is cleared with that, so the loop comes to an end.
+/// Every timer that is given is cleared with that, or passed over from then on, so the loop comes to an end.
 async fn release_due(
     store: &dyn EventStore,
     handler: &CommandHandler,
     now: i64,
     shutdown: &CancellationToken,
 ) -> Result<(), HandlerError> {
+    // Streams whose commands are not decided while the store is there: a row of theirs is damaged. The others go on.
+    let mut stuck: HashSet<String> = HashSet::new();
+    let mut passed_over = 0;
     loop {
-        let due = store.due_timers(now, DUE_LIMIT).await?;
-        let is_last = due.len() < DUE_LIMIT;
+        let limit = DUE_LIMIT + passed_over;
+        let due = store.due_timers(now, limit).await?;
+        let is_last = due.len() < limit;
+        passed_over = 0;
         for timer in due {
+            if stuck.contains(stream_of(&timer)) {
+                passed_over += 1;
+                continue;
+            }
             if shutdown.is_cancelled() {
                 return Ok(());
             }
@@ -88,11 +100,24 @@ async fn release_due(
                     continue;
                 }
             };
-            let outcome = handler.handle_timer(command, timer).await?;
+            let mut outcome = handler.handle_timer(command.clone(), timer.clone()).await?;
+            if is_reused(&outcome) {
+                let command = CommandEnvelope { id: Uuid::new_v4(), ..command };
+                outcome = handler.handle_timer(command, timer.clone()).await?;
+            }
             match outcome.outcome {
                 OutcomeKind::Accepted => counter!(EXPIRED).increment(1),
                 // Not decided, so not cleared: the next tick finds it again.
-                OutcomeKind::Failed => return Ok(()),
+                OutcomeKind::Failed => {
+                    store.ping().await?;
+                    let stream = stream_of(&timer);
+                    tracing::error!(
+                        stream,
+                        "expired reservations of it are not released: its commands are not decided"
+                    );
+                    stuck.insert(stream.to_owned());
+                    passed_over += 1;
+                }
                 OutcomeKind::Rejected | OutcomeKind::Invalid => {}
             }
         }
@@ -100,4 +125,9 @@ async fn release_due(
             return Ok(());
         }
     }
+}
+
+/// Keys are `<stream>/<reservation>`.
+fn stream_of(timer: &Timer) -> &str {
+    timer.key.rsplit_once('/').map_or(timer.key.as_str(), |(stream, _)| stream)
 }

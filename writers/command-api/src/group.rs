@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use domain::StreamId;
-use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetAdvance, Topology};
+use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetAdvance, ServerRun, Topology};
 use metrics::counter;
 use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
@@ -26,8 +26,10 @@ use crate::error::HandlerError;
 use crate::handler::{HandlerSettings, Submission, count, failed};
 use crate::metrics::RETRIES;
 
+#[cfg(test)]
+pub(crate) use decide::ID_REUSED;
 use decide::{Answer, Decided, NeedsFresh, View, decide_group, warehouse_of};
-pub(crate) use decide::{ID_REUSED, claim_region, timer_change};
+pub(crate) use decide::{claim_region, is_reused, timer_change};
 use work::Item;
 pub(crate) use work::Work;
 
@@ -36,8 +38,10 @@ pub(crate) struct GroupState {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) topology: Topology,
     pub(crate) cache: StreamCache,
-    /// Regions of warehouses: fixed once claimed, so never stale.
+    /// Regions of warehouses: fixed once claimed.
     pub(crate) regions: HashMap<WarehouseId, RegionId>,
+    /// What the two above were loaded in.
+    pub(crate) run: Option<ServerRun>,
     pub(crate) settings: HandlerSettings,
 }
 
@@ -45,7 +49,7 @@ pub(crate) struct GroupState {
 ///
 /// A group that met another writer is tried again with half of its submissions, down to one: a large group is slow to
 /// decide anew and likely to meet the next of the other's, and two writers of the same few streams would starve each
-/// other.
+/// other. So is one that the store refuses: a damaged row stops those who ask for it, and nobody else.
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
     let mut size = submissions.len();
     while !submissions.is_empty() {
@@ -59,7 +63,8 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
     }
 }
 
-/// Decides one group until it has an outcome. More than one submission come back when they met another writer.
+/// Decides one group until it has an outcome. More than one submission come back when they met another writer, or the
+/// store refused them together.
 async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec<Submission> {
     let deadline = Instant::now() + state.settings.retry_for;
     let mut backoff = Policy::CONFLICT.backoff();
@@ -79,6 +84,10 @@ async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec
                 state.cache.evict(streams_of(&submissions).iter());
                 let was_away = is_first && state.store.refusal().is_some();
                 is_first = false;
+                if !error.is_transient() && submissions.len() > 1 {
+                    // What does not load or does not append is one command's: the others go on.
+                    return submissions;
+                }
                 if error.is_transient() && !was_away && Instant::now() < deadline {
                     let met = matches!(error, HandlerError::Store(EventStoreError::Conflict { .. }));
                     counter!(RETRIES, "cause" => if met { "conflict" } else { "unavailable" }).increment(1);
@@ -102,9 +111,7 @@ async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec
 async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<Vec<Outcome>, HandlerError> {
     let mut offsets: Vec<OffsetAdvance> =
         submissions.iter().filter_map(|submission| submission.offset.clone()).collect();
-    if guard::holds(Guard::OffsetInTransaction) {
-        check_offsets(state, &offsets).await?;
-    } else {
+    if !guard::holds(Guard::OffsetInTransaction) {
         save_offsets_apart(state, std::mem::take(&mut offsets)).await?;
     }
     let work: Vec<&Work> = submissions.iter().flat_map(|submission| &submission.work).collect();
@@ -119,6 +126,8 @@ async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<V
             Err(NeedsFresh(streams)) => fresh.extend(streams),
         }
     };
+    // After the load: with the run of the server that it was of, the offsets hold until the append.
+    check_offsets(state, &offsets).await?;
     decided.batch.offsets = offsets;
 
     if decided.batch.commands.is_empty() && decided.batch.offsets.is_empty() && decided.batch.timers.is_empty() {
@@ -169,8 +178,7 @@ fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosit
 
 impl View {
     async fn load(state: &mut GroupState, work: &[&Work], fresh: &HashSet<StreamId>) -> Result<Self, HandlerError> {
-        let mut view =
-            View { streams: HashMap::new(), cached: HashSet::new(), known: HashMap::new(), regions: HashMap::new() };
+        let mut view = View::default();
         let mut request = LoadRequest::default();
         for work in work {
             request.command_ids.push(work.id());
@@ -200,6 +208,14 @@ impl View {
         request.warehouses.sort();
         request.warehouses.dedup();
         let loaded = state.store.load(&request).await?;
+        if state.run.replace(loaded.run).is_some_and(|run| run != loaded.run) {
+            // A failover or a restore may have taken back what is in memory, and given its versions to other events.
+            state.cache.clear();
+            state.regions.clear();
+            let what = "the server, which was started anew".to_owned();
+            return Err(EventStoreError::Conflict { what }.into());
+        }
+        view.run = Some(loaded.run);
         view.streams.extend(loaded.streams);
         view.known = loaded.outcomes;
         view.regions.extend(loaded.regions);
@@ -221,10 +237,9 @@ async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<
         if !stored_by_topic.contains_key(offset.topic.as_str()) {
             stored_by_topic.insert(&offset.topic, state.store.command_offsets(&offset.topic).await?);
         }
-        let stored = stored_by_topic[offset.topic.as_str()].get(&offset.partition);
-        if let Some(&stored) = stored
-            && stored != offset.expected
-        {
+        // Without a row nothing was taken yet, or the row was lost with what had been: then it is taken again.
+        let stored = stored_by_topic[offset.topic.as_str()].get(&offset.partition).copied().unwrap_or(0);
+        if stored != offset.expected {
             return Err(HandlerError::OffsetTaken {
                 topic: offset.topic.clone(),
                 partition: offset.partition,

@@ -149,6 +149,7 @@ impl CommandHandler {
             topology,
             cache: StreamCache::new(settings.cached_streams),
             regions: Default::default(),
+            run: None,
             settings,
         };
         (handler, tokio::spawn(run(state, submissions, shutdown)))

@@ -23,7 +23,7 @@ use utoipa::{OpenApi, ToSchema};
 use uuid::Uuid;
 
 use crate::error::HandlerError;
-use crate::group::ID_REUSED;
+use crate::group::is_reused;
 use crate::handler::{CommandHandler, failed};
 use crate::refusal::refused;
 use problem::Problem;
@@ -216,11 +216,10 @@ fn respond(outcome: Outcome) -> Response {
 
 /// As [`respond`]; one that was not decided may come again after `retry_after` seconds.
 fn respond_within(outcome: Outcome, retry_after: u32) -> Response {
-    let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
     let (status, title) = match outcome.outcome {
         OutcomeKind::Accepted => return axum::Json(outcome).into_response(),
         OutcomeKind::Rejected => (StatusCode::UNPROCESSABLE_ENTITY, "Command rejected"),
-        OutcomeKind::Invalid if is_reused => (StatusCode::CONFLICT, "Command id reused"),
+        OutcomeKind::Invalid if is_reused(&outcome) => (StatusCode::CONFLICT, "Command id reused"),
         OutcomeKind::Invalid => (StatusCode::BAD_REQUEST, "Command invalid"),
         OutcomeKind::Failed => (StatusCode::SERVICE_UNAVAILABLE, "Command not decided"),
     };

@@ -176,10 +176,17 @@ impl Intake {
         subscription: &mut dyn Subscription,
         at: &TopicPartition,
     ) -> Result<bool, HandlerError> {
-        let offset = match self.stored(at).await? {
+        let stored = self.stored(at).await?;
+        let offset = match stored {
             Some(stored) => stored,
             None => self.ends(at).await?.first,
         };
+        if stored.is_none() && offset > 0 {
+            // Where nothing is stored, nothing but the very first record may be taken.
+            let begun =
+                OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: offset, next: offset };
+            self.store.append(&AppendBatch { offsets: vec![begun], ..AppendBatch::default() }).await?;
+        }
         match subscription.start(at, offset).await {
             Err(EventLogError::OffsetOutOfRange { .. }) => return Ok(false),
             started => started?,
@@ -269,9 +276,10 @@ impl Intake {
                 }
                 Ok(())
             }
-            // Taken by another handler, or by this one in a transaction whose answer was lost: go on from what is stored.
+            // Taken by another handler, or by this one in a transaction whose answer was lost; or what was stored was lost: go on
+            // from what is stored.
             Err(HandlerError::OffsetTaken { stored, .. }) => {
-                tracing::info!(%at, stored, "records were taken already");
+                tracing::info!(%at, stored, "the stored offset is another one");
                 self.start(subscription, vec![at]).await
             }
             Err(error) => Err(error),

@@ -191,9 +191,7 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
-        let session = self.pool.session().await?;
-        let reset = within(relay::reset_cursor(&session, epoch, cursor)).await;
-        session.settle(reset)
+        self.relay_lock.reset_cursor(self.pool.server(), epoch, cursor).await
     }
 
     async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError> {
@@ -217,9 +215,7 @@ impl EventStore for PostgresEventStore {
     }
 
     async fn save_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError> {
-        let session = self.pool.session().await?;
-        let saved = within(relay::save_cursor(&session, epoch, cursor)).await;
-        session.settle(saved)
+        self.relay_lock.save_cursor(self.pool.server(), epoch, cursor).await
     }
 
     async fn wait_for_appends(&self, timeout: Duration) {

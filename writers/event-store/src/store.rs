@@ -29,9 +29,16 @@ pub struct LoadRequest {
     pub warehouses: Vec<WarehouseId>,
 }
 
+/// One run of the store's server. All that is committed in it stays for as long as it lasts; in another run it may be gone:
+/// after a failover, or from an older backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct ServerRun(pub i64);
+
 /// The answer to a [`LoadRequest`]: one consistent view, all of it from before the append's first write.
 #[derive(Debug, Clone, Default)]
 pub struct Loaded {
+    /// What this is true of, and all that was loaded in it before.
+    pub run: ServerRun,
     /// Every asked stream of an aggregate, also those without events.
     pub streams: HashMap<StreamId, LoadedStream>,
     /// Commands that were decided before.
@@ -64,6 +71,8 @@ pub struct StoredOutcome {
 /// Commands to commit together: one transaction, all or nothing.
 #[derive(Debug, Clone, Default)]
 pub struct AppendBatch {
+    /// What the commands were decided in; `None` where nothing that was loaded went into them.
+    pub run: Option<ServerRun>,
     pub commands: Vec<DecidedCommand>,
     /// Offsets of command topics that this batch consumed.
     pub offsets: Vec<OffsetAdvance>,
@@ -132,7 +141,8 @@ pub struct NewSnapshot {
 
 /// A consumed offset of a command topic: set to `next` only if it is `expected` now, in the same transaction as the
 /// events, so that two handlers after a rebalance cannot both take a command. A partition that has no offset yet takes
-/// any expected one: an old topic does not begin at 0.
+/// any expected one: an old topic does not begin at 0. Who takes commands stores that beginning first, so that a row that
+/// is lost is missed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetAdvance {
     pub topic: String,
@@ -243,7 +253,8 @@ pub trait EventStore: Send + Sync {
     async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError>;
 
     /// Commits decided commands in one transaction. [`EventStoreError::Conflict`] when a stream has moved on, a
-    /// command id is known, a claim is taken or an offset is not the expected one; then nothing is written.
+    /// command id is known, a claim is taken, an offset is not the expected one, or the server runs anew; then nothing is
+    /// written.
     async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError>;
 
     /// The stored next offset of each partition of a command topic.

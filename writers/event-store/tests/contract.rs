@@ -88,6 +88,8 @@ postgres_only!(
     transaction_ids_are_ordered_as_numbers,
     killed_sessions_are_a_transient_error_that_mends_itself,
     a_killed_leader_gives_up_the_lock,
+    a_leader_without_its_lock_saves_nothing,
+    what_was_decided_in_another_run_of_the_server_is_not_appended,
     groups_with_the_same_streams_do_not_deadlock,
     commands_are_refused_at_once_while_the_server_is_away,
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,

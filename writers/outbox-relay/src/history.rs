@@ -105,26 +105,28 @@ pub(crate) async fn watch_log(log: &dyn EventLog, seen: &SeenEnds) -> RelayError
     }
 }
 
-/// Whether a sequence is missing before the end of a partition. Reads all of it.
+/// Whether a sequence is missing from a partition for those who read it from its beginning: what stands behind a gap counts
+/// once what is missing has come, as it does for consumers. Reads all of it.
 pub(crate) async fn has_gap(log: &dyn EventLog, at: &TopicPartition) -> Result<bool, RelayError> {
     let ends = log.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition);
     let Some(ends) = ends else { return Ok(true) };
     // What retention removed is not missing.
-    let mut highest = (ends.first == 0).then_some(0);
+    let mut whole_to = (ends.first == 0).then_some(0);
+    let mut highest = 0;
     let mut next = ends.first;
     while next < ends.next {
         let records = log.read(at, next, PAGE).await?;
         let Some(last) = records.last() else { break };
         next = last.offset + 1;
         for record in &records {
-            let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { continue };
-            match highest {
-                Some(highest) if envelope.sequence > highest + 1 => return Ok(true),
-                _ => highest = highest.max(Some(envelope.sequence)),
+            let Ok(EventEnvelope { sequence, .. }) = EventEnvelope::from_headers(&record.headers) else { continue };
+            highest = highest.max(sequence);
+            if whole_to.is_none_or(|whole_to| sequence == whole_to + 1) {
+                whole_to = Some(sequence);
             }
         }
     }
-    Ok(false)
+    Ok(highest > whole_to.unwrap_or(0))
 }
 
 // === impl SeenEnds ===
@@ -216,10 +218,14 @@ impl Tail {
         let mut end = ends.next;
         let mut size = at_least.max(PAGE as u64);
         let mut has_passed = false;
-        // Where there are only foreign records nothing is known yet, however many they are.
-        while end > ends.first && !has_passed && (tail.highest == 0 || ends.next - end < MOST_BACK) {
+        // Where there are only foreign records nothing is known yet, however many they are; nor where all that was met is
+        // before the saved sequence: a superseded relay repeated its batch there.
+        while end > ends.first
+            && !(has_passed && tail.highest >= saved)
+            && (tail.highest == 0 || ends.next - end < MOST_BACK)
+        {
             let start = end.saturating_sub(size).max(ends.first);
-            has_passed = tail.read_page(log, start, end).await?;
+            has_passed |= tail.read_page(log, start, end).await?;
             end = start;
             size = (size * 4).min(MOST_BACK);
         }
@@ -337,3 +343,6 @@ async fn check_ahead(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -75,7 +75,7 @@ pub async fn reconcile(
     if compared.report.finding == Finding::TableIsBehind && options.restore && !options.dry_run {
         let rows = restore::rows(registry, &compared.table, &compared.log).await?;
         restored = rows.len() as u64;
-        let rows = also(rows).map_err(|problem| RelayError::NotRead { problem })?;
+        let rows = restore::with_events(store, also(rows).map_err(|problem| RelayError::NotRead { problem })?).await?;
         store.restore(&rows).await?;
         compared = compare(store, log, topology, &lease.cursor, options, &mut progress).await?;
     }

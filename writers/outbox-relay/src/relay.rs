@@ -42,7 +42,7 @@ pub struct Relay {
     schema_ids: HashMap<(String, SchemaRef), u32>,
     /// Something was published, or there was nothing to publish, since the last error.
     has_progressed: bool,
-    published_at: Option<Instant>,
+    published_at: Option<tokio::time::Instant>,
     /// The sequences of the cursor that was saved last.
     saved: HashMap<(String, u32), u64>,
     /// What the log lost while this relay led.
@@ -280,7 +280,7 @@ impl Relay {
         let (published, next) = tokio::join!(publish, read_ahead);
         published?;
         seen.acknowledged(behind);
-        self.published_at = Some(Instant::now());
+        self.published_at = Some(tokio::time::Instant::now());
         self.store.save_cursor(epoch, &stamped.cursor).await?;
         // Of the partitions of this batch.
         self.saved.extend(stamped.cursor.sequences);

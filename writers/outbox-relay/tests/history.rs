@@ -12,8 +12,9 @@ use std::time::Instant;
 use event_log::{
     EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, Record, SqliteEventLog, TopicPartition,
 };
-use event_store::{AppendBatch, EventStore, RestoredRows};
+use event_store::{AppendBatch, EventStore, RestoredOutcome, RestoredRows};
 use outbox_relay::{Finding, PublishAgain, ReconcileOptions, ReconcileReport, RelayError, reconcile, topic_specs};
+use schemas::Outcome;
 use telemetry::Health;
 use uuid::Uuid;
 
@@ -73,9 +74,10 @@ impl Files {
 
     fn remove(&self, name: &str) {
         for suffix in ["", "-wal", "-shm"] {
-            let path = self.path(&format!("{name}{suffix}"));
-            if path.exists() {
-                std::fs::remove_file(path).unwrap();
+            // SQLite itself removes the two beside the file, once its last connection has closed.
+            match std::fs::remove_file(self.path(&format!("{name}{suffix}"))) {
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                removed => removed.unwrap(),
             }
         }
     }
@@ -107,6 +109,16 @@ impl Files {
         let (store, log) = (self.store().await, self.log());
         let also = |events| Ok(RestoredRows { events, ..RestoredRows::default() });
         reconcile(&*store, &*log, &EmbeddedRegistry::default(), TOPOLOGY, options, also, |_, _| {}).await
+    }
+}
+
+fn again(record: &Record) -> NewRecord {
+    NewRecord {
+        at: record.at.clone(),
+        key: record.key.to_vec(),
+        headers: record.headers.clone(),
+        value: record.value.to_vec(),
+        timestamp: record.timestamp,
     }
 }
 
@@ -223,13 +235,6 @@ async fn twins_and_foreign_records_at_the_end_are_no_loss() {
     let all = files.relay(1..=5, 100).await;
     {
         let log = files.log();
-        let again = |record: &Record| NewRecord {
-            at: record.at.clone(),
-            key: record.key.to_vec(),
-            headers: record.headers.clone(),
-            value: record.value.to_vec(),
-            timestamp: record.timestamp,
-        };
         let twins = all.iter().filter(|record| record.offset < 3).map(again).collect();
         log.publish(twins).await.unwrap();
         let foreign = |partition| NewRecord {
@@ -247,6 +252,50 @@ async fn twins_and_foreign_records_at_the_end_are_no_loss() {
     let ours: Vec<Record> =
         found.into_iter().filter(|record| EventEnvelope::from_headers(&record.headers).is_ok()).collect();
     assert_eq!(ids(&ours).len(), 120);
+}
+
+/// Fault 23: a relay that was superseded repeated a batch that is longer than what is looked at first.
+#[tokio::test]
+async fn a_long_batch_of_a_superseded_relay_at_the_end_is_no_loss() {
+    let files = Files::new();
+    let all = files.relay(1..=5, 100).await;
+    {
+        let log = files.log();
+        let old = all.iter().filter(|record| record.offset < 3);
+        let twins = old.cycle().take(6_000).map(again).collect();
+        log.publish(twins).await.unwrap();
+    }
+    let found = files.relay(6..=6, 6_120).await;
+    assert_eq!(ids(&found).len(), 120);
+}
+
+/// Fault 22: of an outcome and its event only the outcome came to the log before the table was restored.
+#[tokio::test]
+async fn an_outcome_does_not_come_back_without_its_event() {
+    let files = Files::new();
+    files.relay(1..=2, 40).await;
+    files.copy("events.db", "backup.db");
+    files.relay(3..=3, 60).await;
+    files.copy("backup.db", "events.db");
+    let (store, log) = (files.store().await, files.log());
+    let outcome = |number: u128, version| {
+        let id = Uuid::from_u128(number);
+        let command = command(0, 3);
+        let stream = Some(command.stream.to_string());
+        let outcome = Outcome { id, stream, version: Some(version), ..command.outcome };
+        RestoredOutcome { id, received_at: 0, outcome }
+    };
+    let also = |events: Vec<_>| {
+        let outcomes = vec![outcome(901, 2), outcome(902, 3), outcome(903, 4)];
+        Ok(RestoredRows { events, outcomes, ..RestoredRows::default() })
+    };
+    let options = ReconcileOptions { restore: true, ..REPAIR };
+    let progress = |_, _| {};
+    let restored = reconcile(&*store, &*log, &EmbeddedRegistry::default(), TOPOLOGY, options, also, progress).await;
+    assert_eq!(restored.unwrap().restored_events, 20);
+    for (number, is_there) in [(901, true), (902, true), (903, false)] {
+        assert_eq!(store.outcome(Uuid::from_u128(number)).await.unwrap().is_some(), is_there, "{number}");
+    }
 }
 
 /// Fault 22 again: another event table than the one whose events the topic holds.

@@ -139,7 +139,7 @@ impl Running {
 async fn a_relay_that_was_quiet_looks_before_it_publishes() {
     let running = Running::start().await;
     // The clock looks every three seconds, from the start on.
-    tokio::time::sleep(Duration::from_millis(1_200)).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
     running.losing.lose(TOPIC).await;
     append(&*running.store, 3..=3).await;
     running.halts().await;

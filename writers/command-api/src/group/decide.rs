@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use domain::{Rejection, State, StreamId, decide};
 use event_store::{
-    AppendBatch, Claim, DecidedCommand, LoadedStream, NewEvent, NewSnapshot, StoredOutcome, Timer, TimerChange,
-    Topology,
+    AppendBatch, Claim, DecidedCommand, LoadedStream, NewEvent, NewSnapshot, ServerRun, StoredOutcome, Timer,
+    TimerChange, Topology,
 };
 use resilience::{Guard, guard};
 use schemas::event::StockChange;
@@ -38,7 +38,9 @@ pub(super) enum Answer {
 }
 
 /// What a group is decided on.
+#[derive(Default)]
 pub(super) struct View {
+    pub(super) run: Option<ServerRun>,
     pub(super) streams: HashMap<StreamId, LoadedStream>,
     /// Streams that came from the cache.
     pub(super) cached: HashSet<StreamId>,
@@ -51,7 +53,7 @@ pub(super) struct NeedsFresh(pub(super) Vec<StreamId>);
 
 pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -> Result<Decided, NeedsFresh> {
     let mut decided = Decided {
-        batch: AppendBatch::default(),
+        batch: AppendBatch { run: view.run, ..AppendBatch::default() },
         answers: Vec::with_capacity(work.len()),
         after: HashMap::new(),
         claimed: HashMap::new(),
@@ -67,12 +69,12 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
             Item::Unreadable { .. } => [0; 32],
         };
         if let Some(stored) = view.known.get(&id).filter(|_| guard::holds(Guard::CommandId)) {
-            // Its command was decided before: nothing else will clear it.
-            decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
             let outcome = repeat(id, stored.digest.as_ref(), &digest, || stored.outcome.clone());
-            // A record that is taken once more has its row.
-            let reused = work.reused(&outcome).filter(|reused| !view.known.contains_key(&reused.id));
-            decided.batch.commands.extend(reused);
+            if !is_reused(&outcome) {
+                // Its command was decided before: nothing else will clear it.
+                decided.batch.timers.extend(work.timer.as_ref().map(clear_given));
+            }
+            refuse_reused(work, &outcome, &view.known, &mut in_group, &mut decided.batch);
             decided.answers.push(Answer::Known(outcome));
             continue;
         }
@@ -81,8 +83,7 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
                 decided.answers.push(Answer::Appended(*index));
             } else {
                 let outcome = id_reused(id);
-                let reused = work.reused(&outcome).filter(|reused| !view.known.contains_key(&reused.id));
-                decided.batch.commands.extend(reused);
+                refuse_reused(work, &outcome, &view.known, &mut in_group, &mut decided.batch);
                 decided.answers.push(Answer::Known(outcome));
             }
             continue;
@@ -118,6 +119,23 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
     }
     decided.after = view.streams;
     Ok(decided)
+}
+
+/// Keeps the refusal of a record whose id is another command's, under the id of its place: once, and not where a sender
+/// gave a command that very id.
+fn refuse_reused(
+    work: &Work,
+    outcome: &Outcome,
+    known: &HashMap<Uuid, StoredOutcome>,
+    in_group: &mut HashMap<Uuid, (usize, [u8; 32])>,
+    batch: &mut AppendBatch,
+) {
+    let Some(refusal) = work.reused(outcome) else { return };
+    if known.contains_key(&refusal.id) || in_group.contains_key(&refusal.id) {
+        return;
+    }
+    in_group.insert(refusal.id, (batch.commands.len(), refusal.digest));
+    batch.commands.push(refusal);
 }
 
 /// Stop 3: decides one command on the view, and folds its events into the view.
@@ -303,6 +321,10 @@ pub(super) fn repeat(
 }
 
 pub(crate) const ID_REUSED: &str = "command_id_reused";
+
+pub(crate) fn is_reused(outcome: &Outcome) -> bool {
+    outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED)
+}
 
 pub(super) fn id_reused(id: Uuid) -> Outcome {
     let message = "this command id was used for another command; give a new command a new id";

@@ -4,7 +4,7 @@ use event_store::{DecidedCommand, StreamId, Timer};
 use schemas::{CommandEnvelope, Context, Outcome};
 use uuid::Uuid;
 
-use super::decide::ID_REUSED;
+use super::decide::is_reused;
 use crate::handler::RecordCommand;
 
 /// One thing to decide.
@@ -52,8 +52,7 @@ impl Work {
         else {
             return None;
         };
-        let is_reused = outcome.reason.as_ref().is_some_and(|reason| reason.code == ID_REUSED);
-        is_reused.then(|| {
+        is_reused(outcome).then(|| {
             let key = envelope.command.key();
             let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
             command.publish_outcome_on = Some(context);

@@ -87,6 +87,10 @@ async fn append_in_transaction(
     batch: &AppendBatch,
     topology: Topology,
 ) -> Result<Appended, Failure> {
+    if batch.run.is_some_and(|run| run != session.run) {
+        // A version alone does not tell that it is another event's: the one that was decided on may have been lost.
+        return Err(conflict("the server, which was started anew since".to_owned()));
+    }
     let expected_heads = expected_heads(batch)?;
     let offsets = OffsetRows::of(&batch.offsets)?;
     let claims = claims(batch)?;

@@ -56,7 +56,7 @@ async fn load_between(session: &Session, request: &LoadRequest, begin: &str, end
     let (snapshots, events, outcomes, regions) = (snapshots?, events?, outcomes?, regions?);
     ended?;
 
-    let mut loaded = Loaded::default();
+    let mut loaded = Loaded { run: session.run, ..Loaded::default() };
     let mut rows = stream_rows(&snapshots, &events)?;
     let unreadable: Vec<&str> = rows.iter().filter(|(_, rows)| rows.is_unreadable).map(|(stream, _)| *stream).collect();
     // No snapshot is of this state version, so whole streams. That they are read a little later than the rest does no

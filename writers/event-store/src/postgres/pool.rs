@@ -14,6 +14,7 @@ use tokio_postgres::{Client, Config};
 use super::failure::{Failure, unavailable};
 use super::statements::Statements;
 use crate::error::EventStoreError;
+use crate::store::ServerRun;
 
 /// Most sessions of one process, the relay's own not counted.
 const SESSIONS: usize = 8;
@@ -35,6 +36,10 @@ const SESSION_SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'";
 
+/// When the server was started, in microseconds: another one after each failover and restore, and as long as it is the same
+/// nothing that was committed is gone.
+const SERVER_RUN: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
+
 /// How to reach the server, and the sessions that are open.
 pub(super) struct Pool {
     server: Server,
@@ -55,6 +60,8 @@ pub(super) struct Server {
 
 /// One connection with its prepared statements. Dropping it closes the connection at once: the server rolls back.
 pub(super) struct Session {
+    /// Of the server at the other end.
+    pub(super) run: ServerRun,
     pub(super) connection: Connection,
     pub(super) statements: Statements,
 }
@@ -133,9 +140,14 @@ impl Server {
 
     pub(super) async fn session(&self) -> Result<Session, EventStoreError> {
         let connection = self.connect().await?;
-        let preparing = async { Ok(Statements::prepare(&connection.client).await?) };
-        let statements = within(preparing).await.map_err(|failure: Failure| failure.into_error(&self.address))?;
-        Ok(Session { connection, statements })
+        let preparing = async {
+            let (run, statements) =
+                futures::join!(connection.client.query_one(SERVER_RUN, &[]), Statements::prepare(&connection.client));
+            Ok((ServerRun(run?.try_get(0)?), statements?))
+        };
+        let (run, statements) =
+            within(preparing).await.map_err(|failure: Failure| failure.into_error(&self.address))?;
+        Ok(Session { run, connection, statements })
     }
 }
 

@@ -11,7 +11,7 @@ use schemas::StorePosition;
 use tokio::sync::Mutex;
 use tokio_postgres::types::ToSql;
 
-use super::failure::Failure;
+use super::failure::{Failure, unavailable};
 use super::pool::{Server, Session, within};
 use super::rows::{position, stored_event, unsigned};
 use super::statements::{READ_COMMITTED, SAVE_CURSOR};
@@ -24,7 +24,8 @@ const LEASE_POLL: Duration = Duration::from_millis(200);
 
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('millrace relay', 0))";
 
-/// The session that holds the relay's lock; the server gives the lock up with it.
+/// The session that holds the relay's lock; the server gives the lock up with it. The cursor moves in it alone: what another
+/// server, or the same one after it was started anew, has committed need not be what was published.
 #[derive(Default)]
 pub(super) struct RelayLock {
     session: Mutex<Option<Session>>,
@@ -51,6 +52,48 @@ impl RelayLock {
         let lease = within(raise_epoch(&session)).await.map_err(|failure| failure.into_error(server.address()))?;
         *held = Some(session);
         Ok(lease)
+    }
+
+    pub(super) async fn save_cursor(
+        &self,
+        server: &Server,
+        epoch: u64,
+        cursor: &RelayCursor,
+    ) -> Result<(), EventStoreError> {
+        self.leading(server, epoch, async |session| save_cursor(session, epoch, cursor).await).await
+    }
+
+    pub(super) async fn reset_cursor(
+        &self,
+        server: &Server,
+        epoch: u64,
+        cursor: &RelayCursor,
+    ) -> Result<(), EventStoreError> {
+        self.leading(server, epoch, async |session| reset_cursor(session, epoch, cursor).await).await
+    }
+
+    /// Works in the session that holds the lock.
+    async fn leading(
+        &self,
+        server: &Server,
+        epoch: u64,
+        work: impl AsyncFnOnce(&Session) -> Result<(), Failure>,
+    ) -> Result<(), EventStoreError> {
+        let mut held = self.session.lock().await;
+        let Some(session) = held.take().filter(|session| !session.client().is_closed()) else {
+            let session = server.session().await?;
+            let current =
+                within(current_epoch(&session)).await.map_err(|failure| failure.into_error(server.address()))?;
+            if current != epoch {
+                return Err(EventStoreError::RelaySuperseded { epoch, current });
+            }
+            return Err(unavailable(server.address(), "the session that held the relay's lock ended".to_owned()));
+        };
+        let worked = within(work(&session)).await;
+        if let Ok(()) | Err(Failure::Refused(_)) = &worked {
+            *held = Some(session);
+        }
+        worked.map_err(|failure| failure.into_error(server.address()))
     }
 
     /// Ends the session, and the lock with it.
@@ -107,7 +150,7 @@ async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(),
 }
 
 /// One transaction.
-pub(super) async fn reset_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
+async fn reset_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
     let client = session.client();
     client.batch_execute("BEGIN; UPDATE relay SET xid = '0', position = 0; DELETE FROM relay_sequences").await?;
     match save_cursor(session, epoch, cursor).await {
@@ -133,7 +176,7 @@ pub(super) async fn cursor(session: &Session) -> Result<RelayCursor, Failure> {
     Ok(cursor)
 }
 
-pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
+async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
     let Session { statements, .. } = session;
     let client = session.client();
     let (xid, position) = (cursor.position.xid.to_string(), cursor.position.position as i64);
@@ -153,8 +196,12 @@ pub(super) async fn save_cursor(session: &Session, epoch: u64, cursor: &RelayCur
     if held.is_some() {
         return Ok(());
     }
-    let current = unsigned(&client.query_one(&statements.relay_epoch, &[]).await?, 0)?;
+    let current = current_epoch(session).await?;
     Err(EventStoreError::RelaySuperseded { epoch, current }.into())
+}
+
+async fn current_epoch(session: &Session) -> Result<u64, Failure> {
+    unsigned(&session.client().query_one(&session.statements.relay_epoch, &[]).await?, 0)
 }
 
 /// The read without the guards that do not hold.

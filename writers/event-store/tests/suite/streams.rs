@@ -129,7 +129,10 @@ pub async fn concurrent_appenders_lose_and_double_no_version(fixture: &Fixture) 
                     let command = set_prices("hot", version, &[(appender * EACH + number) as i64 + 1]);
                     match store.append(&batch(vec![command])).await {
                         Ok(_) => break,
-                        Err(error) => assert!(matches!(error, EventStoreError::Conflict { .. }), "{error}"),
+                        Err(EventStoreError::Conflict { .. }) => {}
+                        // A file's writers have no queue: one may find it locked for longer than it waits.
+                        Err(EventStoreError::Unavailable { problem, .. }) if problem.contains("locked") => {}
+                        Err(error) => panic!("{error}"),
                     }
                 }
             }

@@ -1,7 +1,10 @@
 //! Events that only the topics have, as the rows that they were.
 
+use std::collections::HashSet;
+
 use event_log::{EventEnvelope, EventLogError, Record, SchemaRegistry, frame::unframe};
-use event_store::{StoredEvent, StreamId};
+use event_store::{EventStore, RestoredRows, StoredEvent, StreamId};
+use schemas::OutcomeKind;
 
 use super::log_walk::LogWalk;
 use super::table_walk::TableWalk;
@@ -34,6 +37,32 @@ pub(super) async fn rows(
         }
     }
     rows.sort_by_key(|row| row.position);
+    Ok(rows)
+}
+
+/// Without the outcomes of accepted commands whose event is nowhere: an outcome goes out on another topic than its event, and of the
+/// two only it may have come there. Such a command is decided again when it is given again.
+pub(super) async fn with_events(store: &dyn EventStore, mut rows: RestoredRows) -> Result<RestoredRows, RelayError> {
+    let restored: HashSet<(&str, u64)> = rows.events.iter().map(|row| (row.stream.as_str(), row.version)).collect();
+    let mut kept = Vec::with_capacity(rows.outcomes.len());
+    for row in std::mem::take(&mut rows.outcomes) {
+        let place = row.outcome.stream.as_deref().zip(row.outcome.version.filter(|version| *version > 0));
+        let has_event = match place {
+            Some((stream, version))
+                if row.outcome.outcome == OutcomeKind::Accepted && !restored.contains(&(stream, version)) =>
+            {
+                let stream = StreamId::from_stored(stream.to_owned());
+                !store.read_stream(&stream, version, 1).await?.is_empty()
+            }
+            _ => true,
+        };
+        if has_event {
+            kept.push(row);
+        } else {
+            tracing::warn!(command = %row.id, "the outcome is on the log, its event is not: not restored");
+        }
+    }
+    rows.outcomes = kept;
     Ok(rows)
 }
 
