@@ -20,7 +20,7 @@ use crate::fold::{Fold, Read};
 use crate::metrics::{DISCARDED, REDRIVEN};
 use crate::projection::{Facts, Projection};
 use crate::refold::refold;
-use crate::worker::{Owned, WorkerContext, apply, load_rows, now};
+use crate::worker::{Owned, WorkerContext, apply, claim_again, load_rows, now};
 
 pub use mirror::DeadLetterMirror;
 
@@ -41,11 +41,13 @@ where
             return Ok(());
         }
     };
+    // A request that its store lost is not gone on with.
+    owned.refolding = owned.refolding.take().filter(|running| requests.iter().any(|request| running.is_for(request)));
     for request in requests {
         let done = match &request.action {
             DeadLetterAction::Redrive => redrive(context, owned, &request).await,
-            DeadLetterAction::Discard { reason, first_only } => {
-                discard(context, owned, &request, reason, *first_only).await
+            DeadLetterAction::Discard { reason, first_only, to } => {
+                discard(context, owned, &request, reason, *first_only, *to).await
             }
             DeadLetterAction::Refold { keys } => refold(context, owned, &request, keys).await,
         };
@@ -118,25 +120,24 @@ where
         let changes = fold.changes.into_iter().collect();
         let batch = Batch { changes, dead_letters: resolution, ..unmoved(context, owned) };
         apply(context, &batch).await?;
+        claim_again(context, owned).await?;
         counter!(REDRIVEN, "projection" => P::NAME).increment(folded as u64);
-        owned.rows.extend(batch.changes);
         if is_answered {
-            if left == 0 {
-                owned.parked_keys.remove(&request.key);
-            }
             tracing::info!(partition = %context.partition, key = %request.key, resolved, left, "parked events redriven");
             return Ok(());
         }
     }
 }
 
-/// Takes the key's parked events out, or the first of them, and records why.
+/// Takes the key's parked events out, or the first of them, and records why. None but those that stood there when it was
+/// asked for, up to `to`.
 async fn discard<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,
     request: &DeadLetterRequest,
     reason: &str,
     first_only: bool,
+    to: Option<ParkedPlace>,
 ) -> Result<(), ProjectorError>
 where
     P: Projection,
@@ -148,29 +149,32 @@ where
     loop {
         let page = context.read_model.parked_of(context.partition, &request.key, None, PAGE).await?;
         let is_last = page.len() < PAGE;
-        let leaving = if first_only { page.len().min(1) } else { page.len() };
+        let is_meant = |event: &&ParkedEvent| match to {
+            Some(to) if first_only => event.place() == to,
+            Some(to) => event.place() <= to,
+            None => true,
+        };
+        let asked_for = if first_only { page.len().min(1) } else { page.len() };
+        let leaving = page[..asked_for].iter().take_while(is_meant).count();
+        let is_end = first_only || is_last || leaving < page.len();
         resolved += leaving as u64;
         let discarded = page[..leaving].iter().map(|event| (leaves(event), note.clone())).collect();
         let mut resolution = Resolution { discarded, ..Resolution::default() };
         let mut left = 0;
-        if first_only || is_last {
+        if is_end {
             left = (page.len() - leaving) as u64 + if is_last { 0 } else { behind(context, &page).await? };
             let message = match resolved {
-                0 => format!("nothing is parked under {}", request.key),
+                0 if page.is_empty() => format!("nothing is parked under {}", request.key),
+                0 => "what was to be discarded is gone already".to_owned(),
                 _ => "discarded".to_owned(),
             };
             resolution.answers.push(answered(request, DeadLetterOutcome::Done, message, resolved, left));
         }
         let is_answered = !resolution.answers.is_empty();
         apply(context, &Batch { dead_letters: resolution, ..unmoved(context, owned) }).await?;
+        claim_again(context, owned).await?;
         counter!(DISCARDED, "projection" => P::NAME).increment(leaving as u64);
-        if request.key == FOREIGN_KEY {
-            owned.foreign_records = owned.foreign_records.saturating_sub(leaving as u64);
-        }
         if is_answered {
-            if left == 0 {
-                owned.parked_keys.remove(&request.key);
-            }
             tracing::info!(partition = %context.partition, key = %request.key, resolved, left, "parked events discarded");
             return Ok(());
         }

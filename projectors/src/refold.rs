@@ -9,14 +9,14 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
-use read_models::{DeadLetterOutcome, DeadLetterRequest, ParkedPlace, ReadModel};
+use read_models::{DeadLetterOutcome, DeadLetterRequest, FOREIGN_KEY, ReadModel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use crate::dead_letters::{answered, unmoved};
 use crate::error::ProjectorError;
 use crate::projection::{Facts, Projection};
-use crate::worker::{Owned, WorkerContext, apply};
+use crate::worker::{Owned, WorkerContext, apply, claim_again};
 
 const PAGE: usize = 2_000;
 
@@ -31,8 +31,9 @@ pub(crate) struct Refolding<P: Projection> {
 struct Walk<P: Projection> {
     keys: HashSet<String>,
     fold: u32,
-    /// Events that were taken out for good stay out.
-    discarded: HashSet<ParkedPlace>,
+    /// Sequences of events that were taken out for good: they stay out. Not their offsets, which a log that was filled
+    /// again has others of.
+    discarded: HashSet<u64>,
     next_offset: u64,
     sequence: u64,
     rows: HashMap<P::Key, P::Row>,
@@ -56,7 +57,7 @@ where
 {
     match &mut owned.refolding {
         None => {
-            let discarded = discarded_places(context).await?;
+            let discarded = discarded_sequences(context).await?;
             let walk = Walk::new(keys, context.settings.fold_version, discarded);
             let (log, decoder) = (Arc::clone(&context.log), Arc::clone(&context.decoder));
             let (at, sequence) = (context.at.clone(), owned.checkpoint.sequence);
@@ -66,7 +67,7 @@ where
             Ok(())
         }
         // One after the other.
-        Some(running) if running.request != request.id => Ok(()),
+        Some(running) if !running.is_for(request) => Ok(()),
         Some(running) => {
             let Some(walked) = running.walk.try_join_next() else { return Ok(()) };
             owned.refolding = None;
@@ -118,15 +119,23 @@ where
     batch.changes = rows.into_iter().collect();
     batch.dead_letters.answers.push(answered(request, outcome, message, resolved, 0));
     apply(context, &batch).await?;
+    claim_again(context, owned).await?;
     tracing::info!(partition = %context.partition, request = %request.id, rows = resolved, "keys folded anew");
-    owned.rows.extend(batch.changes);
     Ok(())
+}
+
+// === impl Refolding ===
+
+impl<P: Projection> Refolding<P> {
+    pub(crate) fn is_for(&self, request: &DeadLetterRequest) -> bool {
+        self.request == request.id
+    }
 }
 
 // === impl Walk ===
 
 impl<P: Projection> Walk<P> {
-    fn new(keys: &[String], fold: u32, discarded: HashSet<ParkedPlace>) -> Self {
+    fn new(keys: &[String], fold: u32, discarded: HashSet<u64>) -> Self {
         Self {
             keys: keys.iter().cloned().collect(),
             fold,
@@ -181,8 +190,7 @@ impl<P: Projection> Walk<P> {
                     continue;
                 }
                 self.sequence = envelope.sequence;
-                let place = ParkedPlace { sequence: envelope.sequence, offset: record.offset };
-                if !self.keys.contains(&envelope.partition_key) || self.discarded.contains(&place) {
+                if !self.keys.contains(&envelope.partition_key) || self.discarded.contains(&envelope.sequence) {
                     continue;
                 }
                 self.events += 1;
@@ -211,16 +219,18 @@ impl<P: Projection> Walk<P> {
     }
 }
 
-async fn discarded_places<M: ReadModel + ?Sized>(
+async fn discarded_sequences<M: ReadModel + ?Sized>(
     context: &WorkerContext<M>,
-) -> Result<HashSet<ParkedPlace>, ProjectorError> {
-    let mut places = HashSet::new();
+) -> Result<HashSet<u64>, ProjectorError> {
+    let mut sequences = HashSet::new();
     let mut after = None;
     loop {
         let page = context.read_model.discarded(context.partition, after, PAGE).await?;
-        let Some(last) = page.last() else { return Ok(places) };
+        let Some(last) = page.last() else { return Ok(sequences) };
         after = Some(last.event.place());
-        places.extend(page.iter().map(|discarded| discarded.event.place()));
+        // A foreign record stands under the sequence before it, which is an event's own.
+        let events = page.iter().map(|discarded| &discarded.event).filter(|event| event.key != FOREIGN_KEY);
+        sequences.extend(events.map(|event| event.sequence));
     }
 }
 

@@ -282,6 +282,32 @@ where
     apply(context, &nothing).await
 }
 
+/// Claims the partition once more, after a write that left the checkpoint where it was. Under the epoch of before, a store
+/// that loses that write (fault 9) would look as its owner left it; with it goes the new epoch.
+pub(crate) async fn claim_again<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
+    if claimed.checkpoint != owned.checkpoint {
+        return Err(ReadModelError::CheckpointMoved {
+            name: P::NAME.to_owned(),
+            partition: context.partition,
+            expected: owned.checkpoint,
+            found: claimed.checkpoint,
+        }
+        .into());
+    }
+    owned.epoch = claimed.epoch;
+    owned.parked_keys = claimed.parked_keys;
+    owned.foreign_records = claimed.foreign_records;
+    // What was written may be lost already.
+    owned.rows.clear();
+    owned.has_all_rows = false;
+    Ok(())
+}
+
 async fn claim<P, M>(context: &WorkerContext<M>) -> Result<Owned<P>, ProjectorError>
 where
     P: Projection,

@@ -82,19 +82,17 @@ async fn generations_of_two_folds_are_fed_side_by_side_from_one_log() {
             shutdown.clone(),
         );
         projectors.push(tokio::spawn(projector));
-        stores.push(stock);
+        // A handle of its generation, prepared or not; one that is bound to none tells of what serves until then.
+        stores.push(stock.of_generation(generation));
     }
     let partition = PartitionRef { context: Context::Inventory, partition: 0 };
     let key = StockKey { sku: Sku::new("a").unwrap(), warehouse: WarehouseId::new("w").unwrap() };
     let region = RegionId::new("north").unwrap();
     for (stock, updated_at) in stores.iter().zip([None, Some(1_700_000_000_003)]) {
         let begun = Instant::now();
-        // `load` reads the generation that this store feeds once that is prepared; until then, and `status` always, the
-        // one that serves.
         let loaded = loop {
-            let is_prepared = stock.written_generation().is_some();
             match stock.load(partition, std::slice::from_ref(&key)).await {
-                Ok(loaded) if is_prepared && loaded.checkpoint.sequence == 3 => break loaded,
+                Ok(loaded) if loaded.checkpoint.sequence == 3 => break loaded,
                 _ => assert!(begun.elapsed() < DEADLINE, "not level"),
             }
             tokio::task::yield_now().await;

@@ -37,8 +37,15 @@ pub struct DeadLetterRequest {
 pub enum DeadLetterAction {
     /// Fold them, in order, as far as it goes.
     Redrive,
-    /// Take them out for good, and record why; only the first when `first_only`.
-    Discard { reason: String, first_only: bool },
+    /// Take them out for good, and record why; only the first when `first_only`. None behind `to`, and with `first_only`
+    /// none but that one: who asks twice, or late, must not take out what nobody has looked at. A request of before that
+    /// was said has no `to`.
+    Discard {
+        reason: String,
+        first_only: bool,
+        #[serde(default)]
+        to: Option<ParkedPlace>,
+    },
     /// Fold all events of these partition keys anew from the log, and write the rows that come of it: a replay of
     /// single keys into the generation that is fed. The request's own key is the first of them.
     Refold { keys: Vec<String> },

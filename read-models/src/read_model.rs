@@ -110,11 +110,11 @@ pub trait ReadModel: DeadLetters {
 
     /// Writes a batch, or nothing. Refused with [`ReadModelError::CheckpointMoved`] unless the stored checkpoint is
     /// exactly `batch.from`, or when the store has none: a partition is claimed before it is written. Refused with
-    /// [`ReadModelError::Superseded`] when a higher epoch is stored. A higher epoch than
-    /// the stored one is stored by the write itself: a store that lost its last second may have lost the claim.
+    /// [`ReadModelError::Superseded`] when a higher epoch is stored; with a lower one stored, the store lost the claim and
+    /// what came behind it, as if it had no checkpoint (ADR 17).
     async fn apply(&self, batch: &Batch<Self::Key, Self::Row>) -> Result<(), ReadModelError>;
 
-    /// Notes the log's end, for lag and freshness. Not fenced: it is only ever newer news.
+    /// Notes the log's end, for lag and freshness. Not fenced: the last note holds, and the next one comes soon.
     async fn observe(&self, heads: &[(PartitionRef, Head)]) -> Result<(), ReadModelError>;
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError>;

@@ -15,7 +15,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use event_log::{EventDecoder, SchemaRegistry};
-use read_models::{DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, PartitionRef, ReadModelError};
+use read_models::{
+    DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, ParkedPlace, PartitionRef, ReadModelError,
+};
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi, ToSchema};
 use uuid::Uuid;
@@ -234,7 +236,7 @@ async fn discard(
     let Json(body) = body.map_err(|error| Problem::unprocessable(error.body_text()))?;
     let reason = body.reason.ok_or_else(|| Problem::unprocessable("a discard needs a reason: it is recorded"))?;
     let by = body.by.map(|by| said("by", by)).transpose()?;
-    let action = DeadLetterAction::Discard { reason: said("reason", reason)?, first_only: body.first };
+    let action = DeadLetterAction::Discard { reason: said("reason", reason)?, first_only: body.first, to: None };
     ask(&api, &projection, key, action, None, by, params.wait).await
 }
 
@@ -251,11 +253,13 @@ async fn ask(
     let (name, read_model) = api.projection(projection)?;
     let mut asked = Vec::new();
     for partition in read_model.partitions().await? {
-        if read_model.parked_of(partition, &key, None, 1).await?.is_empty() {
-            continue;
-        }
+        let Some(first) = read_model.parked_of(partition, &key, None, 1).await?.pop() else { continue };
         let (id, requested_at) = (Uuid::new_v4(), (api.now)());
-        let (key, action, by, note) = (key.clone(), action.clone(), by.clone(), note.clone());
+        let (key, mut action, by, note) = (key.clone(), action.clone(), by.clone(), note.clone());
+        if let DeadLetterAction::Discard { first_only, to, .. } = &mut action {
+            let first = first.place();
+            *to = Some(if *first_only { first } else { last_of(read_model.as_ref(), partition, &key, first).await? });
+        }
         let request = DeadLetterRequest { id, key, action, by, note, requested_at };
         read_model.request_dead_letter(partition, &request).await?;
         asked.push((partition, id));
@@ -270,6 +274,21 @@ async fn ask(
     let body = Requested { projection: name.to_owned(), key, requests };
     let status = if is_answered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(no_store((status, Json(body)).into_response()))
+}
+
+/// The last event of a key's queue as it is now.
+async fn last_of(
+    read_model: &dyn DeadLetters,
+    partition: PartitionRef,
+    key: &str,
+    first: ParkedPlace,
+) -> Result<ParkedPlace, ReadModelError> {
+    let mut last = first;
+    loop {
+        let page = read_model.parked_of(partition, key, Some(last), MAX_PAGE).await?;
+        let Some(event) = page.last() else { return Ok(last) };
+        last = event.place();
+    }
 }
 
 async fn answers(

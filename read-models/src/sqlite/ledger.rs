@@ -120,7 +120,8 @@ pub(crate) fn advance<K, R>(
         let (epoch, current) = (batch.epoch, held.epoch);
         return Err(ReadModelError::Superseded { name, partition, epoch, current }.into());
     }
-    let found = held.as_ref().map(|held| held.checkpoint);
+    // Without the claim nothing is known of what came behind it.
+    let found = held.as_ref().filter(|held| held.epoch >= batch.epoch).map(|held| held.checkpoint);
     if found != Some(batch.from) {
         let found = found.unwrap_or_default();
         return Err(ReadModelError::CheckpointMoved { name, partition, expected: batch.from, found }.into());
@@ -236,8 +237,7 @@ pub(crate) fn observe(
 ) -> Result<(), Abort> {
     let mut upsert = connection.prepare_cached(
         "INSERT INTO heads (generation, context, partition, next_offset, seen_at) VALUES (?1, ?2, ?3, ?4, ?5)
-         ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, seen_at = excluded.seen_at
-         WHERE excluded.seen_at >= seen_at",
+         ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset, seen_at = excluded.seen_at",
     )?;
     for (partition, head) in heads {
         let context = partition.context.as_str();

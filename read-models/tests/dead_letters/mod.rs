@@ -75,35 +75,48 @@ pub async fn keys_and_queues_are_listed_in_pages<M: ReadModel + ?Sized>(model: &
         // Its name begins like that of another.
         event("A.1", 8, 14),
         event("B", 9, 15),
+        // And these as if they went on with a place, or were the next byte.
+        event("B\u{0}000", 10, 16),
+        event("B\u{1}", 11, 17),
     ];
     let claimed = park(model, at, &all).await;
     assert_eq!(claimed.foreign_records, 2);
-    assert_eq!(claimed.parked_keys.len(), 4);
+    assert_eq!(claimed.parked_keys.len(), 6);
 
     // Records from before the first event are shown as well, and a page ends where it is told to.
     assert_eq!(model.parked(at, None, 100).await.unwrap(), all);
     assert_eq!(model.parked(at, None, 3).await.unwrap(), all[..3]);
     assert_eq!(model.parked(at, Some(place(6, 11)), 2).await.unwrap(), all[3..5]);
-    assert!(model.parked(at, Some(place(9, 15)), 9).await.unwrap().is_empty());
+    assert!(model.parked(at, Some(place(11, 17)), 9).await.unwrap().is_empty());
     assert!(model.parked(at, None, 0).await.unwrap().is_empty());
 
     let of_b = [all[1].clone(), all[4].clone(), all[6].clone()];
     assert_eq!(model.parked_of(at, "B", None, 100).await.unwrap(), of_b);
     assert_eq!(model.parked_of(at, "B", None, 2).await.unwrap(), of_b[..2]);
     assert_eq!(model.parked_of(at, "B", Some(place(5, 10)), 1).await.unwrap(), of_b[1..2]);
+    assert_eq!(model.parked_of(at, "B\u{0}000", None, 9).await.unwrap(), all[7..8]);
+    assert_eq!(model.parked_of(at, "B\u{1}", None, 9).await.unwrap(), all[8..]);
     assert_eq!(model.parked_of(at, "A", None, 9).await.unwrap(), all[2..3]);
     assert!(model.parked_of(at, "C", None, 9).await.unwrap().is_empty());
 
     let keys = model.parked_keys(at, None, 100).await.unwrap();
     let told: Vec<_> = keys.iter().map(|key| (key.key.as_str(), key.events, key.first)).collect();
-    let expected =
-        [(FOREIGN_KEY, 2, place(0, 3)), ("A", 1, place(6, 11)), ("A.1", 1, place(8, 14)), ("B", 3, place(5, 10))];
+    let expected = [
+        (FOREIGN_KEY, 2, place(0, 3)),
+        ("A", 1, place(6, 11)),
+        ("A.1", 1, place(8, 14)),
+        ("B", 3, place(5, 10)),
+        ("B\u{0}000", 1, place(10, 16)),
+        ("B\u{1}", 1, place(11, 17)),
+    ];
     assert_eq!(told, expected);
     assert_eq!((keys[3].reason.as_str(), keys[3].parked_at), ("reason of 5", 1_700_000_000_005));
     assert_eq!(model.parked_keys(at, None, 1).await.unwrap(), keys[..1]);
     assert_eq!(model.parked_keys(at, Some("A"), 1).await.unwrap(), keys[2..3]);
     assert_eq!(model.parked_keys(at, Some("A.1"), 9).await.unwrap(), keys[3..]);
-    assert!(model.parked_keys(at, Some("B"), 9).await.unwrap().is_empty());
+    assert_eq!(model.parked_keys(at, Some("B"), 9).await.unwrap(), keys[4..]);
+    assert_eq!(model.parked_keys(at, Some("B\u{0}000"), 9).await.unwrap(), keys[5..]);
+    assert!(model.parked_keys(at, Some("B\u{1}"), 9).await.unwrap().is_empty());
     assert!(model.partitions().await.unwrap().contains(&at));
 }
 
@@ -157,7 +170,8 @@ pub async fn a_redrive_is_one_write_and_what_is_left_keeps_its_order<M: ReadMode
 pub async fn what_is_discarded_is_recorded<M: ReadModel + ?Sized>(model: &M, at: PartitionRef, _: Row<M>) {
     let all = [event("A", 1, 1), event("A", 2, 2), event("A", 3, 3)];
     let owner = park(model, at, &all).await;
-    let action = DeadLetterAction::Discard { reason: "sent twice\nby mistake".to_owned(), first_only: true };
+    let reason = "sent twice\nby mistake".to_owned();
+    let action = DeadLetterAction::Discard { reason, first_only: true, to: Some(place(1, 1)) };
     let asked = request(1, "A", action);
     model.request_dead_letter(at, &asked).await.unwrap();
     assert_eq!(model.dead_letter_requests(at).await.unwrap(), std::slice::from_ref(&asked));

@@ -116,7 +116,7 @@ async fn a_repeated_batch_is_refused_and_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_superseded_owner_changes_nothing_and_a_higher_epoch_is_stored_by_the_write() {
+async fn a_superseded_owner_changes_nothing_nor_does_one_whose_claim_is_lost() {
     let store = prepared().await;
     let zombie = store.model().claim(AT).await.unwrap();
     let owner = store.model().claim(AT).await.unwrap();
@@ -129,9 +129,10 @@ async fn a_superseded_owner_changes_nothing_and_a_higher_epoch_is_stored_by_the_
         other => panic!("{other}"),
     }
     unchanged(&store, Checkpoint::default()).await;
-    let higher = Claimed { epoch: owner.epoch + 1_000_000, ..owner };
-    store.model().apply(&batch(&higher, checkpoint(1))).await.unwrap();
-    assert_eq!(store.model().claim(AT).await.unwrap().epoch, higher.epoch + 1);
+    let lost = Claimed { epoch: owner.epoch + 1_000_000, ..owner };
+    let refused = store.model().apply(&batch(&lost, checkpoint(1))).await.unwrap_err();
+    assert!(matches!(refused, ReadModelError::CheckpointMoved { .. }), "{refused}");
+    unchanged(&store, Checkpoint::default()).await;
 }
 
 #[tokio::test]
@@ -164,8 +165,9 @@ async fn the_log_end_is_told_beside_the_checkpoint() {
     let store = prepared().await;
     let claimed = store.model().claim(AT).await.unwrap();
     store.model().apply(&Batch { live: true, ..batch(&claimed, checkpoint(4)) }).await.unwrap();
-    let head = Head { next_offset: 99, seen_at: 1_000 };
-    store.model().observe(&[(AT, head), (AT, Head { next_offset: 50, seen_at: 999 })]).await.unwrap();
+    // The last one holds, though the clock went back.
+    let head = Head { next_offset: 99, seen_at: 999 };
+    store.model().observe(&[(AT, Head { next_offset: 50, seen_at: 1_000 }), (AT, head)]).await.unwrap();
     for status in [store.model().status().await.unwrap(), store.reader.status().await.unwrap()] {
         let at = status.partitions.iter().find(|partition| partition.partition == AT).unwrap();
         assert_eq!((at.checkpoint, at.head), (checkpoint(4), Some(head)));

@@ -14,7 +14,7 @@ mod scanning;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use read_models::search::{CONTEXTS, SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
 use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel, ReadModelError, Resolution};
@@ -89,7 +89,16 @@ impl Fixture {
     }
 
     pub async fn start(&mut self) {
-        let model = SearchReadModel::open_generation(&self.dir, self.number).await.unwrap();
+        let begun = Instant::now();
+        // A child that another test starts holds the lock of before for as long as it has not begun its own program.
+        let model = loop {
+            match SearchReadModel::open_generation(&self.dir, self.number).await {
+                Err(ReadModelError::Locked { .. }) if begun.elapsed() < DEADLINE => {
+                    tokio::time::sleep(Duration::from_millis(5)).await;
+                }
+                opened => break opened.unwrap(),
+            }
+        };
         let model = Arc::new(model.with_check_every(CHECK_EVERY));
         model.prepare(&Generation { number: self.number, ..generation() }).await.unwrap();
         self.writer = Some(Writer { model, indexer: None });

@@ -305,8 +305,8 @@ impl Asked {
     fn waiting(at: PartitionRef, request: DeadLetterRequest) -> Self {
         let (action, reason) = match request.action {
             DeadLetterAction::Redrive => ("redrive", request.note),
-            DeadLetterAction::Discard { reason, first_only: false } => ("discard", Some(reason)),
-            DeadLetterAction::Discard { reason, first_only: true } => ("discard first", Some(reason)),
+            DeadLetterAction::Discard { reason, first_only: false, .. } => ("discard", Some(reason)),
+            DeadLetterAction::Discard { reason, first_only: true, .. } => ("discard first", Some(reason)),
             DeadLetterAction::Refold { .. } => ("refold", request.note),
         };
         Self {

@@ -48,9 +48,7 @@ impl DeadLetters for RedisStock {
             .arg(after.map(codec::place).unwrap_or_default())
             .arg(rows(limit));
         let events: Vec<Option<Vec<u8>>> = self.parse(self.servers.call(call).await?)?;
-        let events = self.told(partition, events, codec::parked_of)?;
-        // A key of a hostile sender may hold what ends a key here.
-        Ok(events.into_iter().filter(|event| event.key == key).collect())
+        self.told(partition, events, codec::parked_of)
     }
 
     async fn parked_keys(
@@ -60,9 +58,9 @@ impl DeadLetters for RedisStock {
         limit: usize,
     ) -> Result<Vec<ParkedKey>, ReadModelError> {
         let at = self.keys(self.told_of().await?.number, partition);
-        let from = after.map_or_else(|| "-".to_owned(), |key| format!("({key}\0:"));
         let call = Call::reading("parked_keys", &[at.parked_by_key(), at.parked_events(), at.parked_keys()])
-            .arg(from)
+            .arg(u8::from(after.is_some()))
+            .arg(after.unwrap_or_default())
             .arg(rows(limit));
         let found: Vec<(String, u64, Vec<u8>)> = self.parse(self.servers.call(call).await?)?;
         found

@@ -1,4 +1,4 @@
-#!lua name=millrace_stock_3
+#!lua name=millrace_stock_4
 -- The stock read model's Redis Functions: each runs alone on its server, so what one reads or writes is one moment.
 -- All keys of a call carry one hash tag: that of a partition of a generation, or that of the catalogue.
 --
@@ -32,9 +32,13 @@ local function head_of(event)
   return string.match(event, '^[^\n]*')
 end
 
+-- A key without the byte that ends it in a member, in the same order: keys of foreign records may have any.
+local ESCAPED = { ['\0'] = '\1\1', ['\1'] = '\1\2' }
+local PLAIN = { ['\1'] = '\0', ['\2'] = '\1' }
+
 -- Members of parked_by_key are `key NUL place`: a key's events stand together, in order.
 local function member(key, place)
-  return key .. '\0' .. place
+  return string.gsub(key, '[%z\1]', ESCAPED) .. '\0' .. place
 end
 
 -- A place is `sequence:offset`, each of 20 digits.
@@ -45,7 +49,12 @@ local function place_of(found)
 end
 
 local function key_of(found)
-  return string.sub(found, 1, -PLACE_LENGTH - 2)
+  return (string.gsub(string.sub(found, 1, -PLACE_LENGTH - 2), '\1([\1\2])', PLAIN))
+end
+
+-- Behind all members of a key, and before those of the next one: `:` follows the digits that a place begins with.
+local function behind(key)
+  return '(' .. member(key, ':')
 end
 
 local function checkpoint_of(state)
@@ -192,6 +201,10 @@ local function apply(keys, args)
   if is_below(args[1], epoch) then
     return { 'superseded', epoch }
   end
+  if is_below(epoch, args[1]) then
+    -- The server lost the claim, and what the owner wrote before it without moving the checkpoint.
+    return { 'unclaimed' }
+  end
   local found = checkpoint_of(state)
   for index = 1, #CHECKPOINT do
     if found[index] ~= args[1 + index] then
@@ -281,14 +294,12 @@ local function read(keys, args)
 end
 
 -- keys: head, state. args: next offset, seen at.
+-- The last one holds, whatever its time says: clocks go back.
 local function observe(keys, args)
   if is_retired(keys[2]) then
     return 'retired'
   end
-  local seen_at = redis.call('HGET', keys[1], 'seen_at')
-  if not seen_at or not is_below(args[2], seen_at) then
-    redis.call('HSET', keys[1], 'next_offset', args[1], 'seen_at', args[2])
-  end
+  redis.call('HSET', keys[1], 'next_offset', args[1], 'seen_at', args[2])
   return 'OK'
 end
 
@@ -314,24 +325,20 @@ end
 
 -- keys: parked_by_key, parked events. args: key, the place to begin behind or nothing, how many.
 local function parked_of(keys, args)
-  local from = '[' .. args[1] .. '\0'
-  if args[2] ~= '' then
-    from = '(' .. member(args[1], args[2])
-  end
+  local from = '(' .. member(args[1], args[2])
   local events = {}
-  -- `:` follows the digits that a place begins with.
-  for index, found in ipairs(redis.call('ZRANGEBYLEX', keys[1], from, '(' .. args[1] .. '\0:', 'LIMIT', 0, args[3])) do
+  for index, found in ipairs(redis.call('ZRANGEBYLEX', keys[1], from, behind(args[1]), 'LIMIT', 0, args[3])) do
     events[index] = redis.call('HGET', keys[2], place_of(found))
   end
   return events
 end
 
--- keys: parked_by_key, parked events, parked_keys. args: where to begin, as ZRANGEBYLEX has it, how many.
+-- keys: parked_by_key, parked events, parked_keys. args: whether to begin behind a key, that key, how many.
 -- Of each key: its name, its number of events, the head of its first.
 local function keys_page(keys, args)
   local found = {}
-  local from = args[1]
-  for _ = 1, tonumber(args[2]) do
+  local from = args[1] == '1' and behind(args[2]) or '-'
+  for _ = 1, tonumber(args[3]) do
     local first = redis.call('ZRANGEBYLEX', keys[1], from, '+', 'LIMIT', 0, 1)[1]
     if not first then
       break
@@ -339,7 +346,7 @@ local function keys_page(keys, args)
     local key = key_of(first)
     local event = redis.call('HGET', keys[2], place_of(first))
     found[#found + 1] = { key, redis.call('HGET', keys[3], key) or '0', head_of(event or '') }
-    from = '(' .. key .. '\0:'
+    from = behind(key)
   end
   return found
 end
@@ -366,23 +373,23 @@ local function mirror(keys, args)
   return 'OK'
 end
 
-redis.register_function('millrace_stock_3_prepare', prepare)
-redis.register_function('millrace_stock_3_claim', claim)
-redis.register_function('millrace_stock_3_apply', apply)
-redis.register_function('millrace_stock_3_observe', observe)
-redis.register_function('millrace_stock_3_request', request)
-redis.register_function('millrace_stock_3_mirror', mirror)
-redis.register_function('millrace_stock_3_change', change)
-redis.register_function('millrace_stock_3_note_published', note_published)
-redis.register_function('millrace_stock_3_retire', retire)
+redis.register_function('millrace_stock_4_prepare', prepare)
+redis.register_function('millrace_stock_4_claim', claim)
+redis.register_function('millrace_stock_4_apply', apply)
+redis.register_function('millrace_stock_4_observe', observe)
+redis.register_function('millrace_stock_4_request', request)
+redis.register_function('millrace_stock_4_mirror', mirror)
+redis.register_function('millrace_stock_4_change', change)
+redis.register_function('millrace_stock_4_note_published', note_published)
+redis.register_function('millrace_stock_4_retire', retire)
 
 local function register_reader(name, callback)
   redis.register_function { function_name = name, callback = callback, flags = { 'no-writes' } }
 end
 
-register_reader('millrace_stock_3_load', load)
-register_reader('millrace_stock_3_read', read)
-register_reader('millrace_stock_3_status', status)
-register_reader('millrace_stock_3_parked', parked)
-register_reader('millrace_stock_3_parked_of', parked_of)
-register_reader('millrace_stock_3_parked_keys', keys_page)
+register_reader('millrace_stock_4_load', load)
+register_reader('millrace_stock_4_read', read)
+register_reader('millrace_stock_4_status', status)
+register_reader('millrace_stock_4_parked', parked)
+register_reader('millrace_stock_4_parked_of', parked_of)
+register_reader('millrace_stock_4_parked_keys', keys_page)

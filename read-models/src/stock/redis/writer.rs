@@ -72,7 +72,7 @@ impl RedisStock {
         let outcome: String = self.parse(next())?;
         match outcome.as_str() {
             "applied" => Ok(Applied::Written),
-            "missing" => Ok(Applied::Moved { found: Checkpoint::default() }),
+            "missing" | "unclaimed" => Ok(Applied::Moved { found: Checkpoint::default() }),
             "retired" => Ok(Applied::Retired),
             "superseded" => {
                 let current: Option<String> = self.parse(next())?;
