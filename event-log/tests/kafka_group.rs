@@ -8,13 +8,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use event_log::{EventLog, EventLogError, Signal, Subscription, TopicPartition};
+use event_log::{EventLog, EventLogError, KafkaEventLog, KafkaSettings, Signal, Subscription, TopicPartition};
 use fixture::{DEADLINE, kafka, kafka_address, kafka_log, number, records};
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{FutureProducer, FutureRecord};
+use tokio::net::TcpSocket;
 use tokio_util::sync::CancellationToken;
 
 /// Plays a projector: starts what it is assigned where its own checkpoint says, and checks that every record is the
@@ -95,6 +96,13 @@ async fn members_share_partitions_and_take_over_from_those_that_leave() {
     let group = fixture.group("g");
     let checkpoints = Arc::default();
     let stop = CancellationToken::new();
+    // A session that outlasts every wait for a take-over below.
+    let patient = KafkaSettings::parse(&format!("kafka://{}?session.timeout.ms=45000", kafka_address())).unwrap();
+    let member = async || {
+        // Another process each: its own clients.
+        let log = KafkaEventLog::connect(patient.clone()).unwrap();
+        Member::new(log.subscribe(&group, &[&topic]).await.unwrap(), &checkpoints)
+    };
 
     // Published all the while, so that a rebalance always happens in the middle of something.
     let published = Arc::new(AtomicUsize::new(0));
@@ -109,11 +117,10 @@ async fn members_share_partitions_and_take_over_from_those_that_leave() {
         }
     });
 
-    let mut first = Member::new(fixture.log.subscribe(&group, &[&topic]).await.unwrap(), &checkpoints);
+    let mut first = member().await;
     first.step_until("alone, the first has all", |first| first.owned.len() == 4 && first.applied > 500).await;
 
-    // Another process: its own clients.
-    let mut second = Member::new(kafka_log().subscribe(&group, &[&topic]).await.unwrap(), &checkpoints);
+    let mut second = member().await;
     let begun = Instant::now();
     let had = first.applied;
     while first.owned.len() != 2 || second.owned.len() != 2 || second.applied < 500 || first.applied < had + 500 {
@@ -126,7 +133,7 @@ async fn members_share_partitions_and_take_over_from_those_that_leave() {
     first.subscription.close().await;
     let left = Instant::now();
     second.step_until("the second took over", |second| second.owned.len() == 4).await;
-    assert!(left.elapsed() < Duration::from_secs(8), "it took {:?}", left.elapsed());
+    assert!(left.elapsed() < Duration::from_secs(30), "it took {:?}", left.elapsed());
 
     stop.cancel();
     publisher.await.unwrap();
@@ -246,15 +253,14 @@ async fn what_a_foreign_client_writes_is_read() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_address_where_nobody_answers_is_named() {
-    // Bound and never accepting: connections neither succeed nor are refused by anyone else.
-    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    // Bound, so that nobody else takes the port, and not listening: connections are refused.
+    let nobody = TcpSocket::new_v4().unwrap();
+    nobody.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let address = nobody.local_addr().unwrap().to_string();
-    let url = format!("kafka://{address}");
-    drop(nobody);
-    let log = event_log::KafkaEventLog::connect(event_log::KafkaSettings::parse(&url).unwrap()).unwrap();
+    let log = KafkaEventLog::connect(KafkaSettings::parse(&format!("kafka://{address}")).unwrap()).unwrap();
     let begun = Instant::now();
     let (pinged, ends, subscribed) = tokio::join!(log.ping(), log.ends("t"), log.subscribe("g", &["t"]));
-    assert!(begun.elapsed() < Duration::from_secs(15), "it took {:?}", begun.elapsed());
+    assert!(begun.elapsed() < DEADLINE, "it took {:?}", begun.elapsed());
     for error in [pinged.unwrap_err(), ends.unwrap_err(), subscribed.err().unwrap()] {
         assert!(error.is_transient() && error.to_string().contains(&address), "{error}");
         assert!(error.to_string().contains("refused"), "{error}");

@@ -315,7 +315,7 @@ impl Trial<'_> {
         figures.superseded = self.counters.total("millrace_writes_superseded_total");
         if self.system.is_embedded() {
             // Its directory is for one process at a time.
-            self.system.program("up")?.stop("TERM", ENDS_WITHIN).await?;
+            self.system.program("up")?.stop("TERM", ENDS_WITHIN * self.settings.slack).await?;
         }
         let begun = Instant::now();
         let (code, differs) = self.system.run(&["audit", "--show", "5"])?;

@@ -208,9 +208,11 @@ impl System {
         body
     }
 
-    /// Waits until every projection has all that the log has, and the search shows `products`.
+    /// Waits until every projection has all that the log has, and the search shows `products`. The log's ends are noted twice a
+    /// second: so it has to stay like that for longer.
     pub async fn settled(&self, products: u64) {
         let begun = Instant::now();
+        let mut level_since: Option<(Instant, Vec<String>)> = None;
         loop {
             let (code, status) = self.get("/v1/status").await;
             let is_level = code == 200
@@ -220,7 +222,16 @@ impl System {
                     .iter()
                     .all(|projection| projection["state"] == "live" && projection["lag_events"] == 0);
             let (_, found) = self.get("/v1/search?limit=1&facets=false").await;
-            if is_level && found["total"] == products {
+            let positions: Vec<String> = match status["projections"].as_array() {
+                Some(projections) => projections.iter().map(|told| told["position"].to_string()).collect(),
+                None => Vec::new(),
+            };
+            level_since = match level_since.take() {
+                _ if !is_level || found["total"] != products => None,
+                Some((since, at)) if at == positions => Some((since, at)),
+                _ => Some((Instant::now(), positions)),
+            };
+            if level_since.as_ref().is_some_and(|(since, _)| since.elapsed() > Duration::from_millis(1_500)) {
                 return;
             }
             assert!(begun.elapsed() < PATIENCE, "{products} products are not all there: {found} {status}");

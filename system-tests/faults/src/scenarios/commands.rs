@@ -55,7 +55,7 @@ fn terminated<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Result
     async move {
         for name in trial.system.names() {
             let begun = Instant::now();
-            let code = trial.system.program(&name)?.stop("TERM", ENDS_WITHIN).await?;
+            let code = trial.system.program(&name)?.stop("TERM", ENDS_WITHIN * trial.settings.slack).await?;
             let took = begun.elapsed();
             trial.expect(code == 0, format!("{name} ended with exit code {code} after {took:?}"));
             trial.system.start(&name).await?;
