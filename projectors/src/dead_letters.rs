@@ -56,6 +56,7 @@ where
             Err(ProjectorError::ReadModel(
                 error @ (ReadModelError::Superseded { .. } | ReadModelError::CheckpointMoved { .. }),
             )) => return Err(error.into()),
+            Err(error) if owned.is_unsure => return Err(error),
             Err(error) => {
                 tracing::warn!(partition = %context.partition, request = %request.id, %error, "dead-letter request waits");
             }

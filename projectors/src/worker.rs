@@ -88,6 +88,8 @@ pub(crate) struct Owned<P: Projection> {
     recent: RecentEvents,
     /// Keys that are being folded anew.
     pub(crate) refolding: Option<Refolding<P>>,
+    /// Dead letters were written, and the partition is not claimed anew yet: nothing else may be.
+    pub(crate) is_unsure: bool,
 }
 
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
@@ -289,6 +291,10 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
+    // What was written may be lost already.
+    owned.rows.clear();
+    owned.has_all_rows = false;
+    owned.is_unsure = true;
     let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
     if claimed.checkpoint != owned.checkpoint {
         return Err(ReadModelError::CheckpointMoved {
@@ -302,9 +308,7 @@ where
     owned.epoch = claimed.epoch;
     owned.parked_keys = claimed.parked_keys;
     owned.foreign_records = claimed.foreign_records;
-    // What was written may be lost already.
-    owned.rows.clear();
-    owned.has_all_rows = false;
+    owned.is_unsure = false;
     Ok(())
 }
 
@@ -338,6 +342,7 @@ where
         behind_gap: Vec::new(),
         recent: RecentEvents::new(),
         refolding: None,
+        is_unsure: false,
     })
 }
 

@@ -109,6 +109,9 @@ async fn release_due(
                 OutcomeKind::Accepted => counter!(EXPIRED).increment(1),
                 // Not decided, so not cleared: the next tick finds it again.
                 OutcomeKind::Failed => {
+                    if store.refusal().is_some() || shutdown.is_cancelled() {
+                        return Ok(());
+                    }
                     store.ping().await?;
                     let stream = stream_of(&timer);
                     tracing::error!(

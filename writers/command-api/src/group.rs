@@ -56,9 +56,7 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
         let rest = submissions.split_off(size.min(submissions.len()));
         size = submissions.len();
         submissions = decide(state, submissions).await;
-        if !submissions.is_empty() {
-            size = submissions.len().div_ceil(2);
-        }
+        size = if submissions.is_empty() { size * 2 } else { submissions.len().div_ceil(2) };
         submissions.extend(rest);
     }
 }
@@ -219,11 +217,12 @@ impl View {
         view.streams.extend(loaded.streams);
         view.known = loaded.outcomes;
         view.regions.extend(loaded.regions);
-        // Where an id that is known, or comes twice, is a record's, there may be a refusal of that very record.
+        // Where an id that is known, or comes twice, is a record's, there may be a refusal of that very record; and one that is
+        // refused now may have the id of another.
         let mut ids = HashSet::new();
-        let again = work.iter().filter(|work| !ids.insert(work.id()) || view.known.contains_key(&work.id()));
-        let places: Vec<Uuid> = again.filter_map(|work| work.place_id).collect();
-        if !places.is_empty() {
+        let mut again = work.iter().filter(|work| !ids.insert(work.id()) || view.known.contains_key(&work.id()));
+        if again.any(|work| work.place_id.is_some()) {
+            let places = work.iter().filter_map(|work| work.place_id).collect();
             let loaded = state.store.load(&LoadRequest { command_ids: places, ..LoadRequest::default() }).await?;
             view.known.extend(loaded.outcomes);
         }

@@ -30,7 +30,7 @@ pub struct LoadRequest {
 }
 
 /// One run of the store's server. All that is committed in it stays for as long as it lasts; in another run it may be gone:
-/// after a failover, or from an older backup.
+/// after a failover, or from an older backup. A file has no server, and one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServerRun(pub i64);
 

@@ -149,8 +149,12 @@ local function claim(keys, args)
     end
   end
   redis.call('HSET', keys[1], 'epoch', epoch)
-  -- An earlier library parked events without this index.
-  if redis.call('ZCARD', keys[3]) ~= redis.call('ZCARD', keys[5]) then
+  -- An earlier library parked events without this index, or without the escapes in it.
+  local is_old = redis.call('ZCARD', keys[3]) ~= redis.call('ZCARD', keys[5])
+  for _, key in ipairs(redis.call('HKEYS', keys[2])) do
+    is_old = is_old or string.find(key, '[%z\1]') ~= nil
+  end
+  if is_old then
     redis.call('DEL', keys[5])
     for _, place in ipairs(redis.call('ZRANGE', keys[3], 0, -1)) do
       local event = redis.call('HGET', keys[4], place)

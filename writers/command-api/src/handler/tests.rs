@@ -273,14 +273,15 @@ async fn a_command_that_has_the_id_of_a_refused_record_holds_nothing_up() {
         commands,
     };
     fixture.handler.handle(receive(1, 7)).await;
-    // Its place is the id of the next one; then the other way round.
+    fixture.handler.handle(receive(900, 1)).await;
+    // Its place is the id of the next one, whose own is known as well; then the other way round.
     let told = fixture.handler.handle_records(group(0, vec![record(receive(1, 8), 800), record(receive(800, 1), 900)]));
     let told = told.await.unwrap();
     assert_eq!([code(&told[0]), code(&told[1])], [group::ID_REUSED; 2]);
     let told = fixture.handler.handle_records(group(2, vec![record(receive(801, 1), 901), record(receive(1, 8), 801)]));
     let told = told.await.unwrap();
     assert_eq!((told[0].outcome, code(&told[1])), (OutcomeKind::Accepted, group::ID_REUSED));
-    assert_eq!(fixture.version("stock-TEA@ham-1").await, 2);
+    assert_eq!(fixture.version("stock-TEA@ham-1").await, 3);
 }
 
 #[tokio::test]

@@ -1,10 +1,10 @@
 //! Events that only the topics have, as the rows that they were.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use event_log::{EventEnvelope, EventLogError, Record, SchemaRegistry, frame::unframe};
 use event_store::{EventStore, RestoredRows, StoredEvent, StreamId};
-use schemas::OutcomeKind;
+use schemas::{OutcomeKind, StorePosition};
 
 use super::log_walk::LogWalk;
 use super::table_walk::TableWalk;
@@ -43,16 +43,25 @@ pub(super) async fn rows(
 /// Without the outcomes of accepted commands whose event is nowhere: an outcome goes out on another topic than its event, and of the
 /// two only it may have come there. Such a command is decided again when it is given again.
 pub(super) async fn with_events(store: &dyn EventStore, mut rows: RestoredRows) -> Result<RestoredRows, RelayError> {
-    let restored: HashSet<(&str, u64)> = rows.events.iter().map(|row| (row.stream.as_str(), row.version)).collect();
+    let restored: HashMap<(&str, u64), StorePosition> =
+        rows.events.iter().map(|row| ((row.stream.as_str(), row.version), row.position)).collect();
     let mut kept = Vec::with_capacity(rows.outcomes.len());
     for row in std::mem::take(&mut rows.outcomes) {
-        let place = row.outcome.stream.as_deref().zip(row.outcome.version.filter(|version| *version > 0));
+        let outcome = &row.outcome;
+        let place = outcome.stream.as_deref().zip(outcome.version.filter(|version| *version > 0));
         let has_event = match place {
-            Some((stream, version))
-                if row.outcome.outcome == OutcomeKind::Accepted && !restored.contains(&(stream, version)) =>
-            {
-                let stream = StreamId::from_stored(stream.to_owned());
-                !store.read_stream(&stream, version, 1).await?.is_empty()
+            Some((stream, version)) if outcome.outcome == OutcomeKind::Accepted => {
+                let at = match restored.get(&(stream, version)) {
+                    Some(position) => Some(*position),
+                    None => {
+                        let stream = StreamId::from_stored(stream.to_owned());
+                        let event = store.read_stream(&stream, version, 1).await?.pop();
+                        event.filter(|event| event.version == version).map(|event| event.position)
+                    }
+                };
+                // Another event may have come to stand there: the position tells.
+                let told = outcome.position.as_ref().and_then(|token| token.iter().next());
+                at.is_some_and(|at| told.is_none_or(|told| told.position == at))
             }
             _ => true,
         };
