@@ -19,7 +19,6 @@ use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
 use tokio::time::Instant;
 use tracing::Instrument;
-use uuid::Uuid;
 
 use crate::cache::StreamCache;
 use crate::error::HandlerError;
