@@ -46,7 +46,8 @@ impl ClientLog {
         EventLogError::Permanent { problem: format!("{}: {}", self.address, problem.to_string()) }
     }
 
-    /// Whether trying again may help is decided here. `about` names the topic or group that the call was about.
+    /// Whether trying again may help is decided here. `about` names the topic or group that the call was about. An unknown
+    /// partition may pass: a broker has not heard of all of a topic yet that was just made.
     pub fn classify(&self, error: &KafkaError, about: &str) -> EventLogError {
         use RDKafkaErrorCode as Code;
         match code_of(error) {
@@ -62,7 +63,6 @@ impl ClientLog {
                 | Code::UnsupportedSASLMechanism
                 | Code::UnsupportedCompressionType
                 | Code::UnsupportedForMessageFormat
-                | Code::UnknownPartition
                 | Code::MessageSizeTooLarge
                 | Code::InvalidMessageSize
                 | Code::MessageBatchTooLarge
@@ -107,5 +107,20 @@ pub(super) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     match error {
         KafkaError::AdminOp(code) => Some(*code),
         other => other.rdkafka_error_code(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_broker_has_not_heard_of_yet_may_pass_and_what_it_refuses_does_not() {
+        let log = ClientLog::new("kafka://localhost:9092".to_owned());
+        let told = |code| log.classify(&KafkaError::MetadataFetch(code), "inventory.events");
+        assert!(told(RDKafkaErrorCode::UnknownPartition).is_transient());
+        assert!(told(RDKafkaErrorCode::LeaderNotAvailable).is_transient());
+        assert!(!told(RDKafkaErrorCode::TopicAuthorizationFailed).is_transient());
+        assert!(matches!(told(RDKafkaErrorCode::UnknownTopic), EventLogError::UnknownTopic { .. }));
     }
 }
