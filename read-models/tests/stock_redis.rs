@@ -107,6 +107,27 @@ async fn an_emptied_store_is_rebuilt_and_never_answers_zero() {
     goes_on(&store, &skus).await;
 }
 
+/// More digits is more, whatever the digits are; and what a floating-point number cannot tell apart is told apart.
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn epochs_are_compared_as_numbers() {
+    let server = OwnServer::start(&[]).await;
+    let store = Fixture::at(&server.url()).await;
+    store.live().await;
+    let state = format!("{}:{{stock@1:inventory:0}}:state", store.url.split_once("prefix=").unwrap().1);
+    for epoch in [9_999_999_999_999_999_u64, 10_000_000_000_000_000, 99_999_999_999_999_999] {
+        assert_eq!(server.ask(&["HSET", &state, "epoch", &epoch.to_string()]).await, "int(0)");
+        let owner = store.stock.claim(at(0)).await.unwrap();
+        assert_eq!(owner.epoch, epoch + 1);
+        let unmoved = batch(0, &owner, owner.checkpoint);
+        let late = store.stock.apply(&Batch { epoch, ..unmoved.clone() }).await.unwrap_err();
+        assert!(matches!(late, ReadModelError::Superseded { current, .. } if current == epoch + 1), "{late}");
+        let lost = store.stock.apply(&Batch { epoch: epoch + 2, ..unmoved.clone() }).await.unwrap_err();
+        assert!(matches!(lost, ReadModelError::CheckpointMoved { .. }), "{lost}");
+        store.stock.apply(&unmoved).await.unwrap();
+    }
+}
+
 /// Fault 9, where what is lost did not move the checkpoint: a redrive, and the claim that follows each one.
 #[tokio::test]
 #[ignore = "needs servers: run make test"]
