@@ -12,6 +12,7 @@ use read_models::stock::SharedStock;
 use read_models::{PartitionRef, ReadModelError};
 use schemas::{Context, StorePosition};
 
+use crate::behind::{MOST_LATER, ReadModels};
 use crate::error::AuditError;
 use crate::oracle::{Audited, Folds, Standing};
 use crate::pace::{Pace, Progress};
@@ -37,9 +38,9 @@ const INDEX_EVERY: u64 = 10;
 /// Compares event table, topics and read models.
 pub struct Auditor {
     sources: Sources,
-    stock: Option<SharedStock>,
-    search: Option<Arc<SearchReader>>,
     settings: AuditSettings,
+    /// Events that may wait behind the checkpoint of a partition, from one round to the next.
+    most_later: usize,
     progress: Arc<Progress>,
     state: Option<State>,
 }
@@ -78,10 +79,9 @@ impl Auditor {
     ) -> Self {
         let schemas = SchemaIds { registry, known: tokio::sync::Mutex::default() };
         Self {
-            sources: Sources { store, log, schemas },
-            stock,
-            search,
+            sources: Sources { store, log, schemas, models: ReadModels { stock, search } },
             settings,
+            most_later: MOST_LATER,
             progress: Arc::default(),
             state: None,
         }
@@ -107,13 +107,23 @@ impl Auditor {
         let pace = Pace::of(self.settings.share);
         // The cursor goes before the ends: what it says is published lies before them.
         let relay = self.sources.store.relay_cursor().await?;
-        let mut state = match self.state.take() {
-            // What serves is of another fold by now: the table is walked with that one.
-            Some(state) if state.walk.folds() != self.folds(state.walk.folds()).await? => {
-                self.begin(&relay, pace).await?
-            }
+        let kept = match self.state.take() {
+            Some(mut state) => match self.must_begin_anew(&mut state.walk).await {
+                Ok(must) => Some(state).filter(|_| !must),
+                Err(error) => {
+                    self.state = Some(state);
+                    return Err(error);
+                }
+            },
+            None => None,
+        };
+        let mut state = match kept {
             Some(state) => state,
-            None => self.begin(&relay, pace).await?,
+            None => {
+                // Who compares once has the memory for it, and no second round.
+                let most_later = if partitions == usize::MAX { usize::MAX } else { self.most_later };
+                self.begin(&relay, pace, most_later).await?
+            }
         };
         let done = self.round_of(&mut state, &relay, partitions, pace).await;
         // What was learned up to an error is as true as before.
@@ -123,17 +133,21 @@ impl Auditor {
         report
     }
 
-    async fn begin(&self, relay: &RelayCursor, pace: Pace) -> Result<State, AuditError> {
+    /// Whether the walk is of no use any more for what serves, or what was given up can be followed again.
+    async fn must_begin_anew(&self, walk: &mut TableWalk) -> Result<bool, AuditError> {
+        let is_of_other_folds = walk.folds() != self.folds(walk.folds()).await?;
+        Ok(is_of_other_folds || self.sources.models.is_near_again(walk).await?)
+    }
+
+    async fn begin(&self, relay: &RelayCursor, pace: Pace, most_later: usize) -> Result<State, AuditError> {
         let store = self.sources.store.as_ref();
         let topology = store.topology().await?.ok_or(AuditError::NoTopology)?;
         let folds = self.folds(Folds::default()).await?;
-        let walk = match self.settings.since {
-            Some(since) => {
-                let place = since.place(store, relay.position).await?;
-                TableWalk::since(store, topology, folds, place, relay, pace).await?
-            }
-            None => TableWalk::from_beginning(topology, folds),
-        };
+        let mut walk = TableWalk::from_beginning(topology, folds, most_later);
+        if let Some(since) = self.settings.since {
+            let place = since.place(store, relay.position).await?;
+            walk = TableWalk::since(store, walk, place, relay, pace).await?;
+        }
         let (topics, read_models) = (BTreeMap::new(), BTreeMap::new());
         Ok(State { walk, topics, read_models, index: None, compared: Vec::new(), rounds: 0, turn: 0 })
     }
@@ -141,10 +155,11 @@ impl Auditor {
     /// The folds that built what serves; `known` where nothing serves, or something of a fold that this program lacks.
     async fn folds(&self, known: Folds) -> Result<Folds, AuditError> {
         let mut folds = known;
-        if let Some(stock) = &self.stock {
+        let ReadModels { stock, search } = &self.sources.models;
+        if let Some(stock) = stock {
             folds.stock = fold_of::<StockProjection>(stock, known.stock).await?;
         }
-        if let Some(search) = &self.search {
+        if let Some(search) = search {
             folds.search = fold_of::<SearchProjection>(search.as_ref(), known.search).await?;
         }
         Ok(folds)
@@ -157,31 +172,26 @@ impl Auditor {
         partitions: usize,
         pace: Pace,
     ) -> Result<(), AuditError> {
-        let (store, progress) = (&self.sources.store, self.progress.as_ref());
+        let (sources, progress) = (&self.sources, self.progress.as_ref());
         let ends = self.ends(state).await?;
         // Folded as far as the read models are: what is behind their checkpoints waits, event by event.
-        if let Some(stock) = &self.stock {
-            fold_to_checkpoints::<StockProjection>(stock, &mut state.walk, |walk| &mut walk.stock).await?;
-        }
-        if let Some(search) = &self.search {
-            fold_to_checkpoints::<SearchProjection>(search.as_ref(), &mut state.walk, |walk| &mut walk.search).await?;
-        }
+        sources.models.fold_to_checkpoints(&mut state.walk).await?;
         let walk = &mut state.walk;
         walk.relay_is_at(relay.position);
-        if !walk.advance(store, relay.position, pace, progress).await? && walk.findings.total() == 0 {
+        if !sources.walk_to(walk, relay.position, pace, progress).await? && walk.findings.total() == 0 {
             let detail =
                 format!("the event table ends at {}, before the relay's cursor at {}", walk.position(), relay.position);
             walk.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), detail));
         }
         for (at, ends) in &ends {
             let side = state.topics.entry(at.clone()).or_default();
-            side.read(&self.sources, at, *ends, walk, pace, progress).await?;
+            side.read(sources, at, *ends, walk, pace, progress).await?;
         }
         // Records above the cursor are of events that the table has by now.
         while state.topics.iter().any(|(at, side)| side.has_unmatched(walk, at)) {
             let before = walk.position();
             let next = StorePosition { position: before.position.saturating_add(1), ..before };
-            walk.advance(store, next, pace, progress).await?;
+            sources.walk_to(walk, next, pace, progress).await?;
             if walk.position() == before {
                 break;
             }
@@ -228,19 +238,20 @@ impl Auditor {
                 (0..count).map(move |partition| (place, PartitionRef { context: *context, partition }))
             })
         };
+        let ReadModels { stock, search } = &self.sources.models;
         let mut all: Vec<(Place, PartitionRef)> = Vec::new();
-        all.extend(of(Place::Stock, StockProjection::CONTEXTS).filter(|_| self.stock.is_some()));
-        all.extend(of(Place::Search, SearchProjection::CONTEXTS).filter(|_| self.search.is_some()));
+        all.extend(of(Place::Stock, StockProjection::CONTEXTS).filter(|_| stock.is_some()));
+        all.extend(of(Place::Search, SearchProjection::CONTEXTS).filter(|_| search.is_some()));
         for step in 0..partitions.min(all.len()) {
             let (place, at) = all[(state.turn + step) % all.len()];
             let walk = &mut state.walk;
-            let compared = match (place, &self.stock, &self.search) {
+            let compared = match (place, stock, search) {
                 (Place::Stock, Some(stock), _) => self.comparison(stock, at, |walk| &mut walk.stock, pace, walk).await,
                 (_, _, Some(search)) => self.comparison(search.as_ref(), at, |walk| &mut walk.search, pace, walk).await,
                 _ => continue,
             };
             let compared = match compared {
-                // Nothing there to compare: the read model says so itself.
+                // Nothing there that could be compared: the read model says so itself.
                 Err(AuditError::ReadModel(ReadModelError::Rebuilding { name })) => skipped(&name, at),
                 compared => compared?,
             };
@@ -264,7 +275,7 @@ impl Auditor {
     }
 
     async fn check_index(&self) -> Result<Option<(IndexReport, Findings)>, AuditError> {
-        let Some(search) = &self.search else { return Ok(None) };
+        let Some(search) = &self.sources.models.search else { return Ok(None) };
         let check = match search.check_documents().await {
             Ok(check) => check,
             Err(ReadModelError::Rebuilding { .. }) => {
@@ -357,18 +368,23 @@ async fn fold_of<P: Audited>(model: &dyn Standing<P>, known: u32) -> Result<u32,
     Ok(if P::FOLDS.contains(&fold_version) { fold_version } else { known })
 }
 
-/// Lets the oracle fold each partition as far as its checkpoint stands.
-async fn fold_to_checkpoints<P: Audited>(
-    model: &dyn Standing<P>,
-    walk: &mut TableWalk,
-    oracle: OracleOf<P>,
-) -> Result<(), AuditError> {
-    let status = match model.status().await {
-        Err(ReadModelError::Rebuilding { .. }) => return Ok(()),
-        status => status?,
-    };
-    for partition in status.partitions {
-        oracle(walk).partition(partition.partition).fold_to(partition.checkpoint.sequence);
+#[cfg(test)]
+impl Auditor {
+    pub(crate) fn set_most_later(&mut self, most: usize) {
+        self.most_later = most;
     }
-    Ok(())
+
+    pub(crate) fn sources(&self) -> &Sources {
+        &self.sources
+    }
+
+    /// Most events that wait behind a checkpoint.
+    pub(crate) fn most_that_waits(&mut self) -> usize {
+        let state = self.state.as_mut().unwrap();
+        (0..state.walk.topology().partitions)
+            .map(|partition| PartitionRef { context: Context::Inventory, partition })
+            .map(|at| state.walk.stock.partition(at).later.len())
+            .max()
+            .unwrap()
+    }
 }

@@ -5,6 +5,7 @@
 //! at event by event.
 
 mod auditor;
+mod behind;
 mod digest;
 mod error;
 mod metrics;
@@ -18,11 +19,13 @@ mod side;
 mod since;
 mod topics;
 mod walk;
+#[cfg(test)]
+mod world;
 
 pub use auditor::{AuditSettings, Auditor};
 pub use error::AuditError;
 pub use metrics::describe_metrics;
 pub use pace::Progress;
-pub use report::{Difference, IndexReport, Kind, KindCount, Place, ReadModelReport, Report, TopicReport};
+pub use report::{Difference, IndexReport, Kind, KindCount, Place, ReadModelReport, Report, TopicReport, Verdict};
 pub use rolling::{RollingSettings, run_rolling};
 pub use since::Since;

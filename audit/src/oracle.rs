@@ -12,7 +12,7 @@ use event_store::{StoredEvent, StreamId};
 use projectors::{Facts, Projection, SearchProjection, StockProjection};
 use read_models::search::{SearchKey, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow};
-use read_models::{DeadLetters, PartitionRef, ReadModelError, ReadModelStatus, RowPage};
+use read_models::{DeadLetters, Loaded, PartitionRef, ReadModelError, ReadModelStatus, RowPage};
 use schemas::Event;
 
 use crate::digest::digest_of;
@@ -41,6 +41,8 @@ pub(crate) trait Standing<P: Projection>: Send + Sync {
         from: Option<&str>,
         limit: usize,
     ) -> Result<RowPage<P::Key, P::Row>, ReadModelError>;
+    /// The rows of some keys, in their order.
+    async fn load(&self, at: PartitionRef, keys: &[P::Key]) -> Result<Loaded<P::Row>, ReadModelError>;
 }
 
 /// What the table says of one row.
@@ -82,6 +84,8 @@ pub(crate) struct FoldedPartition<K> {
     pub(crate) walked: u64,
     /// Number of the newest scan.
     pub(crate) scans: u32,
+    /// Too many events wait behind the checkpoint: nothing is kept of it but how far it was walked.
+    pub(crate) is_given_up: bool,
 }
 
 /// The fold versions that the walk folds with: those that built what serves.
@@ -121,6 +125,25 @@ impl<P: Audited> Oracle<P> {
         self.partitions.entry(at).or_default()
     }
 
+    /// Whether more than `most` events wait behind the checkpoint of a partition.
+    pub(crate) fn is_full(&self, most: usize) -> bool {
+        self.partitions.values().any(|partition| partition.later.len() > most)
+    }
+
+    /// Gives up the partitions behind whose checkpoint more than `most` events wait.
+    pub(crate) fn give_up_full(&mut self, most: usize) {
+        for partition in self.partitions.values_mut().filter(|partition| partition.later.len() > most) {
+            let walked = partition.walked;
+            *partition = FoldedPartition { walked, is_given_up: true, ..FoldedPartition::default() };
+        }
+    }
+
+    /// Partitions that were given up, and the last sequence of each that was walked.
+    pub(crate) fn given_up(&self) -> Vec<(PartitionRef, u64)> {
+        let given_up = self.partitions.iter().filter(|(_, partition)| partition.is_given_up);
+        given_up.map(|(at, partition)| (*at, partition.walked)).collect()
+    }
+
     /// Takes the next event of a partition; `event` is `None` where it does not decode.
     pub(crate) fn take(&mut self, at: PartitionRef, sequence: u64, stored: &StoredEvent, event: Option<&Event>) {
         if !P::CONTEXTS.contains(&at.context) {
@@ -129,6 +152,9 @@ impl<P: Audited> Oracle<P> {
         let fold = self.fold;
         let partition = self.partition(at);
         partition.walked = sequence;
+        if partition.is_given_up {
+            return;
+        }
         let version = stored.version;
         let poison = || Poison { sequence, stream: stored.stream.clone(), version };
         let Some(event) = event else { return partition.poison.push(poison()) };
@@ -153,7 +179,15 @@ pub(crate) fn row_digest<P: Audited>(key: &P::Key, row: &P::Row) -> u128 {
 
 impl<K> Default for FoldedPartition<K> {
     fn default() -> Self {
-        Self { keys: HashMap::new(), at: 0, later: VecDeque::new(), poison: Vec::new(), walked: 0, scans: 0 }
+        Self {
+            keys: HashMap::new(),
+            at: 0,
+            later: VecDeque::new(),
+            poison: Vec::new(),
+            walked: 0,
+            scans: 0,
+            is_given_up: false,
+        }
     }
 }
 
@@ -274,6 +308,10 @@ impl Standing<StockProjection> for SharedStock {
     ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
         self.as_ref().rows(at, from, limit).await
     }
+
+    async fn load(&self, at: PartitionRef, keys: &[StockKey]) -> Result<Loaded<StockRow>, ReadModelError> {
+        self.as_ref().load(at, keys).await
+    }
 }
 
 #[async_trait]
@@ -293,5 +331,9 @@ impl Standing<SearchProjection> for SearchReader {
         limit: usize,
     ) -> Result<RowPage<SearchKey, SearchRow>, ReadModelError> {
         SearchReader::rows(self, at, from, limit).await
+    }
+
+    async fn load(&self, at: PartitionRef, keys: &[SearchKey]) -> Result<Loaded<SearchRow>, ReadModelError> {
+        SearchReader::load(self, at, keys).await
     }
 }

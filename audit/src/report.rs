@@ -139,6 +139,16 @@ pub struct Report {
     pub differences: Vec<Difference>,
 }
 
+/// What an audit comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Everything was compared, and nothing differs.
+    Level,
+    /// Nothing differs in what was compared, and not everything could be.
+    NotCompared,
+    Differs,
+}
+
 /// Differences of one place, all counted and the first ones kept.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Findings {
@@ -206,10 +216,14 @@ impl Place {
                 "`millrace relay reconcile` publishes what is lost; undecodable records need the registry back; a topic with other differences is made anew before"
             }
             Place::Stock => {
-                "`millrace replay start stock --as NAME --into-live --sku …` folds named SKUs anew; for all of it, delete the stock read model (the file, or the generation's keys)"
+                "`millrace replay start stock --as NAME --into-live --sku …` folds named SKUs anew, `--since 1970-01-01T00:00:00Z` in place of `--sku` all that the topics have; where that does not help: docs/operations.md, Audit"
             }
-            Place::Search => "stop Millrace and delete the search directory: it is folded anew",
-            Place::Index => "delete the directory `index` of the search directory: it is made again from the rows",
+            Place::Search => {
+                "`millrace replay start search --as NAME --into-live --sku …` folds named SKUs anew, `--since 1970-01-01T00:00:00Z` in place of `--sku` all that the topics have; where that does not help: docs/operations.md, Audit"
+            }
+            Place::Index => {
+                "delete `index` of the build N that `CURRENT` names (`builds/N/index`; `generations/G/builds/N/index` where generation G from 2 on serves): it is made again from the rows"
+            }
         }
     }
 }
@@ -219,6 +233,34 @@ impl Place {
 impl Report {
     pub fn is_clean(&self) -> bool {
         self.counts.is_empty()
+    }
+
+    /// What differs outweighs what could not be compared.
+    pub fn verdict(&self) -> Verdict {
+        match (self.is_clean(), self.not_compared().is_empty()) {
+            (false, _) => Verdict::Differs,
+            (true, false) => Verdict::NotCompared,
+            (true, true) => Verdict::Level,
+        }
+    }
+
+    /// What could not be compared, and why, in words.
+    pub fn not_compared(&self) -> Vec<String> {
+        let mut found: BTreeMap<(&str, &str), Vec<String>> = BTreeMap::new();
+        for model in &self.read_models {
+            if let Some(why) = &model.skipped {
+                let place = format!("{}/{}", model.topic, model.partition);
+                found.entry((&model.read_model, why)).or_default().push(place);
+            }
+        }
+        let in_words = |((model, why), places): ((&str, &str), Vec<String>)| match places.as_slice() {
+            [place] => format!("{model} {place}: {why}"),
+            places => format!("{model}, {} partitions: {why}", places.len()),
+        };
+        let mut told: Vec<String> = found.into_iter().map(in_words).collect();
+        let index = self.index.as_ref().and_then(|index| index.skipped.as_ref());
+        told.extend(index.map(|why| format!("search index: {why}")));
+        told
     }
 
     pub fn count(&self, kind: Kind, place: Place) -> u64 {
@@ -267,3 +309,6 @@ impl Findings {
         (counts, kept)
     }
 }
+
+#[cfg(test)]
+mod tests;

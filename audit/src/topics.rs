@@ -7,6 +7,7 @@ use std::time::Instant;
 use event_log::{EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, TopicPartition};
 use event_store::EventStore;
 
+use crate::behind::ReadModels;
 use crate::digest::{Face, IdMeans};
 use crate::error::AuditError;
 use crate::narrow::{self, Narrowed};
@@ -49,6 +50,7 @@ pub(crate) struct Sources {
     pub(crate) store: Arc<dyn EventStore>,
     pub(crate) log: Arc<dyn EventLog>,
     pub(crate) schemas: SchemaIds,
+    pub(crate) models: ReadModels,
 }
 
 /// What registry ids stand for.

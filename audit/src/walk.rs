@@ -36,6 +36,8 @@ pub(crate) struct TableWalk {
     versions: HashMap<u64, u64>,
     /// The walk began in the middle of the table.
     pub(crate) is_partial: bool,
+    /// Events that may wait behind the checkpoint of a partition of a read model.
+    pub(crate) most_later: usize,
     pub(crate) stock: Oracle<StockProjection>,
     pub(crate) search: Oracle<SearchProjection>,
     pub(crate) events: u64,
@@ -45,7 +47,7 @@ pub(crate) struct TableWalk {
 // === impl TableWalk ===
 
 impl TableWalk {
-    pub(crate) fn from_beginning(topology: Topology, folds: Folds) -> Self {
+    pub(crate) fn from_beginning(topology: Topology, folds: Folds, most_later: usize) -> Self {
         Self {
             topology,
             cursor: RelayCursor::default(),
@@ -54,6 +56,7 @@ impl TableWalk {
             bases: HashMap::new(),
             versions: HashMap::new(),
             is_partial: false,
+            most_later,
             stock: Oracle::new(folds.stock),
             search: Oracle::new(folds.search),
             events: 0,
@@ -61,17 +64,16 @@ impl TableWalk {
         }
     }
 
-    /// Begins behind `since`. The sequences there are those of the relay's cursor less what was published since: for
+    /// Makes one that has `begun` begin behind `since`. The sequences there are those of the relay's cursor less what was published since: for
     /// what lies before, the relay's counting is taken on trust.
     pub(crate) async fn since(
         store: &dyn EventStore,
-        topology: Topology,
-        folds: Folds,
+        begun: Self,
         since: StorePosition,
         relay: &RelayCursor,
         pace: Pace,
     ) -> Result<Self, AuditError> {
-        let mut published = RelayCursor::default();
+        let (mut published, topology) = (RelayCursor::default(), begun.topology);
         let mut position = since;
         'walk: loop {
             let begun = Instant::now();
@@ -88,7 +90,7 @@ impl TableWalk {
             }
             pace.rest(begun, page.len()).await;
         }
-        let mut walk = Self { is_partial: true, ..Self::from_beginning(topology, folds) };
+        let mut walk = Self { is_partial: true, ..begun };
         walk.cursor.position = since;
         for (place, sequence) in &relay.sequences {
             let before = sequence.saturating_sub(published.sequences.get(place).copied().unwrap_or(0));
@@ -143,25 +145,45 @@ impl TableWalk {
         progress: &Progress,
     ) -> Result<bool, AuditError> {
         while self.cursor.position < target {
-            let begun = Instant::now();
-            let page = match store.read_committed(self.cursor.position, PAGE).await {
-                // The store says so where its table ends before the place that is asked for.
-                Err(EventStoreError::Permanent { problem }) if self.cursor.position > StorePosition::default() => {
-                    self.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), problem));
-                    return Ok(false);
-                }
-                page => page?,
-            };
-            if page.is_empty() {
+            if !self.step(store, pace, progress).await? {
                 return Ok(false);
             }
-            Progress::add(&progress.events, page.len());
-            for event in &page {
-                self.take(event);
-            }
-            pace.rest(begun, page.len()).await;
         }
         Ok(true)
+    }
+
+    /// Takes a page of the table; `false` at its end.
+    pub(crate) async fn step(
+        &mut self,
+        store: &Arc<dyn EventStore>,
+        pace: Pace,
+        progress: &Progress,
+    ) -> Result<bool, AuditError> {
+        let begun = Instant::now();
+        let page = match store.read_committed(self.cursor.position, PAGE).await {
+            // The store says so where its table ends before the place that is asked for.
+            Err(EventStoreError::Permanent { problem }) if self.cursor.position > StorePosition::default() => {
+                self.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), problem));
+                return Ok(false);
+            }
+            page => page?,
+        };
+        Progress::add(&progress.events, page.len());
+        for event in &page {
+            self.take(event);
+        }
+        pace.rest(begun, page.len()).await;
+        Ok(!page.is_empty())
+    }
+
+    /// Whether more events wait behind a checkpoint than may.
+    pub(crate) fn is_full(&self) -> bool {
+        self.stock.is_full(self.most_later) || self.search.is_full(self.most_later)
+    }
+
+    pub(crate) fn give_up_full(&mut self) {
+        self.stock.give_up_full(self.most_later);
+        self.search.give_up_full(self.most_later);
     }
 
     fn take(&mut self, event: &StoredEvent) {

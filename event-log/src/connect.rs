@@ -11,8 +11,17 @@ use crate::sqlite::SqliteEventLog;
 
 /// Connects to `sqlite:PATH` or `kafka://host:port,…[?option=value]`.
 pub async fn connect_event_log(url: &str) -> Result<Arc<dyn EventLog>, EventLogError> {
+    connect_event_log_with(url, None).await
+}
+
+/// The same; topics that it makes on Kafka get so many replicas ([`KafkaEventLog::with_replicas`]).
+pub async fn connect_event_log_with(
+    url: &str,
+    kafka_replicas: Option<u32>,
+) -> Result<Arc<dyn EventLog>, EventLogError> {
     if url.starts_with("kafka:") {
-        return Ok(Arc::new(KafkaEventLog::connect(KafkaSettings::parse(url)?)?));
+        let log = KafkaEventLog::connect(KafkaSettings::parse(url)?)?;
+        return Ok(Arc::new(log.with_replicas(kafka_replicas)));
     }
     if let Some(path) = url.strip_prefix("sqlite:") {
         let path = path.to_owned();

@@ -15,7 +15,8 @@ mod record;
 mod settings;
 mod subscription;
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -32,9 +33,17 @@ use crate::error::EventLogError;
 use crate::log::{EventLog, NewRecord, PartitionEnds, Record, Subscription, TopicPartition, TopicSpec};
 use crate::metrics;
 
+/// Replicas of a topic where none are asked for and as many brokers are up.
+const USUAL_REPLICAS: usize = 3;
+
+/// Topics that were told to have too few replicas, with the address: `up` has two connections, and one process says it once.
+static TOLD_TOO_FEW: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
+
 /// An event log on a Kafka cluster.
 pub struct KafkaEventLog {
     settings: KafkaSettings,
+    /// `None`: as many as brokers are up, [`USUAL_REPLICAS`] at most.
+    replicas: Option<u32>,
     publisher: Publisher,
     lookup: Arc<Lookup>,
     readers: Arc<PartitionReaders>,
@@ -47,7 +56,14 @@ impl KafkaEventLog {
     pub fn connect(settings: KafkaSettings) -> Result<Self, EventLogError> {
         let lookup = Arc::new(Lookup::new(&settings)?);
         let readers = Arc::new(PartitionReaders::new(settings.clone()));
-        Ok(Self { publisher: Publisher::new(settings.clone()), settings, lookup, readers })
+        Ok(Self { publisher: Publisher::new(settings.clone()), settings, replicas: None, lookup, readers })
+    }
+
+    /// How many replicas a topic is made with: it then waits until so many brokers are up. A cluster that starts cold
+    /// would otherwise get topics with one for good.
+    pub fn with_replicas(mut self, replicas: Option<u32>) -> Self {
+        self.replicas = replicas;
+        self
     }
 
     /// Runs a blocking question to the cluster off the runtime.
@@ -67,6 +83,22 @@ impl KafkaEventLog {
         self.ask(move |lookup| lookup.topic(&name)).await
     }
 
+    fn tell_of_replicas(&self, topic: &TopicSpec, found: &FoundTopic) {
+        let wanted = self.replicas.map_or(found.brokers.clamp(1, USUAL_REPLICAS), |replicas| replicas as usize);
+        if found.replicas >= wanted {
+            return;
+        }
+        let place = (self.settings.address(), topic.name.clone());
+        if TOLD_TOO_FEW.lock().unwrap_or_else(PoisonError::into_inner).insert(place) {
+            tracing::warn!(
+                topic = topic.name,
+                replicas = found.replicas,
+                wanted,
+                "topic has fewer replicas than it should: what it acknowledges may be in one place only; add some with kafka-reassign-partitions"
+            );
+        }
+    }
+
     /// Creates topics that are missing. One that another process has made meanwhile is no error.
     async fn create(&self, missing: &[TopicSpec], brokers: usize) -> Result<(), EventLogError> {
         let admin: AdminClient<ClientLog> = self
@@ -74,7 +106,11 @@ impl KafkaEventLog {
             .client_config()
             .create_with_context(ClientLog::new(self.settings.address()))
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
-        let replicas = brokers.clamp(1, 3) as i32;
+        let (replicas, min_insync) = replication(self.replicas, brokers).map_err(|problem| {
+            let names: Vec<&str> = missing.iter().map(|spec| spec.name.as_str()).collect();
+            self.lookup.log().unavailable(format!("{problem}; not made yet: {}", names.join(", ")))
+        })?;
+        let min_insync = min_insync.map(|replicas| replicas.to_string());
         let topics: Vec<NewTopic<'_>> = missing
             .iter()
             .map(|spec| {
@@ -84,8 +120,8 @@ impl KafkaEventLog {
                     // record was published, also when old events are published again, and no clock of ours that
                     // runs ahead can get a record refused.
                     .set("message.timestamp.type", "LogAppendTime");
-                if replicas >= 3 {
-                    topic = topic.set("min.insync.replicas", "2");
+                if let Some(min_insync) = &min_insync {
+                    topic = topic.set("min.insync.replicas", min_insync);
                 }
                 if spec.name.ends_with(".events") {
                     // Read models are rebuilt from it: an operator may shorten this, Kafka's default week may not.
@@ -116,7 +152,10 @@ impl EventLog for KafkaEventLog {
             let found = self.find(topic).await?;
             brokers = found.brokers;
             match found.partitions {
-                Some(partitions) => compare(topic, partitions)?,
+                Some(partitions) => {
+                    self.tell_of_replicas(topic, &found);
+                    compare(topic, partitions)?;
+                }
                 None => missing.push(topic.clone()),
             }
         }
@@ -176,9 +215,75 @@ impl EventLog for KafkaEventLog {
     }
 }
 
+/// The replicas that a topic is made with, and how many must have a record before it is acknowledged, where that is not the
+/// brokers' to say.
+fn replication(wanted: Option<u32>, brokers: usize) -> Result<(i32, Option<i32>), String> {
+    match wanted {
+        Some(wanted) if brokers < wanted as usize => {
+            Err(format!("{wanted} replicas are asked for (--kafka-replicas) and {brokers} brokers are up"))
+        }
+        Some(wanted) => Ok((wanted as i32, Some((wanted as i32 - 1).max(1)))),
+        None => {
+            let replicas = brokers.clamp(1, USUAL_REPLICAS);
+            Ok((replicas as i32, (replicas == USUAL_REPLICAS).then_some(2)))
+        }
+    }
+}
+
 fn compare(wanted: &TopicSpec, found: u32) -> Result<(), EventLogError> {
     if found == wanted.partitions {
         return Ok(());
     }
     Err(EventLogError::PartitionCount { topic: wanted.name.clone(), found, wanted: wanted.partitions })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    fn one(name: &str) -> [TopicSpec; 1] {
+        [TopicSpec { name: name.to_owned(), partitions: 1 }]
+    }
+
+    fn connect(brokers: &str) -> KafkaEventLog {
+        KafkaEventLog::connect(KafkaSettings::parse(&format!("kafka://{brokers}")).unwrap()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_topic_waits_for_as_many_brokers_as_it_has_replicas() {
+        let cluster = MockCluster::new(2).unwrap();
+        let log = connect(&cluster.bootstrap_servers()).with_replicas(Some(3));
+        let error = log.ensure_topics(&one("events")).await.unwrap_err();
+        let told = error.to_string();
+        assert!(error.is_transient() && told.contains("2 brokers are up; not made yet: events"), "{told}");
+    }
+
+    #[tokio::test]
+    async fn a_topic_with_too_few_replicas_is_told_once() {
+        let cluster = MockCluster::new(3).unwrap();
+        cluster.create_topic("few", 1, 2).unwrap();
+        cluster.create_topic("enough", 1, 3).unwrap();
+        let log = connect(&cluster.bootstrap_servers());
+        for topic in ["few", "enough"] {
+            log.ensure_topics(&one(topic)).await.unwrap();
+        }
+        let told = |topic: &str| TOLD_TOO_FEW.lock().unwrap().contains(&(log.settings.address(), topic.to_owned()));
+        assert!(told("few") && !told("enough"));
+        let wants_more = connect(&cluster.bootstrap_servers()).with_replicas(Some(5));
+        wants_more.ensure_topics(&one("enough")).await.unwrap();
+        assert!(told("enough"));
+    }
+
+    #[test]
+    fn a_record_is_acknowledged_by_all_replicas_but_one() {
+        let up = |brokers| replication(None, brokers).unwrap();
+        assert_eq!([up(0), up(1), up(2), up(3), up(9)], [(1, None), (1, None), (2, None), (3, Some(2)), (3, Some(2))]);
+        let asked = |wanted| replication(Some(wanted), 9).unwrap();
+        assert_eq!([asked(1), asked(2), asked(3), asked(5)], [(1, Some(1)), (2, Some(1)), (3, Some(2)), (5, Some(4))]);
+        assert!(replication(Some(3), 2).unwrap_err().contains("2 brokers are up"));
+    }
 }

@@ -16,7 +16,7 @@ pub mod metrics;
 mod registry;
 mod sqlite;
 
-pub use connect::{connect_event_log, connect_registry};
+pub use connect::{connect_event_log, connect_event_log_with, connect_registry};
 pub use decoder::{CommandDecoder, DecodeError, DecodedEvent, EventDecoder};
 pub use envelope::{CommandEnvelopeHeaders, EnvelopeError, EventEnvelope};
 pub use error::EventLogError;

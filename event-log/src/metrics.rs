@@ -7,8 +7,7 @@ const PUBLISHED: &str = "millrace_published_records_total";
 const CONSUMED: &str = "millrace_consumed_records_total";
 const PUBLISH_SECONDS: &str = "millrace_publish_seconds";
 
-/// Describes the metrics of this crate; the program calls it once, after it has installed its recorder.
-pub fn describe() {
+pub fn describe_metrics() {
     describe_counter!(PUBLISHED, Unit::Count, "records that the event log acknowledged");
     describe_counter!(CONSUMED, Unit::Count, "records that subscriptions handed out");
     describe_histogram!(PUBLISH_SECONDS, Unit::Seconds, "time from a batch of records to its acknowledgement");

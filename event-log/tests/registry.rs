@@ -236,6 +236,11 @@ async fn only_the_registry_itself_can_say_that_it_does_not_know_a_schema() {
         ("404 Not Found", NO_SUBJECT, "not one of a registry"),
         ("401 Unauthorized", "", "password"),
         ("403 Forbidden", r#"{"error_code":40301,"message":"denied"}"#, "password"),
+        ("400 Bad Request", "<html>bad request</html>", "not as a registry does"),
+        ("408 Request Timeout", r#"{"error_code":408,"message":"HTTP 408 Request Timeout"}"#, "408"),
+        ("409 Conflict", r#"{"error":"conflict"}"#, "not as a registry does"),
+        ("421 Misdirected Request", "", "not as a registry does"),
+        ("431 Request Header Fields Too Large", "<html></html>", "not as a registry does"),
         ("200 OK", "<html>please log in</html>", "no JSON"),
         ("200 OK", "{}", "not one of a registry"),
     ];
@@ -249,6 +254,24 @@ async fn only_the_registry_itself_can_say_that_it_does_not_know_a_schema() {
     }
     while let Some(one) = asked.join_next().await {
         one.unwrap();
+    }
+}
+
+/// As Confluent's registry answers, and Apicurio's, which has errors without a code or a message.
+#[tokio::test]
+async fn what_the_registry_itself_refuses_is_refused_for_good() {
+    for (status, body, told) in [
+        (
+            "422 Unprocessable Entity",
+            r#"{"error_code":42201,"message":"Invalid schema"}"#,
+            "Invalid schema (error 42201)",
+        ),
+        ("409 Conflict", r#"{"error_code":409,"message":"incompatible"}"#, "incompatible (error 409)"),
+        ("400 Bad Request", r#"{"error_code":0,"message":null,"detail":"none"}"#, "400 Bad Request (error 0)"),
+    ] {
+        let error = answering(status, body).await.id_of(TOPIC, stock_updated()).await.unwrap_err();
+        assert!(matches!(error, EventLogError::Refused { .. }), "{status} {body}: {error}");
+        assert!(!error.is_transient() && error.to_string().contains(told), "{status} {body}: {error}");
     }
 }
 

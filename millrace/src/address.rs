@@ -4,9 +4,20 @@ use std::fmt;
 use std::str::FromStr;
 
 use secrecy::{ExposeSecret, SecretString};
+use url::Url;
 
 /// What the name of an option with a secret has in it.
 const SECRETS: [&str; 4] = ["pass", "secret", "key", "token"];
+
+/// Address of an HTTP API, from the command line.
+pub fn http_url(text: &str) -> Result<Url, String> {
+    let url: Url =
+        text.parse().map_err(|error| format!("{error}; an address such as http://127.0.0.1:8080 is wanted"))?;
+    match url.scheme() {
+        "http" | "https" if url.has_host() => Ok(url),
+        other => Err(format!("{other}: is not http: or https:")),
+    }
+}
 
 /// What an address is for, and with it the kinds that are taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

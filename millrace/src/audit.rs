@@ -5,14 +5,14 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use audit::{AuditSettings, Auditor, Difference, Progress, Report, Since};
+use audit::{AuditSettings, Auditor, Difference, Progress, Report, Since, Verdict};
 use axum::Router;
 use clap::Args;
 use comfy_table::Table;
 use indicatif::{ProgressBar, ProgressStyle};
 use schemas::{PositionToken, StorePosition};
 
-use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, SearchArgs, StockArgs};
+use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs, ProjectionName, SearchArgs, StockArgs};
 use crate::exit::Exit;
 use crate::output;
 use crate::roles::parts;
@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(200);
 
 #[derive(Debug, Clone, Args)]
 #[command(
-    after_help = "Exit code 0: all the same. 3: something differs. 1: it could not be compared.\nExample: millrace audit --since 1h --json"
+    after_help = "Exit code 0: all the same. 3: something differs. 1: it could not be compared, or not all of it.\nExample: millrace audit --since 1h --json"
 )]
 pub struct AuditArgs {
     #[command(flatten)]
@@ -39,6 +39,9 @@ pub struct AuditArgs {
     /// Begin there: a position token, or a time such as 2h; rows of keys that nothing changed since are not compared
     #[arg(long, value_name = "TOKEN|TIME", value_parser = since)]
     pub since: Option<SinceArg>,
+    /// A read model that is left out, as one that nobody folds; what is not left out must be there
+    #[arg(long, value_name = "READ MODEL", value_enum)]
+    pub without: Vec<ProjectionName>,
     /// Differences to print
     #[arg(long, value_name = "N", default_value_t = 50)]
     pub show: usize,
@@ -116,20 +119,35 @@ pub async fn run(args: AuditArgs) -> anyhow::Result<Exit> {
     } else {
         print(&report, args.show)?;
     }
-    Ok(if report.is_clean() { Exit::Done } else { Exit::Refused })
+    Ok(exit_of(report.verdict()))
+}
+
+fn exit_of(verdict: Verdict) -> Exit {
+    match verdict {
+        Verdict::Level => Exit::Done,
+        Verdict::NotCompared => Exit::Failed,
+        Verdict::Differs => Exit::Refused,
+    }
 }
 
 async fn connect(args: &AuditArgs, share: f64) -> anyhow::Result<Auditor> {
     let store = stores::event_store_to_read(&args.data, &args.event_store).await?;
     let log = stores::event_log_to_read(&args.data, &args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
-    let stock = stores::stock_to_read(&args.data, &args.stock).await?;
-    let search = stores::search_to_read(&args.data, &args.search).await?;
+    let is_compared = |read_model| !args.without.contains(&read_model);
+    let stock = match is_compared(ProjectionName::Stock) {
+        true => Some(stores::stock_to_read(&args.data, &args.stock).await?),
+        false => None,
+    };
+    let search = match is_compared(ProjectionName::Search) {
+        true => Some(stores::search_to_read(&args.data, &args.search).await?),
+        false => None,
+    };
     let since = args.since.map(|since| match since {
         SinceArg::Position(position) => Since::Position(position),
         SinceArg::Ago(ago) => Since::Time(now() - i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)),
     });
-    Ok(Auditor::new(store, log, registry, Some(stock), Some(search), AuditSettings { share, since }))
+    Ok(Auditor::new(store, log, registry, stock, search, AuditSettings { share, since }))
 }
 
 async fn show_progress(progress: Arc<Progress>, bar: ProgressBar) -> std::convert::Infallible {
@@ -171,20 +189,27 @@ fn print(report: &Report, show: usize) -> anyhow::Result<()> {
         table.add_row(cells);
     }
     output::line(table.to_string())?;
-    match &report.index {
-        Some(index) if index.skipped.is_none() => output::line(format!(
-            "search index: {} documents for {} products, {} differences",
-            index.documents, index.shown, index.differences
-        ))?,
-        _ => output::line("search index: not compared, it is being built")?,
+    if let Some(index) = &report.index {
+        output::line(match &index.skipped {
+            Some(why) => format!("search index: not compared: {why}"),
+            None => format!(
+                "search index: {} documents for {} products, {} differences",
+                index.documents, index.shown, index.differences
+            ),
+        })?;
     }
     print_differences(report, show)?;
     Ok(())
 }
 
 fn print_differences(report: &Report, show: usize) -> anyhow::Result<()> {
+    let not_compared = report.not_compared();
+    for what in &not_compared {
+        output::line(format!("not compared: {what}"))?;
+    }
     if report.is_clean() {
-        output::line(format!("nothing differs up to position {}", report.position))?;
+        let what = if not_compared.is_empty() { "nothing differs" } else { "nothing differs in the rest" };
+        output::line(format!("{what} up to position {}", report.position))?;
         return Ok(());
     }
     for difference in report.differences.iter().take(show) {
@@ -228,6 +253,12 @@ mod tests {
         let position = |position| SinceArg::Position(StorePosition { xid: 3, position });
         assert_eq!(since("inventory-1-3.9,pricing-0-3.5"), Ok(position(5)));
         assert!(since("yesterday").unwrap_err().contains("2h"));
+    }
+
+    #[test]
+    fn what_was_not_compared_is_a_failure_and_what_differs_is_told_first() {
+        let exits = [Verdict::Level, Verdict::NotCompared, Verdict::Differs].map(exit_of);
+        assert_eq!(exits, [Exit::Done, Exit::Failed, Exit::Refused]);
     }
 
     #[test]

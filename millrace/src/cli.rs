@@ -12,8 +12,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use outbox_relay::RelaySettings;
 use projectors::{ProjectorSettings, Throttle, ThrottleSettings};
 use query_api::QuerySettings;
+use url::Url;
 
-use crate::address::{AddressOf, StoreUrl};
+use crate::address::{AddressOf, StoreUrl, http_url};
 use crate::audit::{AuditArgs, RoundArgs};
 use crate::dead_letters::DeadLettersArgs;
 use crate::generate::GenerateArgs;
@@ -125,7 +126,7 @@ pub struct RelayBatchArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct ProjectorArgs {
-    /// Most events in one write to a read model
+    /// Most events in one write to the generation that serves; one that is built beside takes up to 5000
     #[arg(long, value_name = "N", env = "MILLRACE_PROJECTOR_BATCH", default_value_t = 500, value_parser = positive)]
     pub projector_batch: usize,
     /// Parked keys of one partition at which the projection halts
@@ -337,8 +338,8 @@ pub struct ServeArgs {
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
     /// Query API to ask
-    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080")]
-    pub url: String,
+    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080", value_parser = http_url)]
+    pub url: Url,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

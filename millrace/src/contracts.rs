@@ -13,7 +13,7 @@ use crate::address::StoreUrl;
 use crate::cli::{ContractsAction, ContractsArgs, ExportFormat};
 use crate::exit::Exit;
 use crate::output;
-use crate::roles::openapi_document;
+use crate::roles::{EVERY_API, openapi_document};
 
 /// One finding of a check.
 #[derive(Serialize)]
@@ -109,7 +109,7 @@ async fn register(url: &StoreUrl, json: bool) -> anyhow::Result<Exit> {
 fn export(format: ExportFormat, out: Option<&Path>) -> anyhow::Result<Exit> {
     let document = match format {
         ExportFormat::Asyncapi => schemas::asyncapi::document(env!("CARGO_PKG_VERSION")),
-        ExportFormat::Openapi => openapi_document(true, true),
+        ExportFormat::Openapi => openapi_document(&EVERY_API),
     };
     let text = serde_json::to_string_pretty(&document)?;
     match out {

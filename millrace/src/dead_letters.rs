@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
 use comfy_table::Table;
+use read_models::{search, stock};
+use replay::Target;
 use reqwest::{Client, Method, StatusCode, Url};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -16,7 +18,6 @@ use uuid::Uuid;
 pub use args::DeadLettersArgs;
 use args::{AtArgs, DeadLettersAction, DiscardArgs, RedriveArgs, ShowArgs};
 
-use crate::cli::ProjectionName;
 use crate::exit::Exit;
 use crate::output;
 
@@ -81,6 +82,7 @@ struct History {
 #[derive(Deserialize)]
 struct Asked {
     id: Uuid,
+    generation: u32,
     partition: String,
     state: String,
     action: Option<String>,
@@ -102,7 +104,8 @@ struct Discarded {
 /// What became of one key in one partition.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    projection: &'static str,
+    /// The generation that was asked: `stock@1`.
+    projection: String,
     key: String,
     partition: String,
     state: String,
@@ -121,7 +124,7 @@ pub async fn run(args: DeadLettersArgs) -> anyhow::Result<Exit> {
 }
 
 async fn list(at: &AtArgs) -> anyhow::Result<Exit> {
-    let keys = Api::new(at)?.keys(at.projection).await?;
+    let keys = Api::new(at)?.keys(at.projection.as_ref()).await?;
     if at.json {
         output::json(&json!({ "keys": keys }))?;
         return Ok(Exit::Done);
@@ -152,8 +155,8 @@ async fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
     let api = Api::new(&args.at)?;
     let limit = args.events.to_string();
     let mut is_known = false;
-    for projection in projections(args.at.projection) {
-        let url = api.url(&[projection, &args.key], &[("limit", &limit)])?;
+    for projection in projections(args.at.projection.as_ref()) {
+        let url = api.url(&[&projection, &args.key], &[("limit", &limit)])?;
         let Some(body) = api.known(Method::GET, url, None).await? else { continue };
         is_known = true;
         if args.at.json {
@@ -198,15 +201,17 @@ async fn show(args: &ShowArgs) -> anyhow::Result<Exit> {
 
 async fn redrive(args: &RedriveArgs) -> anyhow::Result<Exit> {
     let api = Api::new(&args.at)?;
-    let wanted: Vec<(&'static str, String)> = match &args.key {
-        Some(key) => projections(args.at.projection).map(|projection| (projection, key.clone())).collect(),
+    let only = args.at.projection.as_ref();
+    let wanted: Vec<(String, String)> = match &args.key {
+        Some(key) => projections(only).into_iter().map(|projection| (projection, key.clone())).collect(),
         None => {
             let mut keys = BTreeSet::new();
-            for key in api.keys(args.at.projection).await? {
+            for key in api.keys(only).await? {
                 let key: Key = serde_json::from_value(key)?;
-                let projection = projections(args.at.projection).find(|name| *name == key.projection);
                 // Records of nobody have no place in the order; they can only be discarded.
-                keys.extend(projection.filter(|_| !key.key.starts_with('!')).map(|name| (name, key.key)));
+                if !key.key.starts_with('!') {
+                    keys.insert((key.projection, key.key));
+                }
             }
             keys.into_iter().collect()
         }
@@ -223,7 +228,8 @@ async fn redrive(args: &RedriveArgs) -> anyhow::Result<Exit> {
 
 async fn discard(args: &DiscardArgs) -> anyhow::Result<Exit> {
     let api = Api::new(&args.at)?;
-    let wanted: Vec<_> = projections(args.at.projection).map(|projection| (projection, args.key.clone())).collect();
+    let wanted = projections(args.at.projection.as_ref()).into_iter().map(|projection| (projection, args.key.clone()));
+    let wanted: Vec<_> = wanted.collect();
     let body = json!({ "reason": args.reason, "by": args.by, "first": args.first });
     let results = api.ask("discard", &wanted, &body).await?;
     ensure!(!results.is_empty(), "nothing is parked under {}", args.key);
@@ -243,7 +249,7 @@ fn tell(results: &[Outcome], is_json: bool) -> anyhow::Result<()> {
     table.set_header(["projection", "key", "partition", "result", "resolved", "left", "message"]);
     for result in results {
         table.add_row([
-            result.projection,
+            &result.projection,
             &result.key,
             &result.partition,
             &result.state,
@@ -256,9 +262,12 @@ fn tell(results: &[Outcome], is_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn projections(only: Option<ProjectionName>) -> impl Iterator<Item = &'static str> {
-    let all = [(ProjectionName::Stock, "stock"), (ProjectionName::Search, "search")];
-    all.into_iter().filter(move |(name, _)| only.is_none_or(|only| only == *name)).map(|(_, name)| name)
+/// As the routes name them.
+fn projections(only: Option<&Target>) -> Vec<String> {
+    match only {
+        Some(only) => vec![only.to_string()],
+        None => [stock::NAME, search::NAME].map(str::to_owned).to_vec(),
+    }
 }
 
 /// What the event says, or why nobody can tell.
@@ -324,13 +333,13 @@ impl Api {
     }
 
     /// Every parked key.
-    async fn keys(&self, projection: Option<ProjectionName>) -> anyhow::Result<Vec<Value>> {
+    async fn keys(&self, projection: Option<&Target>) -> anyhow::Result<Vec<Value>> {
         let mut keys = Vec::new();
         let mut after: Option<String> = None;
-        let name = projection.and_then(|only| projections(Some(only)).next());
+        let name = projection.map(Target::to_string);
         loop {
             let mut query = vec![("limit", "1000")];
-            query.extend(name.map(|name| ("projection", name)));
+            query.extend(name.as_deref().map(|name| ("projection", name)));
             query.extend(after.as_deref().map(|after| ("after", after)));
             let body = self.known(Method::GET, self.url(&[], &query)?, None).await?.unwrap_or_default();
             let page: KeyPage = serde_json::from_value(body).context("the query API gave no list")?;
@@ -343,7 +352,7 @@ impl Api {
     }
 
     /// Asks for each key where it is parked, and waits for what becomes of it.
-    async fn ask(&self, action: &str, wanted: &[(&'static str, String)], body: &Value) -> anyhow::Result<Vec<Outcome>> {
+    async fn ask(&self, action: &str, wanted: &[(String, String)], body: &Value) -> anyhow::Result<Vec<Outcome>> {
         let mut results = Vec::new();
         for some in wanted.chunks(AT_ONCE) {
             let mut asked = Vec::new();
@@ -351,7 +360,7 @@ impl Api {
                 let url = self.url(&[projection, key, action], &[])?;
                 let Some(answer) = self.known(Method::POST, url, Some(body)).await? else { continue };
                 let requested: Requested = serde_json::from_value(answer).context("the query API gave no request")?;
-                asked.push((*projection, key, requested.requests));
+                asked.push((projection, key, requested.requests));
             }
             for (projection, key, requests) in asked {
                 for request in requests {
@@ -362,10 +371,13 @@ impl Api {
         Ok(results)
     }
 
-    async fn answer(&self, projection: &'static str, key: &str, request: &Asked) -> anyhow::Result<Outcome> {
+    /// Looks in the generation that was asked: another one may serve by now.
+    async fn answer(&self, projection: &str, key: &str, request: &Asked) -> anyhow::Result<Outcome> {
+        let name = projection.split('@').next().unwrap_or(projection);
+        let projection = format!("{name}@{}", request.generation);
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let url = self.url(&[projection, key], &[("limit", "1")])?;
+            let url = self.url(&[&projection, key], &[("limit", "1")])?;
             let found = match self.known(Method::GET, url, None).await? {
                 Some(body) => {
                     let letters: Letters = serde_json::from_value(body).context("the query API gave no queue")?;
@@ -386,7 +398,7 @@ impl Api {
             }
             ensure!(
                 Instant::now() < deadline,
-                "{projection} {key}: asked for, not answered for {} s; it waits until `millrace project {projection}` \
+                "{projection} {key}: asked for, not answered for {} s; it waits until `millrace project {name}` \
                  (or `up`) holds {}",
                 PATIENCE.as_secs(),
                 request.partition

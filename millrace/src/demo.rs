@@ -33,8 +33,10 @@ const GIVEN_AT_ONCE: usize = 64;
 const FIRST_DATA: Duration = Duration::from_secs(60);
 
 pub async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
+    let up_args = as_up(&args);
+    let ownership = crate::replay::ownership(&up_args.ownership)?;
     let process = Process::on(bind_or_free(&args.listen).await?)?;
-    let running = up::start(process, &as_up(&args)).await?;
+    let running = up::start(process, &up_args, ownership).await?;
     let address = running.process.address()?;
     let shutdown = running.process.shutdown.clone();
     let demo = tokio::spawn(show(
@@ -232,7 +234,7 @@ fn as_up(args: &DemoArgs) -> UpArgs {
         data: DataArgs { data: args.demo_data.clone() },
         ownership: OwnershipArgs::default(),
         event_store: EventStoreArgs { event_store: None, partitions: None },
-        event_log: EventLogArgs { event_log: None, registry: RegistryArgs::default() },
+        event_log: EventLogArgs { event_log: None, kafka_replicas: None, registry: RegistryArgs::default() },
         stock: StockArgs { stock_store: None },
         search: SearchArgs { search_dir: None },
         intake: IntakeArgs {

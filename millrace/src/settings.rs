@@ -357,6 +357,18 @@ mod tests {
     }
 
     #[test]
+    fn an_address_of_an_api_is_checked_before_it_is_asked() {
+        let products = ["import", "products", "x.csv", "--map", "name=product", "--sku-from", "product"];
+        for (command, flag) in [(&["status"][..], "--url"), (&["dead-letters", "list"], "--url"), (&products, "--to")] {
+            for url in ["x", "localhost:8080", "httpx://h"] {
+                let refused = parse(&[command, &[flag, url]].concat(), None);
+                assert!(matches!(refused, Err(Refused::Usage(_))), "{command:?} {url}");
+            }
+            assert!(parse(&[command, &[flag, "http://h:1/base"]].concat(), None).is_ok(), "{command:?}");
+        }
+    }
+
+    #[test]
     fn broken_toml_names_file_and_line() {
         let error = parse(&["up"], Some("a = = 1")).unwrap_err().to_string();
         assert!(error.contains("millrace.toml") && error.contains("line 1"), "{error}");

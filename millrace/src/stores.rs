@@ -58,7 +58,7 @@ impl Connector {
 
     pub async fn event_log(&mut self, args: &EventLogArgs) -> anyhow::Result<Arc<dyn EventLog>> {
         let url = self.url_or(args.event_log.as_ref(), "log.db")?;
-        Ok(event_log::connect_event_log(&url).await?)
+        Ok(event_log::connect_event_log_with(&url, args.kafka_replicas).await?)
     }
 
     /// The log for one that publishes and has to hear of every lost connection: to Kafka a connection of its own. `log` is

@@ -15,12 +15,14 @@ use read_models::{
     ParkedEvent, ParkedPlace, ReadModel, ReadModelError, Resolution, Resolved,
 };
 
+use crate::claim::{Owned, claim_again};
 use crate::error::ProjectorError;
 use crate::fold::{Fold, Read};
 use crate::metrics::{DISCARDED, REDRIVEN};
 use crate::projection::{Facts, Projection};
 use crate::refold::refold;
-use crate::worker::{Owned, WorkerContext, apply, claim_again, load_rows, now};
+use crate::worker::{WorkerContext, now};
+use crate::write::{apply, load_rows};
 
 pub use mirror::DeadLetterMirror;
 

@@ -53,6 +53,11 @@ pub enum ProjectorError {
         "{at} is beyond the {partitions} partitions of this generation: partitions were added to the topic, and keys would move; create another topic generation instead"
     )]
     AddedPartition { at: TopicPartition, partitions: u32 },
+    /// Readers would look for the key in another partition (fault 20).
+    #[error(
+        "{at} holds key {key}, which is in partition {expected} of the {partitions} that this generation was begun with: partitions were added to the topic since the event was published; see docs/runbooks/20-partitions-raised.md"
+    )]
+    OtherPartition { at: TopicPartition, key: String, expected: u32, partitions: u32 },
     /// So many keys are parked that the fold must be wrong, not the data.
     #[error("{partition}: {parked} keys would be parked, the limit is {limit}; the projection halts")]
     TooManyParked { partition: PartitionRef, parked: usize, limit: usize },
@@ -83,6 +88,7 @@ impl ProjectorError {
             | ProjectorError::NotInTable { .. }
             | ProjectorError::HistoryDiffers { .. }
             | ProjectorError::AddedPartition { .. }
+            | ProjectorError::OtherPartition { .. }
             | ProjectorError::TooManyParked { .. }
             | ProjectorError::UnknownFold { .. }
             | ProjectorError::ForeignTopic { .. } => false,

@@ -12,13 +12,15 @@ use resilience::Policy;
 use tokio::time::Instant;
 
 use crate::bound::Bound;
+use crate::claim::Owned;
 use crate::dead_letters;
 use crate::error::ProjectorError;
 use crate::fold::Fold;
 use crate::history::{ends_of, first_sequence, place_of};
 use crate::projection::Projection;
 use crate::settings::{ProjectorSettings, Role};
-use crate::worker::{ATTEND_EVERY, Owned, Went, WorkerContext, retrying, work_through, write};
+use crate::worker::{ATTEND_EVERY, Went, WorkerContext, work_through};
+use crate::write::{retrying, write};
 
 /// What a topic partition begins with.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -4,6 +4,7 @@
 //! own checkpoint are here; the atomic, fenced write is the read model's.
 
 mod bound;
+mod claim;
 pub mod dead_letters;
 mod engine;
 mod error;
@@ -20,6 +21,7 @@ mod settings;
 mod stock;
 mod throttle;
 mod worker;
+mod write;
 
 pub use dead_letters::DeadLetterMirror;
 pub use engine::run_projector;

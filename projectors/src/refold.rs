@@ -13,10 +13,12 @@ use read_models::{DeadLetterOutcome, DeadLetterRequest, FOREIGN_KEY, ReadModel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
+use crate::claim::{Owned, claim_again};
 use crate::dead_letters::{answered, unmoved};
 use crate::error::ProjectorError;
 use crate::projection::{Facts, Projection};
-use crate::worker::{Owned, WorkerContext, apply, claim_again};
+use crate::worker::WorkerContext;
+use crate::write::apply;
 
 const PAGE: usize = 2_000;
 

@@ -1,14 +1,14 @@
 //! The partition worker: claims its partition, then sequence check, decode, fold, one atomic write, again.
 //! Stop 7 of an event's path.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use event_log::{EventDecoder, EventEnvelope, EventLog, EventLogError, Record, TopicPartition};
-use metrics::{SharedString, counter, histogram};
-use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError, Resolution};
-use resilience::{Guard, Policy, guard, retry};
+use event_log::{EventDecoder, EventEnvelope, EventLog, Record, TopicPartition};
+use metrics::{SharedString, counter};
+use read_models::{PartitionRef, ReadModel};
+use resilience::Policy;
+use schemas::partition_of;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
@@ -16,17 +16,16 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::bound::{Bound, Standing};
+use crate::claim::{Owned, check, claim};
 use crate::dead_letters;
 use crate::error::ProjectorError;
 use crate::event_table::{Onward, onward};
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
-use crate::history::{RecentEvents, check_same};
-use crate::metrics::{
-    APPLIED, BATCH_EVENTS, DIFFERS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, GAPS, PARKED, SUPERSEDED, VISIBLE_SECONDS,
-};
+use crate::history::check_same;
+use crate::metrics::{DIFFERS, GAPS};
 use crate::projection::Projection;
-use crate::refold::Refolding;
 use crate::settings::{ProjectorSettings, Role};
+use crate::write::{load_rows, write};
 
 /// What a worker asks of the engine, which alone holds the subscription.
 #[derive(Debug)]
@@ -65,40 +64,11 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) cancelled: CancellationToken,
 }
 
-/// A worker's hold on its partition.
-pub(crate) struct Owned<P: Projection> {
-    pub(crate) epoch: u64,
-    pub(crate) checkpoint: Checkpoint,
-    pub(crate) parked_keys: HashSet<String>,
-    /// Records kept that are nobody's.
-    pub(crate) foreign_records: u64,
-    pub(crate) live: bool,
-    /// The log's end when the partition was claimed: from there on it counts as live.
-    pub(crate) head: u64,
-    /// Nothing beyond its bound is applied, and it is there: it is live though the log goes on.
-    is_at_bound: bool,
-    /// The store has no row but those in `rows`: a partition that is folded from its beginning needs to load none.
-    has_all_rows: bool,
-    /// Rows as this owner last wrote or read them; right as long as its epoch holds.
-    pub(crate) rows: HashMap<P::Key, P::Row>,
-    /// Since when, and where, a sequence is missing.
-    gap: Option<(Instant, u64, u64, u64)>,
-    /// Records of nobody that stand behind it, and why they are: they are passed over with it, and kept then.
-    behind_gap: Vec<(Record, String)>,
-    recent: RecentEvents,
-    /// Keys that are being folded anew.
-    pub(crate) refolding: Option<Refolding<P>>,
-    /// Dead letters were written, and the partition is not claimed anew yet: nothing else may be.
-    pub(crate) is_unsure: bool,
-}
-
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
 /// be folded again, whether or not another event comes (faults 9 and 10).
 const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// How often a worker looks for what is asked of its dead letters.
 pub(crate) const ATTEND_EVERY: Duration = Duration::from_secs(1);
-/// Rows kept in memory by one worker.
-const MAX_ROWS: usize = 50_000;
 /// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold up
 /// those who wait for the live side.
 const AT_ONCE: usize = 64;
@@ -265,87 +235,6 @@ where
     }
 }
 
-/// Writes nothing, which is refused when the store is not where this owner left it.
-async fn check<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Result<(), ProjectorError>
-where
-    P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
-{
-    let nothing = Batch {
-        partition: context.partition,
-        epoch: owned.epoch,
-        from: owned.checkpoint,
-        to: owned.checkpoint,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: owned.live,
-    };
-    apply(context, &nothing).await
-}
-
-/// Claims the partition once more, after a write that left the checkpoint where it was. Under the epoch of before, a store
-/// that loses that write (fault 9) would look as its owner left it; with it goes the new epoch.
-pub(crate) async fn claim_again<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
-where
-    P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
-{
-    // What was written may be lost already.
-    owned.rows.clear();
-    owned.has_all_rows = false;
-    owned.is_unsure = true;
-    let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
-    if claimed.checkpoint != owned.checkpoint {
-        return Err(ReadModelError::CheckpointMoved {
-            name: P::NAME.to_owned(),
-            partition: context.partition,
-            expected: owned.checkpoint,
-            found: claimed.checkpoint,
-        }
-        .into());
-    }
-    owned.epoch = claimed.epoch;
-    owned.parked_keys = claimed.parked_keys;
-    owned.foreign_records = claimed.foreign_records;
-    owned.is_unsure = false;
-    Ok(())
-}
-
-async fn claim<P, M>(context: &WorkerContext<M>) -> Result<Owned<P>, ProjectorError>
-where
-    P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
-{
-    let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
-    let head = retrying(|| async {
-        let ends = context.log.ends(&context.at.topic).await?;
-        ends.iter()
-            .find(|ends| ends.partition == context.at.partition)
-            .map(|ends| ends.next)
-            .ok_or_else(|| ProjectorError::Log(EventLogError::UnknownTopic { topic: context.at.topic.clone() }))
-    })
-    .await?;
-    tracing::debug!(partition = %context.partition, epoch = claimed.epoch, checkpoint = %claimed.checkpoint, head, "partition claimed");
-    Ok(Owned {
-        epoch: claimed.epoch,
-        checkpoint: claimed.checkpoint,
-        parked_keys: claimed.parked_keys,
-        foreign_records: claimed.foreign_records,
-        live: claimed.live,
-        head,
-        is_at_bound: false,
-        // Where nothing was applied there is no row.
-        has_all_rows: claimed.checkpoint.sequence == 0,
-        rows: HashMap::new(),
-        gap: None,
-        behind_gap: Vec::new(),
-        recent: RecentEvents::new(),
-        refolding: None,
-        is_unsure: false,
-    })
-}
-
 /// Folds and writes one batch.
 async fn work_off<P, M>(
     context: &WorkerContext<M>,
@@ -374,6 +263,7 @@ where
                     break;
                 }
                 Order::Next => {
+                    check_partition(context, envelope)?;
                     next = envelope.sequence;
                     owned.gap = None;
                     reads.extend(kept_back.drain(..).map(|(record, why)| (record, Read::Foreign { why })));
@@ -415,6 +305,18 @@ where
     Ok(went)
 }
 
+/// Nobody would find the row of an event that lies elsewhere: a generation that was begun on an empty store takes the
+/// count that the topic has then.
+fn check_partition<M: ?Sized>(context: &WorkerContext<M>, envelope: &EventEnvelope) -> Result<(), ProjectorError> {
+    let (at, partitions) = (&context.at, context.settings.partitions);
+    let expected = partition_of(envelope.partition_key.as_bytes(), partitions);
+    if expected == at.partition {
+        return Ok(());
+    }
+    let key = envelope.partition_key.clone();
+    Err(ProjectorError::OtherPartition { at: at.clone(), key, expected, partitions })
+}
+
 fn check_twin<P: Projection, M: ?Sized>(
     context: &WorkerContext<M>,
     owned: &Owned<P>,
@@ -451,136 +353,6 @@ async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<
             Err(error) => return Ok(Read::Event { envelope, event: Err(error.to_string()) }),
         }
     }
-}
-
-/// Brings the rows of the batch's keys into memory, in one read.
-pub(crate) async fn load_rows<P, M>(
-    context: &WorkerContext<M>,
-    owned: &mut Owned<P>,
-    reads: &[(&Record, Read)],
-) -> Result<(), ProjectorError>
-where
-    P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
-{
-    if owned.rows.len() > MAX_ROWS {
-        owned.rows.clear();
-        owned.has_all_rows = false;
-    }
-    if owned.has_all_rows {
-        return Ok(());
-    }
-    let mut missing: Vec<P::Key> = Vec::new();
-    let mut seen = HashSet::new();
-    for (_, read) in reads {
-        let Read::Event { event: Ok(event), .. } = read else { continue };
-        if let Some(key) = P::key(event)
-            && !owned.rows.contains_key(&key)
-            && seen.insert(key.clone())
-        {
-            missing.push(key);
-        }
-    }
-    if missing.is_empty() {
-        return Ok(());
-    }
-    let rows = retrying(|| async { Ok(context.read_model.load(context.partition, &missing).await?.rows) }).await?;
-    owned.rows.extend(missing.into_iter().zip(rows).filter_map(|(key, row)| row.map(|row| (key, row))));
-    Ok(())
-}
-
-/// Stop 9: effect, checkpoint and parked events in one atomic write.
-pub(crate) async fn write<P, M>(
-    context: &WorkerContext<M>,
-    owned: &mut Owned<P>,
-    fold: Fold<P>,
-) -> Result<(), ProjectorError>
-where
-    P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
-{
-    let live = owned.live || owned.is_at_bound || fold.checkpoint.next_offset >= owned.head;
-    if fold.checkpoint == owned.checkpoint && live == owned.live {
-        return Ok(());
-    }
-    let parked = owned.parked_keys.union(&fold.newly_parked).count();
-    if !fold.newly_parked.is_empty() && parked > context.settings.parked_keys_limit {
-        let limit = context.settings.parked_keys_limit;
-        return Err(ProjectorError::TooManyParked { partition: context.partition, parked, limit });
-    }
-    let batch = Batch {
-        partition: context.partition,
-        epoch: owned.epoch,
-        from: owned.checkpoint,
-        to: fold.checkpoint,
-        changes: fold.changes.into_iter().collect(),
-        parked: fold.parked,
-        dead_letters: Resolution::default(),
-        live,
-    };
-    apply(context, &batch).instrument(tracing::debug_span!("apply")).await.inspect_err(|error| {
-        if matches!(error, ProjectorError::ReadModel(ReadModelError::Superseded { .. })) {
-            counter!(SUPERSEDED, "projection" => context.label.clone()).increment(1);
-        }
-    })?;
-    if fold.applied > 0 {
-        let age = now().saturating_sub(batch.to.event_time).max(0);
-        histogram!(VISIBLE_SECONDS, "projection" => context.label.clone()).record(age as f64 / 1000.0);
-        histogram!(BATCH_EVENTS, "projection" => context.label.clone()).record(fold.applied as f64);
-    }
-    counter!(APPLIED, "projection" => context.label.clone()).increment(fold.applied);
-    counter!(DUPLICATES, "projection" => context.label.clone()).increment(fold.duplicates);
-    counter!(FOREIGN, "projection" => context.label.clone()).increment(fold.foreign);
-    counter!(FOREIGN_DROPPED, "projection" => context.label.clone()).increment(fold.foreign_dropped);
-    owned.foreign_records += fold.foreign - fold.foreign_dropped;
-    counter!(PARKED, "projection" => context.label.clone()).increment(batch.parked.len() as u64);
-    owned.checkpoint = batch.to;
-    owned.live = batch.live;
-    owned.parked_keys.extend(fold.newly_parked);
-    owned.rows.extend(batch.changes);
-    Ok(())
-}
-
-pub(crate) async fn apply<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
-where
-    M: ReadModel + ?Sized,
-{
-    if guard::holds(Guard::CheckpointInCommit) {
-        return apply_at_once(context, batch).await;
-    }
-    // The checkpoint first, then what it stands for: a crash between the two loses the batch.
-    let moved = Batch { changes: Vec::new(), parked: Vec::new(), dead_letters: Resolution::default(), ..batch.clone() };
-    apply_at_once(context, &moved).await?;
-    apply_at_once(context, &Batch { from: batch.to, ..batch.clone() }).await
-}
-
-async fn apply_at_once<M>(context: &WorkerContext<M>, batch: &Batch<M::Key, M::Row>) -> Result<(), ProjectorError>
-where
-    M: ReadModel + ?Sized,
-{
-    let mut delays = Policy::STORE.backoff();
-    let mut is_retry = false;
-    loop {
-        match context.read_model.apply(batch).await {
-            Ok(()) => return Ok(()),
-            // The answer of the first try was lost, not its effect.
-            Err(ReadModelError::CheckpointMoved { found, .. }) if is_retry && found == batch.to => return Ok(()),
-            Err(error) if error.is_transient() => {
-                tracing::warn!(partition = %context.partition, %error, "write waits");
-                is_retry = true;
-                delays.wait().await;
-            }
-            Err(error) => return Err(error.into()),
-        }
-    }
-}
-
-/// Until it works: a worker that is not wanted any more is cancelled from outside.
-pub(crate) async fn retrying<T, F>(operation: impl FnMut() -> F) -> Result<T, ProjectorError>
-where
-    F: Future<Output = Result<T, ProjectorError>>,
-{
-    retry(Policy::STORE, None, ProjectorError::is_transient, operation).await
 }
 
 fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {

@@ -12,12 +12,13 @@ use event_log::frame::frame;
 use event_log::{
     EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, SqliteEventLog, TopicPartition, TopicSpec,
 };
-use projectors::dead_letters::http::{DeadLettersApi, router};
+use projectors::dead_letters::http::{DeadLettersApi, ProjectionLetters, router};
 use projectors::{
     DeadLetterMirror, Facts, FoldError, Projection, ProjectorSettings, Role, StockProjection, run_projector,
 };
+use read_models::generations::GenerationEntry;
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
-use read_models::{PartitionRef, ReadChoice};
+use read_models::{Generation, PartitionRef, ReadChoice, ReadModelStatus};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
@@ -84,7 +85,12 @@ impl Fixture {
         log.ensure_topics(&topics).await.unwrap();
         let stock = connect_stock(&format!("sqlite:{}", folder.path().join("stock.db").display())).await.unwrap();
         let registry = Arc::new(EmbeddedRegistry::default());
-        let projections = vec![("stock", stock.clone() as Arc<dyn read_models::DeadLetters>)];
+        let of = stock.clone();
+        let projections = vec![ProjectionLetters {
+            name: "stock",
+            generations: stock.clone(),
+            of: Box::new(move |number| of.of_generation(number)),
+        }];
         let routes = router(DeadLettersApi { projections, registry, now: || 1_700_000_000_000 });
         Self { log, stock, routes, sequence: 0, _folder: folder }
     }
@@ -178,6 +184,34 @@ impl Fixture {
 
     async fn stock(&self, sku: &str) -> StockAnswer {
         self.stock.stock(&[Sku::new(sku).unwrap()], &ReadChoice::default()).await.unwrap().answers.remove(0)
+    }
+
+    /// Writes the second generation into the catalogue.
+    async fn add_second(&self) {
+        let found = self.stock.catalogue().await.unwrap();
+        let mut to = found.clone();
+        let second = Generation { name: "stock".to_owned(), number: 2, fold_version: 1, partitions: 1 };
+        to.generations.insert(2, GenerationEntry::fed(&second));
+        let (to, decisions) = found.decided(to, Vec::new());
+        self.stock.change(&to, &decisions).await.unwrap();
+    }
+
+    /// Waits until so many events are parked in a generation.
+    async fn parked(&self, generation: u32, events: u64) {
+        let begun = Instant::now();
+        let store = self.stock.of_generation(generation);
+        loop {
+            let status = store.status().await;
+            let is_so = |status: &ReadModelStatus| {
+                status.partitions[0].checkpoint.sequence == self.sequence
+                    && status.partitions[0].parked_events == events
+            };
+            if status.as_ref().is_ok_and(is_so) {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "stock@{generation}: {status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// Waits until everything that was published is applied or parked.
@@ -401,11 +435,7 @@ async fn only_the_generation_that_serves_mirrors_what_it_parks() {
     let shadow = system.run_as::<Strict<true>>(2, shadow_role);
     let serving = system.run::<Strict<true>>();
     let second = system.stock.of_generation(2);
-    let begun = Instant::now();
-    while !second.status().await.is_ok_and(|status| status.partitions[0].parked_events == 2) {
-        assert!(begun.elapsed() < DEADLINE, "the shadow parks nothing");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    system.parked(2, 2).await;
     assert_eq!(system.mirrored(2).await.len(), 2);
     let at = PartitionRef { context: Context::Inventory, partition: 0 };
     assert_eq!(second.mirrored(at).await.unwrap(), None, "a replay has no effect outside (invariant R3)");
@@ -414,4 +444,71 @@ async fn only_the_generation_that_serves_mirrors_what_it_parks() {
     assert_eq!(system.mirrored(4).await.len(), 4);
     serving.stop().await;
     shadow.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_asked_of_a_projection_is_done_in_every_generation_that_is_fed() {
+    let mut system = Fixture::new().await;
+    system.publish("A", 1, 1).await;
+    system.publish("A", 2, POISON).await;
+    system.publish("A", 3, 3).await;
+    let running = [system.run::<Strict<true>>(), system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
+    for generation in [1, 2] {
+        system.parked(generation, 2).await;
+    }
+    system.add_second().await;
+
+    let reason = json!({"reason": "a count of a broken scale", "first": true});
+    let (status, asked) = system.post("/v1/dead-letters/stock/A/discard?wait=true", reason).await;
+    let told = |asked: &Value| -> Vec<(Value, Value, Value)> {
+        let requests = asked["requests"].as_array().unwrap().iter();
+        requests.map(|asked| (asked["generation"].clone(), asked["state"].clone(), asked["resolved"].clone())).collect()
+    };
+    let done = |generation: u32| (json!(generation), json!("done"), json!(1));
+    assert_eq!((status, told(&asked)), (200, vec![done(1), done(2)]), "{asked}");
+    // One of them can be asked for, and shown.
+    let (_, page) = system.get("/v1/dead-letters?projection=stock@2").await;
+    assert_eq!((&page["keys"][0]["projection"], &page["keys"][0]["events"]), (&json!("stock@2"), &json!(1)), "{page}");
+    let (_, page) = system.get("/v1/dead-letters/stock@2/A").await;
+    assert_eq!(page["history"]["discarded"].as_array().unwrap().len(), 1, "{page}");
+    for unknown in ["stock@9/A", "stock@x/A", "stok/A"] {
+        assert_eq!(system.get(&format!("/v1/dead-letters/{unknown}")).await.0, 404, "{unknown}");
+    }
+    for running in running {
+        running.stop().await;
+    }
+
+    // The fold is mended, and takes versions as they come.
+    let running =
+        [system.run::<StockProjection>(), system.run_as::<StockProjection>(2, watch::channel(Role::Shadow).1)];
+    let (status, asked) = system.post("/v1/dead-letters/stock/A/redrive?wait=true", Value::Null).await;
+    assert_eq!((status, told(&asked)), (200, vec![done(1), done(2)]), "{asked}");
+    for generation in [1, 2] {
+        system.parked(generation, 0).await;
+    }
+    for running in running {
+        running.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_discard_takes_nothing_out_of_another_generation_that_nobody_looked_at() {
+    let mut system = Fixture::new().await;
+    system.publish("A", 1, 1).await;
+    system.publish("A", 2, POISON).await;
+    // What serves could fold all of it but the last, which it has no place for.
+    system.publish("A", 4, 4).await;
+    let running = [system.run::<Strict<false>>(), system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
+    system.parked(1, 1).await;
+    system.parked(2, 2).await;
+    system.add_second().await;
+
+    let (_, asked) = system.post("/v1/dead-letters/stock/A/discard?wait=true", json!({"reason": "lost"})).await;
+    let requests = asked["requests"].as_array().unwrap();
+    assert_eq!((requests.len(), &requests[0]["generation"]), (1, &json!(1)), "{asked}");
+    system.parked(1, 0).await;
+    system.parked(2, 2).await;
+    for running in running {
+        running.stop().await;
+    }
 }

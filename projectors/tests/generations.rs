@@ -174,6 +174,18 @@ async fn an_unknown_fold_is_told_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_event_that_lies_in_another_partition_than_its_readers_look_into_halts() {
+    let mut world = World::new().await;
+    world.publish(40).await;
+    let running = world.run();
+    world.level(1).await;
+    world.publish_elsewhere().await;
+    world.until_health("stock projector", |told| told.contains("that this generation was begun with")).await;
+    assert_eq!(world.rows(1).await, world.oracle(|_| true));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_nothing_is_stored_the_first_generation_is_built() {
     let mut world = World::new().await;
     world.publish(40).await;
@@ -196,7 +208,7 @@ async fn a_catalogue_that_its_store_lost_is_written_back_with_all_decisions() {
     let before = world.stores.catalogue_now();
 
     world.stores.wipe_catalogue();
-    world.until("it is back", |catalogue| catalogue.version == 1).await;
+    world.until("it is back", |catalogue| catalogue.version == before.version + 1).await;
     let after = world.stores.catalogue_now();
     assert_eq!((after.serving, &after.generations), (2, &before.generations));
     assert_ne!(after.id, before.id);
@@ -209,6 +221,34 @@ async fn a_catalogue_that_its_store_lost_is_written_back_with_all_decisions() {
     world.change(|to| to.serving = 1).await;
     world.publish(10).await;
     world.level(1).await;
-    assert_eq!(world.stores.catalogue_now().version, 2);
+    assert_eq!(world.stores.catalogue_now().version, before.version + 2);
     running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_catalogue_that_went_back_by_several_versions_is_brought_back_once() {
+    let mut world = World::new().await;
+    world.publish(40).await;
+    world.change(|to| world::add(to, 1, 1, None)).await;
+    let old = world.stores.kept();
+    world.change(|to| world::add(to, 2, 1, None)).await;
+    world.change(|to| to.serving = 2).await;
+    world.change(|to| to.previous = Some(1)).await;
+    let (first, second) = (world.run(), world.run());
+    world.level(2).await;
+    let before = world.stores.catalogue_now();
+
+    world.stores.restore(old);
+    world.until("it is back", |catalogue| catalogue.version > before.version).await;
+    // Both look some times more.
+    world.change(|to| world::add(to, 3, 1, None)).await;
+    world.publish(10).await;
+    world.level(3).await;
+    let after = world.stores.catalogue_now();
+    assert_eq!((after.id, after.version, after.serving), (before.id, before.version + 2, 2));
+    let decisions = world.stores.decisions();
+    check_chain(&decisions).unwrap();
+    assert_eq!(decisions.iter().filter(|decision| decision.action == "restored_after_loss").count(), 1);
+    first.stop().await;
+    second.stop().await;
 }

@@ -134,12 +134,18 @@ impl Watch {
         Some(MirrorOrder { candidate: candidate.clone(), _permit: permit })
     }
 
+    fn stage_of_now(&self) -> Option<u64> {
+        let catalogue = self.catalogue.load();
+        Some(catalogue.as_ref()?.candidate.as_ref()?.since)
+    }
+
     /// A mirrored read that ended after `took`.
     pub(crate) fn mirrored(&self, order: &MirrorOrder, took: Duration, how: Mirroring) {
         let mut mirrored = locked(&self.mirrored);
         let (generation, stage) = (order.candidate.generation, order.candidate.since);
-        // One of a stage that is over.
-        if mirrored.as_ref().is_some_and(|mirrored| mirrored.stage > stage) {
+        // One of a stage that is over, unless its number came back with a store that was wiped.
+        let is_of_now = || self.stage_of_now() == Some(stage);
+        if mirrored.as_ref().is_some_and(|mirrored| mirrored.stage > stage) && !is_of_now() {
             return;
         }
         let counts = match mirrored.as_mut().filter(|mirrored| mirrored.stage == stage) {

@@ -168,9 +168,14 @@ pub trait Generations: Send + Sync {
     /// The catalogue as it stands. Where none is stored: version 0, and the generation that is there, if any, serves.
     async fn catalogue(&self) -> Result<Catalogue, ReadModelError>;
 
+    /// Writes the next version of the catalogue: [`Self::replace`] of the version before it.
+    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+        self.replace(to.version.saturating_sub(1), to, decisions).await
+    }
+
     /// Writes the catalogue and its new decisions as one, or nothing. Refused with
-    /// [`ReadModelError::CatalogueMoved`] unless the stored version is `to.version - 1`.
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError>;
+    /// [`ReadModelError::CatalogueMoved`] unless version `found` of it is stored; 0 where none is.
+    async fn replace(&self, found: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError>;
 
     /// Decisions in order, from the one after `after`; about `limit` of them.
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<Decision>, ReadModelError>;

@@ -31,7 +31,8 @@ pub use reader::SearchReader;
 /// The contexts whose events make a document.
 pub const CONTEXTS: [Context; 3] = [Context::Catalogue, Context::Inventory, Context::Pricing];
 
-const NAME: &str = "search";
+/// Name of this read model and of its projection.
+pub const NAME: &str = "search";
 
 /// Names one row of one part of a document.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]

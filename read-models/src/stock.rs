@@ -18,7 +18,8 @@ pub use redis::RedisStock;
 pub use redis::codec as redis_codec;
 pub use sqlite::SqliteStock;
 
-const NAME: &str = "stock";
+/// Name of this read model and of its projection.
+pub const NAME: &str = "stock";
 const CONTEXTS: [Context; 1] = [Context::Inventory];
 
 /// One SKU in one warehouse.

@@ -109,7 +109,7 @@ impl Controller {
         now: i64,
     ) -> Result<Option<Outcome>, ReplayError> {
         let watched = watched(catalogue, now)?;
-        if let Some((watched, fired)) = self.watch.fired(&watched, observed, now) {
+        if let Some((watched, fired)) = self.watch.fired(&watched, observed, Instant::now()) {
             let sentences: Vec<&str> = fired.iter().map(|passed| passed.sentence.as_str()).collect();
             let held = humantime::format_duration(watched.bounds.holds_for);
             let by = By::new(TRIGGER, &format!("{}, for {held}", sentences.join("; ")), now)?;

@@ -16,9 +16,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use read_models::generations::GenerationState;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use utoipa::{IntoParams, OpenApi};
+use utoipa::{IntoParams, OpenApi, ToSchema};
 
 use crate::decide::CutoverRequest;
 use crate::gates::Missing;
@@ -84,20 +84,26 @@ pub fn router(api: ReplaysApi) -> Router {
         .with_state(Arc::new(shared))
 }
 
+/// What `GET /v1/replays` answers.
+#[derive(Serialize, ToSchema)]
+struct ReplayList {
+    read_models: Vec<ReplaysView>,
+}
+
 /// Every generation of each read model
 #[utoipa::path(
     get, path = "/v1/replays", tag = "replays",
     responses(
-        (status = 200, description = "A list `read_models`", body = [ReplaysView]),
+        (status = 200, body = ReplayList),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn list(State(api): State<Arc<Shared>>) -> Result<Response, Problem> {
-    let mut views = Vec::new();
+    let mut read_models = Vec::new();
     for replayed in &api.replayed {
-        views.push(ReplaysView::of(replayed, (api.now)()).await?);
+        read_models.push(ReplaysView::of(replayed, (api.now)()).await?);
     }
-    Ok(no_store(Json(json!({ "read_models": views }))))
+    Ok(no_store(Json(ReplayList { read_models })))
 }
 
 /// One generation: its progress, its gates, its replay
@@ -296,11 +302,7 @@ async fn retire(
     let body = taken(body)?;
     let by = body.by.at(api.now)?;
     let (replayed, target) = api.find(&name)?;
-    let catalogue = replayed.catalogue().await?;
-    let number = match target.number.or(catalogue.previous) {
-        Some(number) => number,
-        None => target.resolve(&catalogue)?,
-    };
+    let number = target.to_retire(&replayed.catalogue().await?)?;
     told(replayed.operations().retire(number, body.early.as_deref(), &by).await?, StatusCode::OK)
 }
 

@@ -68,14 +68,14 @@ impl Generations for MemoryGenerations {
         Ok(serde_json::from_str(&json).unwrap())
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+    async fn replace(&self, expected: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let mut stored = self.stored.lock().unwrap();
         if self.overtaken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok() {
             stored.catalogue.version += 1;
         }
         let found = stored.catalogue.version;
-        if found + 1 != to.version {
-            return Err(ReadModelError::CatalogueMoved { name: "stock".to_owned(), expected: to.version - 1, found });
+        if found != expected {
+            return Err(ReadModelError::CatalogueMoved { name: "stock".to_owned(), expected, found });
         }
         stored.catalogue = to.clone();
         stored.decisions.extend_from_slice(decisions);

@@ -32,7 +32,9 @@ pub async fn publish_decisions(
         // The catalogue is read before its decisions: those belong to it, or to a later version of it.
         let catalogue = generations.catalogue().await?;
         let after = generations.published_decisions().await?;
-        let decisions = generations.decisions(after, BATCH).await?;
+        let mut decisions = generations.decisions(after, BATCH).await?;
+        // A list that somebody wrote to by hand may say an old one again: it would be sent again without end.
+        decisions.retain(|decision| decision.number > after);
         let Some(last) = decisions.last().map(|decision| decision.number) else {
             return Ok(sent);
         };

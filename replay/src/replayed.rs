@@ -91,11 +91,17 @@ impl Replayed {
         }
     }
 
-    /// Of each generation that is fed and there.
+    /// Of each generation that is fed and there. A damaged one counts as not there: it must not hide the others.
     pub async fn statuses(&self, catalogue: &Catalogue) -> Result<Vec<ReadModelStatus>, ReplayError> {
         let mut statuses = Vec::new();
         for number in catalogue.fed() {
-            statuses.extend(self.status(number).await?);
+            match self.status(number).await {
+                Ok(status) => statuses.extend(status),
+                Err(ReplayError::ReadModel(error)) if !error.is_transient() => {
+                    tracing::warn!(read_model = self.name(), generation = number, %error, "generation counts as not there");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(statuses)
     }

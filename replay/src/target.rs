@@ -42,6 +42,11 @@ impl Target {
     pub fn resolve(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
         self.number.or_else(|| current_replay(catalogue)).ok_or(ReplayError::NoReplay { name: self.name })
     }
+
+    /// The generation to retire: without a number, what served before.
+    pub fn to_retire(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
+        self.number.or(catalogue.previous).map_or_else(|| self.resolve(catalogue), Ok)
+    }
 }
 
 impl FromStr for Target {
@@ -100,6 +105,15 @@ mod tests {
         let error = parsed_and_resolved("stock").unwrap_err().to_string();
         assert!(error.contains("millrace replay start stock"), "{error}");
         assert_eq!(parsed_and_resolved("stock@4").unwrap(), 4);
+    }
+
+    #[test]
+    fn without_a_number_what_served_before_is_retired() {
+        let (stock, third) = ("stock".parse::<Target>().unwrap(), "stock@3".parse::<Target>().unwrap());
+        let mut catalogue = Catalogue::of_built(None);
+        assert!(stock.to_retire(&catalogue).is_err());
+        catalogue.previous = Some(1);
+        assert_eq!((stock.to_retire(&catalogue).unwrap(), third.to_retire(&catalogue).unwrap()), (1, 3));
     }
 
     fn parsed_and_resolved(text: &str) -> Result<u32, ReplayError> {

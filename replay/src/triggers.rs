@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 use read_models::generations::Catalogue;
 use read_models::process_report::{Lately, ReadFigures};
 use serde_json::{Value, json};
+use tokio::time::Instant;
 
 use crate::error::ReplayError;
 use crate::observed::Observed;
@@ -43,7 +44,7 @@ pub struct TriggerWatch {
     generations: BTreeMap<u32, (Watched, Since)>,
 }
 
-type Since = BTreeMap<&'static str, i64>;
+type Since = BTreeMap<&'static str, Instant>;
 
 /// A rate of fewer requests says nothing: of one request, one error is all.
 const LEAST_REQUESTS: u64 = 20;
@@ -125,7 +126,8 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
 
 impl TriggerWatch {
     /// The bounds that are passed for long enough now, of the first generation that passes any. Another stage begins anew.
-    pub fn fired(&mut self, watched: &[Watched], observed: &Observed, now: i64) -> Option<(Watched, Vec<Passed>)> {
+    /// How long is measured by no clock that could be set (fault 15).
+    pub fn fired(&mut self, watched: &[Watched], observed: &Observed, now: Instant) -> Option<(Watched, Vec<Passed>)> {
         self.generations.retain(|_, (known, _)| watched.contains(known));
         let mut fired = None;
         for watched in watched {
@@ -133,9 +135,9 @@ impl TriggerWatch {
             let (_, since) = known.or_insert_with(|| (watched.clone(), Since::new()));
             let passed = passed(watched, observed);
             since.retain(|bound, _| passed.iter().any(|passed| passed.bound == *bound));
-            let holds_for = i64::try_from(watched.bounds.holds_for.as_millis()).unwrap_or(i64::MAX);
-            let mut has_held =
-                |passed: &Passed| now.saturating_sub(*since.entry(passed.bound).or_insert(now)) >= holds_for;
+            let mut has_held = |passed: &Passed| {
+                now.duration_since(*since.entry(passed.bound).or_insert(now)) >= watched.bounds.holds_for
+            };
             let held: Vec<Passed> = passed.into_iter().filter(|passed| has_held(passed)).collect();
             if fired.is_none() && !held.is_empty() {
                 fired = Some((watched.clone(), held));

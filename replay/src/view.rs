@@ -49,6 +49,8 @@ pub struct GenerationView {
     pub replay: Option<ReplayView>,
     /// `None` where nothing of it is there, yet or any more.
     pub progress: Option<ProgressView>,
+    /// Why nothing can be told of it.
+    pub problem: Option<String>,
     /// Of one that is built beside what serves: whether and by what that is held back; `None` while nobody tells.
     pub throttle: Option<ThrottleView>,
     /// What mirrored reads of its stage showed.
@@ -149,13 +151,20 @@ impl ReplaysView {
         let reports = replayed.operations().generations().reports(now, REPORT_MAX_AGE_MS).await?;
         let mut generations = Vec::new();
         for (number, entry) in &catalogue.generations {
-            let status = match entry.state {
-                GenerationState::Fed => replayed.status(*number).await?,
-                GenerationState::Retired | GenerationState::Removed => None,
+            let found = match entry.state {
+                GenerationState::Fed => replayed.status(*number).await,
+                GenerationState::Retired | GenerationState::Removed => Ok(None),
+            };
+            let (status, problem) = match found {
+                Ok(status) => (status, None),
+                // Of this one only: the others are shown as they are.
+                Err(ReplayError::ReadModel(error)) if !error.is_transient() => (None, Some(error.to_string())),
+                Err(error) => return Err(error),
             };
             let view = GenerationView::of(replayed.name(), &catalogue, *number, entry, status.as_ref())?;
             let throttle = ThrottleView::of(&reports).filter(|_| is_shadow(&catalogue, *number, entry));
             generations.push(GenerationView {
+                problem,
                 throttle,
                 mirror: MirrorView::of(&catalogue, *number, &reports),
                 ..view
@@ -214,6 +223,7 @@ impl GenerationView {
             mirror_percent: own.map_or(0, |own| own.mirror_percent),
             replay: ReplayRecord::of(entry)?.map(ReplayView::of),
             progress: status.map(ProgressView::of),
+            problem: None,
             throttle: None,
             mirror: None,
         })

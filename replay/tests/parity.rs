@@ -7,6 +7,7 @@ mod fixture;
 use event_log::EventDecoder;
 use fixture::{Fixture, PARTITIONS, WrongStock};
 use projectors::StockProjection;
+use read_models::ReadModelStatus;
 use replay::parity::{Progress, Sides, compare};
 use replay::report::DifferenceKind;
 use replay::rules::Rules;
@@ -81,6 +82,36 @@ async fn an_error_in_one_field_of_one_region_is_named_key_by_key() {
     assert!(!report.is_clean() && !report.evidence().is_clean());
     let html = report.html();
     assert!(html.contains("Differing keys by field") && html.contains(&differing[0]) && !html.contains("http"));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_that_only_one_side_has_come_to_park_is_no_difference() {
+    let fixture = Fixture::with_events(900).await;
+    let live = fixture.build::<StockProjection>(1, 1).await;
+    let candidate = fixture.build::<StockProjection>(2, 1).await;
+    fixture.level(&live).await;
+    fixture.level(&candidate).await;
+    fixture.stop_feeding().await;
+    fixture.publish_unreadable().await;
+    fixture.build::<StockProjection>(1, 1).await;
+    fixture.level(&live).await;
+
+    let sides = Sides { live: &live, live_fold: 1, candidate: &candidate, candidate_fold: 1 };
+    let (decoder, progress, rules) = (EventDecoder::new(fixture.registry()), Progress::default(), Rules::default());
+    let compared = compare::<StockProjection>(&sides, fixture.log(), &decoder, &rules, &progress, 7);
+    let catches_up = async {
+        // All but the one with the key that one side has parked.
+        while progress.seen().1 < u64::from(PARTITIONS) - 1 {
+            tokio::task::yield_now().await;
+        }
+        fixture.build::<StockProjection>(2, 1).await;
+    };
+    let (report, ()) = tokio::join!(compared, catches_up);
+    let report = report.unwrap();
+    assert!(report.is_clean(), "{}", report.text(10));
+    let parked =
+        |status: ReadModelStatus| status.partitions.iter().map(|partition| partition.parked_events).sum::<u64>();
+    assert_eq!((parked(live.status().await.unwrap()), parked(candidate.status().await.unwrap())), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

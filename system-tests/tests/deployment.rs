@@ -1,5 +1,6 @@
 //! The container files are not run here, so what can be held without an engine is: every setting that they name exists.
 //! An unknown `MILLRACE_*` variable would stop each container at its start.
+#![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -11,6 +12,17 @@ fn settings_in(text: &str) -> BTreeSet<&str> {
     words.filter(|word| word.starts_with("MILLRACE_")).collect()
 }
 
+fn read_sources(folder: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_sources(&path, text);
+        } else {
+            text.push_str(&std::fs::read_to_string(path).unwrap());
+        }
+    }
+}
+
 /// The flags of the command line that can be given by variable, from its source.
 fn known_settings(command_line: &str) -> BTreeSet<&str> {
     command_line.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()).collect()
@@ -19,8 +31,8 @@ fn known_settings(command_line: &str) -> BTreeSet<&str> {
 #[test]
 fn container_files_name_only_known_settings() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let sources = ["millrace/src/cli.rs", "millrace/src/cli/addresses.rs"];
-    let command_line: String = sources.map(|file| std::fs::read_to_string(root.join(file)).unwrap()).concat();
+    let mut command_line = String::new();
+    read_sources(&root.join("millrace/src"), &mut command_line);
     let known = known_settings(&command_line);
     for file in NAMED_IN {
         let text = std::fs::read_to_string(root.join(file)).unwrap();

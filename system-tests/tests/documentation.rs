@@ -1,6 +1,7 @@
 //! What the documents name is there: files, functions, spans and tests.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 fn root() -> &'static Path {
@@ -113,15 +114,69 @@ fn every_file_and_test_that_the_invariants_name_is_there() {
     assert!(named > 10, "the test no longer reads the document: {named} names");
 }
 
+/// What users and operators read. Decision records are of their day.
+fn documents() -> Vec<(String, String)> {
+    let is_told = |path: &String| {
+        let is_page = path.starts_with("docs/") && !path.starts_with("docs/adr/");
+        path.ends_with(".md") && (is_page || path == "README.md" || path == "CHANGELOG.md")
+    };
+    files().into_iter().filter(is_told).map(|path| (path.clone(), read(path))).collect()
+}
+
+/// The words of a text that begin so, up to the first character that `is_part` is false for.
+fn words<'t>(text: &'t str, beginning: &str, is_part: fn(char) -> bool) -> Vec<&'t str> {
+    let begins = text.match_indices(beginning).filter(|(at, _)| !text[..*at].ends_with(is_part)).map(|(at, _)| at);
+    begins.map(|at| text[at..].split(|letter| !is_part(letter)).next().unwrap()).collect()
+}
+
+fn is_of_a_metric(letter: char) -> bool {
+    letter.is_ascii_lowercase() || letter == '_'
+}
+
+fn is_of_a_flag(letter: char) -> bool {
+    letter.is_ascii_alphanumeric() || letter == '-'
+}
+
 #[test]
-fn every_metric_that_operations_names_is_measured() {
+fn every_metric_that_is_told_of_is_measured() {
     let sources = sources();
-    let text = read("docs/operations.md");
-    let named: Vec<&str> = quoted(&text).into_iter().filter(|name| name.starts_with("millrace_")).collect();
-    assert!(named.len() >= 5, "{named:?}");
-    for name in named {
-        assert!(sources.iter().any(|(_, text)| text.contains(&format!("\"{name}\""))), "no metric {name}");
+    let mut told = 0;
+    for (document, text) in documents() {
+        for name in words(&text, "millrace_", is_of_a_metric) {
+            let is_there = sources.iter().any(|(_, text)| text.contains(&format!("\"{name}\"")));
+            assert!(is_there, "{document}: no metric {name}");
+            told += 1;
+        }
     }
+    assert!(told > 30, "the test no longer reads the documents: {told} metrics");
+}
+
+#[test]
+fn every_metric_has_a_help_line_in_every_process() {
+    let wiring = read("millrace/src/roles/process.rs");
+    let measures = |path: &String| !path.starts_with("system-tests/") && !path.starts_with("benches/");
+    let mut described = 0;
+    for (path, text) in sources().into_iter().filter(|(path, _)| measures(path)) {
+        for (at, _) in text.match_indices(": &str = \"millrace_") {
+            let value = text[at..].split('"').nth(1).unwrap();
+            if !value.chars().all(is_of_a_metric) {
+                continue;
+            }
+            let constant = text[..at].rsplit(' ').next().unwrap();
+            let is_described = text.split("describe_").skip(1).any(|rest| {
+                let argument = rest.split_once("!(").map(|(_, arguments)| arguments.trim_start());
+                argument.is_some_and(|argument| argument.starts_with(&format!("{constant},")))
+            });
+            assert!(is_described, "{path}: {constant} is not described");
+            described += 1;
+        }
+        if text.contains("pub fn describe_metrics()") {
+            let folder = path.split("/src/").next().unwrap().rsplit('/').next().unwrap().replace('-', "_");
+            let is_called = words(&wiring, &format!("{folder}::"), |letter| is_of_a_metric(letter) || letter == ':');
+            assert!(is_called.iter().any(|call| call.ends_with("::describe_metrics")), "nobody describes {folder}");
+        }
+    }
+    assert!(described > 40, "the test no longer reads the sources: {described} metrics");
 }
 
 /// What follows a key in the alarms' file, one per line.
@@ -130,19 +185,17 @@ fn alarm_lines<'t>(text: &'t str, key: &str) -> Vec<&'t str> {
 }
 
 #[test]
-fn every_alarm_measures_something_and_links_to_a_page() {
+fn every_alarm_measures_something_and_links_to_a_page_that_names_it() {
     let sources = sources();
     let alarms = read("deploy/alerts.yml");
     let names = alarm_lines(&alarms, "alert:");
     let pages = alarm_lines(&alarms, "runbook_url:");
     assert!(names.len() >= 8 && names.len() == pages.len(), "{names:?} {pages:?}");
-    for page in pages {
-        assert!(root().join(page).exists(), "{page}");
+    for (name, page) in names.iter().zip(pages) {
+        assert!(read(page).contains(&format!("`{name}`")), "{page} does not name its alarm {name}");
     }
     for expression in alarm_lines(&alarms, "expr:") {
-        let is_part = |letter: char| letter.is_ascii_lowercase() || letter == '_';
-        let metrics: Vec<&str> =
-            expression.split(|letter| !is_part(letter)).filter(|word| word.starts_with("millrace_")).collect();
+        let metrics = words(expression, "millrace_", is_of_a_metric);
         assert!(!metrics.is_empty(), "{expression}");
         for name in metrics {
             assert!(sources.iter().any(|(_, text)| text.contains(&format!("\"{name}\""))), "no metric {name}");
@@ -171,26 +224,33 @@ fn every_fault_has_a_page_that_says_what_to_do_and_what_not() {
     }
 }
 
+/// Flags of cargo, docker and the project's own harness.
+const FLAGS_OF_OTHERS: [&str; 9] =
+    ["release", "build", "base", "threads", "guard-off", "minutes", "slack", "reads", "sample"];
+
 #[test]
-fn every_flag_that_operators_are_told_of_is_there() {
+fn every_flag_that_is_told_of_is_there() {
     let program: Vec<String> = files().into_iter().filter(|file| file.starts_with("millrace/src")).map(read).collect();
-    let mut told = 0;
-    for document in files().iter().filter(|file| *file == "docs/operations.md" || file.starts_with("docs/runbooks/")) {
-        for words in quoted(&read(document))
-            .into_iter()
-            .filter(|words| words.starts_with("--") || words.starts_with("millrace "))
-        {
-            for flag in words.split_whitespace().filter_map(|word| word.strip_prefix("--")) {
-                let flag = flag.split(['=', '`', ',']).next().unwrap();
-                let field = format!("pub {}: ", flag.replace('-', "_"));
-                let named = format!("long = \"{flag}\"");
-                let is_there = program.iter().any(|text| text.contains(&field) || text.contains(&named));
-                assert!(is_there, "{document}: no flag --{flag}");
-                told += 1;
+    let (mut told, mut of_others) = (0, BTreeSet::new());
+    for (document, text) in documents() {
+        for flag in words(&text, "--", is_of_a_flag).into_iter().map(|word| word.trim_matches('-')) {
+            if flag.is_empty() {
+                continue;
             }
+            let field = format!("pub {}: ", flag.replace('-', "_"));
+            let named = format!("long = \"{flag}\"");
+            let is_there = program.iter().any(|text| text.contains(&field) || text.contains(&named));
+            if !is_there {
+                assert!(FLAGS_OF_OTHERS.contains(&flag), "{document}: no flag --{flag}");
+                of_others.insert(flag.to_owned());
+            }
+            told += 1;
         }
     }
-    assert!(told > 15, "the test no longer reads the documents: {told} flags");
+    assert!(told > 150, "the test no longer reads the documents: {told} flags");
+    for flag in FLAGS_OF_OTHERS {
+        assert!(of_others.contains(flag), "--{flag} is told of nowhere, or is a flag of millrace");
+    }
 }
 
 #[test]

@@ -30,6 +30,9 @@ pub(super) struct FoundTopic {
     pub partitions: Option<u32>,
     /// Whether every partition has a leader, and so can be used.
     pub has_leaders: bool,
+    /// Replicas of the partition that has the fewest, up or not.
+    pub replicas: usize,
+    /// Brokers that are up.
     pub brokers: usize,
 }
 
@@ -60,21 +63,21 @@ impl Lookup {
             self.client.fetch_metadata(Some(name), ANSWER_WITHIN).map_err(|error| self.log().classify(&error, name))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name);
         let brokers = metadata.brokers().len();
+        let missing = FoundTopic { partitions: None, has_leaders: false, replicas: 0, brokers };
         match found {
             Some(topic) => match topic.error() {
                 None => Ok(FoundTopic {
                     partitions: Some(topic.partitions().len() as u32),
                     has_leaders: topic.partitions().iter().all(|partition| partition.leader() >= 0),
+                    replicas: topic.partitions().iter().map(|partition| partition.replicas().len()).min().unwrap_or(0),
                     brokers,
                 }),
                 Some(error) => match self.log().classify(&KafkaError::MetadataFetch(error.into()), name) {
-                    EventLogError::UnknownTopic { .. } => {
-                        Ok(FoundTopic { partitions: None, has_leaders: false, brokers })
-                    }
+                    EventLogError::UnknownTopic { .. } => Ok(missing),
                     other => Err(other),
                 },
             },
-            None => Ok(FoundTopic { partitions: None, has_leaders: false, brokers }),
+            None => Ok(missing),
         }
     }
 

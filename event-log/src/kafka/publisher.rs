@@ -4,7 +4,9 @@
 //! stops those behind it: `enable.gapless.guarantee` turns a rejected batch into a fatal error instead of sending the
 //! next one past it. Records do not expire one by one (`message.timeout.ms` 0), which would let later ones overtake;
 //! the call as a whole has a deadline, after which the producer with all that it holds is thrown away. The same
-//! happens after a fatal error. The next call makes a new producer and the caller publishes the same records again.
+//! happens after a fatal error, and once a record has failed: what should be sent once more after a fatal error is neither
+//! sent nor reported, so whoever waited for it would hear of the failure at the deadline, and as another one. The next call
+//! makes a new producer and the caller publishes the same records again.
 //!
 //! It also happens when a connection in use is lost. librdkafka would send what was under way again as soon as a broker
 //! answers, and that one may have lost its disk, or not have had all: the records would stand where others belong (fault
@@ -34,6 +36,9 @@ use crate::log::NewRecord;
 
 /// Longest time for one call.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
+/// How long a fatal error is waited upon for the failure that it came of, which says what was wrong. librdkafka tells them
+/// one right after the other.
+const CAUSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long to wait when the producer's queue is full. Half a linger: it empties at that pace.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
 /// Records handed over before other tasks get a turn.
@@ -51,8 +56,10 @@ pub(super) struct Publisher {
 struct Batch {
     /// Records not yet reported on, and one for the call itself while it still hands records over.
     outstanding: AtomicUsize,
-    /// The first failure, and the topic that it happened on.
+    /// The first failure that says what was wrong, or else the first, and the topic that it happened on.
     failure: Mutex<Option<(KafkaError, String)>>,
+    /// Cancelled with the first failure that says what was wrong.
+    has_failed: CancellationToken,
     is_done: Notify,
 }
 
@@ -66,6 +73,8 @@ struct DeliveryContext {
     log: ClientLog,
     /// Cancelled once a connection that was in use is gone.
     lost: CancellationToken,
+    /// Cancelled with a fatal error: nothing more is sent.
+    fatal: CancellationToken,
 }
 
 // === impl Publisher ===
@@ -77,7 +86,7 @@ impl Publisher {
 
     pub async fn publish(&self, records: &[NewRecord]) -> Result<(), EventLogError> {
         let producer = self.producer()?;
-        let DeliveryContext { log, lost } = producer.client().context().as_ref();
+        let DeliveryContext { log, lost, .. } = producer.client().context().as_ref();
         let since_the_last_call = match producer.client().fatal_error() {
             Some((code, reason)) => Some(format!("{code}: {reason}")),
             None => lost.is_cancelled().then(|| "the connection was lost since the last call".to_owned()),
@@ -91,7 +100,7 @@ impl Publisher {
     }
 
     async fn publish_with(&self, producer: &Arc<KafkaProducer>, records: &[NewRecord]) -> Result<(), EventLogError> {
-        let DeliveryContext { log, lost } = producer.client().context().as_ref();
+        let DeliveryContext { log, lost, fatal } = producer.client().context().as_ref();
         let deadline = Instant::now() + PUBLISH_WITHIN;
         // Who drops the call does not know what became of it, and looks: nothing of it may go out after that.
         let mut unfinished = Unfinished { publisher: self, producer: Some(producer) };
@@ -101,6 +110,8 @@ impl Publisher {
         let why_not = tokio::select! {
             biased;
             () = batch.done(), if is_whole => None,
+            () = batch.has_failed.cancelled(), if is_whole => None,
+            () = no_cause_of(fatal), if is_whole => Some("before a fatal error".to_owned()),
             () = lost.cancelled() => Some("before the connection was lost".to_owned()),
             () = tokio::time::sleep_until(deadline) => Some(format!("within {} s", PUBLISH_WITHIN.as_secs())),
         };
@@ -111,15 +122,13 @@ impl Publisher {
             return Err(error);
         }
         let Some((error, topic)) = batch.failure() else { return Ok(()) };
-        if let Some((code, reason)) = producer.client().fatal_error() {
-            tracing::debug!(%code, reason, "kafka producer is replaced after a fatal error");
+        let fatal_error = producer.client().fatal_error();
+        if fatal_error.is_some() || !batch.is_done() {
+            tracing::debug!(?fatal_error, "kafka producer is replaced after a failure");
             self.discard(producer);
         }
         Err(match code_of(&error) {
-            // Only what came first says what was wrong; the others follow from it, and from throwing away.
-            Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => {
-                log.unavailable(error)
-            }
+            _ if follows_from_another(&error) => log.unavailable(error),
             // Topics are made before anything is published. A broker that was just restarted may not know one yet:
             // whether it is there is for `ensure_topics` to say, which the caller asks before it tries again.
             Some(
@@ -196,6 +205,7 @@ impl Publisher {
             .create_with_context(DeliveryContext {
                 log: ClientLog::new(self.settings.address()),
                 lost: CancellationToken::new(),
+                fatal: CancellationToken::new(),
             })
             .map_err(|error| EventLogError::Setting { key: "event-log", problem: error.to_string() })?;
         let producer = Arc::new(producer);
@@ -220,6 +230,20 @@ impl Drop for Publisher {
             drop_elsewhere(producer);
         }
     }
+}
+
+/// Only what came first says what was wrong; the others follow from it, and from throwing away.
+fn follows_from_another(error: &KafkaError) -> bool {
+    matches!(
+        code_of(error),
+        Some(RDKafkaErrorCode::Fatal | RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight)
+    )
+}
+
+/// Ends where a fatal error came, and no failure that it came of.
+async fn no_cause_of(fatal: &CancellationToken) {
+    fatal.cancelled().await;
+    tokio::time::sleep(CAUSE_WITHIN).await;
 }
 
 /// The last owner of a producer waits until librdkafka has let go of it: not a thing for a task of the runtime. What it
@@ -248,7 +272,12 @@ impl Drop for Unfinished<'_> {
 
 impl Batch {
     fn new() -> Self {
-        Self { outstanding: AtomicUsize::new(1), failure: Mutex::default(), is_done: Notify::new() }
+        Self {
+            outstanding: AtomicUsize::new(1),
+            failure: Mutex::default(),
+            has_failed: CancellationToken::new(),
+            is_done: Notify::new(),
+        }
     }
 
     fn one_done(&self) {
@@ -258,16 +287,26 @@ impl Batch {
     }
 
     fn fail(&self, error: KafkaError, topic: &str) {
+        let says_what_was_wrong = !follows_from_another(&error);
         let mut failure = self.failure.lock().unwrap_or_else(PoisonError::into_inner);
-        failure.get_or_insert_with(|| (error, topic.to_owned()));
+        if failure.as_ref().is_none_or(|(first, _)| says_what_was_wrong && follows_from_another(first)) {
+            *failure = Some((error, topic.to_owned()));
+        }
+        if says_what_was_wrong {
+            self.has_failed.cancel();
+        }
     }
 
     fn failure(&self) -> Option<(KafkaError, String)> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    fn is_done(&self) -> bool {
+        self.outstanding.load(Ordering::Acquire) == 0
+    }
+
     async fn done(&self) {
-        while self.outstanding.load(Ordering::Acquire) > 0 {
+        while !self.is_done() {
             self.is_done.notified().await;
         }
     }
@@ -286,6 +325,9 @@ impl ClientContext for DeliveryContext {
     }
 
     fn error(&self, error: KafkaError, reason: &str) {
+        if code_of(&error) == Some(RDKafkaErrorCode::Fatal) {
+            self.fatal.cancel();
+        }
         self.log.error(error, reason);
     }
 }
@@ -312,9 +354,20 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
     use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
 
     use super::*;
     use crate::log::TopicPartition;
+
+    fn record(partition: u32) -> NewRecord {
+        NewRecord {
+            at: TopicPartition::new("events", partition),
+            key: b"k".to_vec(),
+            headers: Headers::default(),
+            value: b"v".to_vec(),
+            timestamp: 0,
+        }
+    }
 
     /// With nothing under way there is nothing to wait for, and all the same nothing was published.
     #[tokio::test]
@@ -323,13 +376,7 @@ mod tests {
         cluster.create_topic("events", 1, 1).unwrap();
         let url = format!("kafka://{}", cluster.bootstrap_servers());
         let publisher = Publisher::new(KafkaSettings::parse(&url).unwrap());
-        let records = [NewRecord {
-            at: TopicPartition::new("events", 0),
-            key: b"k".to_vec(),
-            headers: Headers::default(),
-            value: b"v".to_vec(),
-            timestamp: 0,
-        }];
+        let records = [record(0)];
         publisher.publish(&records).await.unwrap();
         let producer = publisher.producer().unwrap();
         producer.client().context().lost.cancel();
@@ -338,6 +385,32 @@ mod tests {
             error.to_string().contains("not all of 1 records were acknowledged before the connection was lost"),
             "{error}"
         );
+        publisher.publish(&records).await.unwrap();
+    }
+
+    /// Of the other broker nothing is heard in time. So it is also with what librdkafka has to send once more after a fatal
+    /// error: it gives up what is queued when that comes, and neither sends nor reports what is put there later.
+    #[tokio::test]
+    async fn a_record_that_is_refused_is_told_at_once_and_as_what_it_is() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("events", 2, 1).unwrap();
+        for (partition, broker) in [(0, 1), (1, 2)] {
+            cluster.partition_leader("events", partition, Some(broker)).unwrap();
+        }
+        let url = format!("kafka://{}", cluster.bootstrap_servers());
+        let publisher = Publisher::new(KafkaSettings::parse(&url).unwrap());
+        let records = [record(0), record(1)];
+        publisher.publish(&records).await.unwrap();
+
+        cluster.broker_round_trip_time(2, PUBLISH_WITHIN * 2).unwrap();
+        cluster.request_errors(RDKafkaApiKey::Produce, &[RDKafkaRespErr::RD_KAFKA_RESP_ERR_MSG_SIZE_TOO_LARGE; 2]);
+        let begun = Instant::now();
+        let error = publisher.publish(&records).await.unwrap_err();
+        assert!(begun.elapsed() < PUBLISH_WITHIN / 2, "{error} after {:?}", begun.elapsed());
+        assert!(matches!(error, EventLogError::Permanent { .. }), "{error}");
+        // With a producer of its own.
+        cluster.clear_request_errors(RDKafkaApiKey::Produce);
+        cluster.broker_round_trip_time(2, Duration::ZERO).unwrap();
         publisher.publish(&records).await.unwrap();
     }
 }

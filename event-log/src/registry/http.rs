@@ -68,11 +68,13 @@ struct CachedId {
     id: u32,
 }
 
-/// What the registry answers when it refuses.
+/// What the registry answers when it refuses: Confluent's always, and Apicurio's (0 for what has no code there, and then
+/// there may be no message).
 #[derive(Deserialize)]
 struct Refusal {
     error_code: i64,
-    message: String,
+    #[serde(default)]
+    message: Option<String>,
 }
 
 /// An answer that is not an error of transport.
@@ -217,7 +219,8 @@ impl HttpRegistry {
         let response = request.send().await.map_err(|error| unavailable(cause_of(&error)))?;
         let status = response.status();
         let text = response.text().await.map_err(|error| unavailable(cause_of(&error)))?;
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        let is_overloaded = matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::REQUEST_TIMEOUT);
+        if status.is_server_error() || is_overloaded {
             return Err(unavailable(format!("it answers {status}")));
         }
         if status.is_success() {
@@ -227,8 +230,10 @@ impl HttpRegistry {
         }
         let refusal = serde_json::from_str::<Refusal>(&text).ok();
         let not_found = refusal.as_ref().and_then(|refusal| NotFound::of(refusal.error_code));
+        let is_of_registry = refusal.is_some();
         let problem = match refusal {
-            Some(refusal) => format!("{} (error {})", refusal.message, refusal.error_code),
+            Some(Refusal { error_code, message: Some(message) }) => format!("{message} (error {error_code})"),
+            Some(Refusal { error_code, message: None }) => format!("it answers {status} (error {error_code})"),
             None => format!("it answers {status}"),
         };
         match (status, not_found) {
@@ -239,7 +244,9 @@ impl HttpRegistry {
             (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::PROXY_AUTHENTICATION_REQUIRED, _) => {
                 Err(unavailable(format!("{problem}: are user and password right?")))
             }
-            _ => Ok(Answer::Refused(problem)),
+            _ if is_of_registry => Ok(Answer::Refused(problem)),
+            // A proxy that takes the request for malformed, too large or not for it.
+            _ => Err(unavailable(format!("{problem} to {path}, not as a registry does"))),
         }
     }
 

@@ -29,6 +29,9 @@ pub struct EventLogArgs {
     /// Event log: sqlite:PATH or kafka://host:port,host:port [default: in the data directory]
     #[arg(long, value_name = "URL", env = "MILLRACE_EVENT_LOG", hide_env_values = true, hide_default_value = true)]
     pub event_log: Option<StoreUrl>,
+    /// Replicas of topics made on Kafka; waits until so many brokers are up [default: as many as are up, at most 3]
+    #[arg(long, value_name = "N", env = "MILLRACE_KAFKA_REPLICAS", value_parser = clap::value_parser!(u32).range(1..=9))]
+    pub kafka_replicas: Option<u32>,
     #[command(flatten)]
     pub registry: RegistryArgs,
 }
@@ -51,7 +54,7 @@ pub struct RegistryArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct StockArgs {
-    /// Stock read model: sqlite:PATH or redis://host:port [default: in the data directory]
+    /// Stock read model: sqlite:PATH, redis://host:port or redis+cluster://host:port,host:port [default: in the data directory]
     #[arg(long, value_name = "URL", env = "MILLRACE_STOCK_STORE", hide_env_values = true, hide_default_value = true)]
     pub stock_store: Option<StoreUrl>,
 }

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 
-use crate::cli::ProjectionName;
+use replay::Target;
 
 #[derive(Debug, Clone, Args)]
 pub struct DeadLettersArgs {
@@ -97,11 +97,14 @@ pub struct DiscardArgs {
 /// Where, and how it is told.
 #[derive(Debug, Clone, Args)]
 pub struct AtArgs {
-    /// Only in this read model [default: in each]
-    #[arg(long, value_enum, value_name = "NAME")]
-    pub projection: Option<ProjectionName>,
+    /// Only in this read model, stock or search, or in one generation of it, as in stock@2 [default: in each]
+    ///
+    /// What is shown without a number is of the generation that serves; what is asked for without one is asked of every
+    /// generation that is fed.
+    #[arg(long, value_name = "NAME")]
+    pub projection: Option<Target>,
     /// Query API to ask
-    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080")]
+    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080", value_parser = clap::builder::TypedValueParser::map(crate::address::http_url, String::from))]
     pub url: String,
     /// Print JSON
     #[arg(long)]

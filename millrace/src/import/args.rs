@@ -8,6 +8,7 @@ use encoding_rs::Encoding;
 use schemas::{RegionId, WarehouseId};
 use url::Url;
 
+use crate::address::http_url;
 use crate::cli::{DataArgs, EventLogArgs, EventStoreArgs};
 
 #[derive(Debug, Clone, Args)]
@@ -64,7 +65,7 @@ pub struct ProductsArgs {
     #[arg(long, value_name = "WAREHOUSE", default_value = "eu-1")]
     pub warehouse: WarehouseId,
     /// Command API to import through; without it the event store of the settings is written directly
-    #[arg(long, value_name = "URL", value_parser = command_api_url)]
+    #[arg(long, value_name = "URL", value_parser = http_url)]
     pub to: Option<Url>,
     #[command(flatten)]
     pub data: DataArgs,
@@ -162,13 +163,4 @@ fn encoding(label: &str) -> Result<&'static Encoding, String> {
     Encoding::for_label(label.as_bytes()).ok_or_else(|| {
         "a label of the WHATWG Encoding Standard is wanted, such as utf-8, windows-1252 or utf-16le".to_owned()
     })
-}
-
-fn command_api_url(text: &str) -> Result<Url, String> {
-    let url: Url =
-        text.parse().map_err(|error| format!("{error}; an address such as http://127.0.0.1:8080 is wanted"))?;
-    match url.scheme() {
-        "http" | "https" if url.has_host() => Ok(url),
-        other => Err(format!("{other}: is not http: or https:")),
-    }
 }

@@ -45,7 +45,7 @@ pub enum ReplayAction {
     Status(StatusArgs),
     /// Compare a generation with the one that serves, every key, at one position
     ///
-    /// Both go on meanwhile. What differs and is meant to is declared in a file of rules (docs/operations.md). The
+    /// Both go on meanwhile. What differs and is meant to is declared in a file of rules (docs/replay.md, 1). The
     /// result is noted in the catalogue, where cutover looks for it; approvals of an earlier one are void.
     #[command(after_help = "Exit codes: 0 nothing differs but what rules cover, 1 it could not be compared, 2 usage, \
                             3 it differs.\nExample: millrace replay verify stock@2 --as ann --rules rules.toml --html parity.html")]
@@ -143,9 +143,6 @@ pub struct StartArgs {
     /// Stand still there: a time such as 2026-11-20T14:05:00Z, or a position token; with --into-live a time
     #[arg(long, value_name = "TIME|TOKEN", value_parser = replay::until_of)]
     pub until: Option<Until>,
-    /// Says that --until is meant for a look at the past; it always is
-    #[arg(long, requires = "until", conflicts_with = "into_live")]
-    pub as_of: bool,
     /// Fold keys anew into the generation that serves
     #[arg(long, requires = "keys")]
     pub into_live: bool,
@@ -214,9 +211,9 @@ pub struct VerifyArgs {
     pub show: usize,
     /// Only compare: nothing is noted in the catalogue
     #[arg(long)]
-    pub dry: bool,
+    pub dry_run: bool,
     /// Who compares: the name stands in the history
-    #[arg(long = "as", value_name = "NAME", required_unless_present = "dry")]
+    #[arg(long = "as", value_name = "NAME", required_unless_present = "dry_run")]
     pub who: Option<String>,
     /// Why, for the record
     #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
@@ -380,7 +377,6 @@ mod tests {
             "millrace replay start stock --as ann --into-live --sku A --fold 2",
             "millrace replay start stock --as ann --into-live --sku A --from event-table",
             "millrace replay start stock --as ann --from topics",
-            "millrace replay start stock --as ann --as-of",
             "millrace replay start stock",
             "millrace replay start stock@2 --as ann",
             "millrace replay approve 2 --as ann",
@@ -388,6 +384,6 @@ mod tests {
         ] {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
-        assert!(parsed("millrace replay verify stock@2 --dry").is_ok());
+        assert!(parsed("millrace replay verify stock@2 --dry-run").is_ok());
     }
 }

@@ -35,12 +35,7 @@ pub async fn rollback(args: DecideArgs) -> anyhow::Result<Exit> {
 pub async fn retire(args: RetireArgs) -> anyhow::Result<Exit> {
     let by = by(&args.by)?;
     let replayed = connect::read_model(&args.at, args.target.name).await?;
-    let catalogue = replayed.catalogue().await?;
-    // Without a number: what served before.
-    let number = match args.target.number.or(catalogue.previous) {
-        Some(number) => number,
-        None => args.target.resolve(&catalogue)?,
-    };
+    let number = args.target.to_retire(&replayed.catalogue().await?)?;
     tell(&replayed.operations().retire(number, args.early.as_deref(), &by).await?, args.at.json)
 }
 

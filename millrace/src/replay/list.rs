@@ -69,7 +69,11 @@ fn row(generation: &GenerationView) -> [String; 10] {
         generation.source.replace('_', " "),
         generation.answers.clone(),
         replay.and_then(|replay| replay.stage.clone()).unwrap_or_else(none),
-        progress.map_or_else(none, |progress| format!("{} of {}", progress.live, progress.partitions)),
+        match (progress, &generation.problem) {
+            (Some(progress), _) => format!("{} of {}", progress.live, progress.partitions),
+            (None, Some(_)) => "damaged; see status".to_owned(),
+            (None, None) => none(),
+        },
         progress.and_then(|progress| progress.lag_events).map_or_else(none, |lag| lag.to_string()),
         replay.map_or_else(none, |replay| replay.started_by.clone()),
         parity,

@@ -143,11 +143,8 @@ impl Seen {
 
     fn line(&self) -> String {
         let Some(progress) = &self.view.progress else {
-            return format!(
-                "{} ({}): no projector has begun to build it",
-                self.view.generation,
-                self.view.role.as_str()
-            );
+            let problem = self.view.problem.as_deref().unwrap_or("no projector has begun to build it");
+            return format!("{} ({}): {problem}", self.view.generation, self.view.role.as_str());
         };
         let lag = progress.lag_events.map_or_else(|| "lag unknown".to_owned(), |lag| format!("{lag} events behind"));
         let pace = self.events_per_second.map(|pace| format!(", {pace:.0} events/s")).unwrap_or_default();

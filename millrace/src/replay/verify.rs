@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
 use replay::parity::Progress;
 use replay::rules::Rules;
@@ -21,7 +21,10 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
     let name = args.target.name;
     let rules = args.rules.as_deref().map(|file| Rules::read(file, name)).transpose()?.unwrap_or_default();
     let queries = args.queries.as_deref().map(queries).transpose()?.unwrap_or_default();
-    ensure!(queries.is_empty() || name == "search", "--queries is for search; {name} answers none");
+    if !queries.is_empty() && name != "search" {
+        let problem = format!("it is for search; {name} answers none");
+        return Err(ReplayError::Setting { key: "queries", problem }.into());
+    }
     let replayed = connect::read_model(&args.at, name).await?;
     let log = connect::log(&args.at, &args.event_log).await?;
     let catalogue = replayed.catalogue().await?;
@@ -41,7 +44,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
         std::fs::write(file, report.html()).with_context(|| format!("{} cannot be written", file.display()))?;
     }
     let mut noted = None;
-    if let (false, Some(who)) = (args.dry, &args.who) {
+    if let (false, Some(who)) = (args.dry_run, &args.who) {
         let by = By::new(who, &args.reason, now())?;
         noted = Some(replayed.operations().note_parity(&report.evidence(), &rules, &by).await?);
     }
@@ -99,6 +102,18 @@ impl Drop for Shown {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn queries_for_stock_are_a_slip() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("queries.txt");
+        std::fs::write(&file, "leek\n").unwrap();
+        let line = ["millrace", "replay", "verify", "stock", "--dry-run", "--queries", file.to_str().unwrap()];
+        let cli = crate::settings::parse_with(&line.map(Into::into), None).unwrap();
+        let crate::cli::Command::Replay(args) = cli.command else { panic!("not replay") };
+        let error = super::super::run(args).await.unwrap_err();
+        assert!(super::super::is_slip(&error), "{error:#}");
+    }
 
     #[test]
     fn a_file_of_queries_has_one_a_line() {

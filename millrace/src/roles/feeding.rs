@@ -67,7 +67,6 @@ fn projector<P: Projection, S: GenerationStores<P>>(
     settings: ProjectorSettings,
     on_failure: OnFailure,
 ) {
-    projectors::describe_metrics();
     let mirror = DeadLetterMirror::new(Arc::clone(log));
     let settings = FeedSettings {
         projector: ProjectorSettings { dead_letter_mirror: Some(mirror), ..settings },

@@ -12,5 +12,5 @@ pub mod serve;
 pub mod up;
 pub mod write;
 
-pub use parts::openapi_document;
+pub use parts::{EVERY_API, openapi_document};
 pub use process::{Process, bind, now};

@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use audit::{Auditor, RollingSettings};
 use axum::routing::get;
 use axum::{Json, Router};
+use command_api::http::CommandApiDoc;
 use command_api::{CommandHandler, HandlerSettings, TopicIntakeSettings};
 use event_log::{EventLog, SchemaRegistry};
 use event_store::{EventStore, Topology};
 use outbox_relay::{Relay, RelaySettings};
 use projectors::dead_letters;
-use projectors::dead_letters::http::{DeadLettersApi, DeadLettersDoc};
-use query_api::{QueryApi, QuerySettings};
-use read_models::DeadLetters;
+use projectors::dead_letters::http::{DeadLettersApi, DeadLettersDoc, ProjectionLetters};
+use query_api::{QueryApi, QueryApiDoc, QuerySettings};
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
 use read_models::{ReadModelError, ReadModelStatus};
 use replay::http::ReplaysDoc;
-use utoipa::OpenApi;
+use utoipa::OpenApi as _;
+use utoipa::openapi::{OpenApi, Paths};
 
 use super::process::{OnFailure, Process, now};
 use crate::cli::IntakeArgs;
@@ -30,6 +31,15 @@ const WATCH_EVERY: Duration = Duration::from_secs(2);
 const FORGET_EVERY: Duration = Duration::from_secs(60);
 const FORGET_AT_ONCE: usize = 10_000;
 
+/// Describes the routes of one API.
+pub type ApiDoc = fn() -> OpenApi;
+
+pub const COMMANDS: ApiDoc = CommandApiDoc::openapi;
+pub const QUERIES: ApiDoc = QueryApiDoc::openapi;
+pub const DEAD_LETTERS: ApiDoc = DeadLettersDoc::openapi;
+pub const REPLAYS: ApiDoc = ReplaysDoc::openapi;
+pub const EVERY_API: [ApiDoc; 4] = [COMMANDS, QUERIES, DEAD_LETTERS, REPLAYS];
+
 /// Command handler, HTTP routes, expiry of reservations and forgetting of old outcomes.
 pub fn command_side(
     process: &mut Process,
@@ -37,8 +47,6 @@ pub fn command_side(
     topology: Topology,
     intake: &IntakeArgs,
 ) -> (CommandHandler, Router) {
-    command_api::describe_metrics();
-    resilience::describe_metrics();
     let settings = HandlerSettings {
         group_commands: intake.group_commands,
         queue: intake.command_queue,
@@ -103,8 +111,6 @@ pub fn relay(
     settings: RelaySettings,
     on_failure: OnFailure,
 ) {
-    outbox_relay::describe_metrics();
-    resilience::describe_metrics();
     let health = process.health.component("relay");
     let of_part = health.clone();
     let relay = Relay::new(Arc::clone(store), Arc::clone(log), Arc::clone(registry), topology, settings, health);
@@ -118,8 +124,6 @@ pub fn query_routes(
     search: &Arc<SearchReader>,
     settings: QuerySettings,
 ) -> Router {
-    query_api::describe_metrics();
-    resilience::describe_metrics();
     let (stock_answers, search_answers) =
         (process.health.component("stock answers"), process.health.component("search answers"));
     let (stock_store, reader, shutdown) = (Arc::clone(stock), Arc::clone(search), process.shutdown.clone());
@@ -158,15 +162,23 @@ pub fn dead_letter_routes(
     search: &Arc<SearchReader>,
     registry: &Arc<dyn SchemaRegistry>,
 ) -> Router {
-    let (stock, search): (Arc<dyn DeadLetters>, Arc<dyn DeadLetters>) =
-        (Arc::clone(stock) as _, Arc::clone(search) as _);
-    let projections = vec![("stock", stock), ("search", search)];
+    let (stock, search) = (Arc::clone(stock), Arc::clone(search));
+    let of_stock = ProjectionLetters {
+        name: read_models::stock::NAME,
+        generations: Arc::clone(&stock) as _,
+        of: Box::new(move |number| stock.of_generation(number)),
+    };
+    let of_search = ProjectionLetters {
+        name: read_models::search::NAME,
+        generations: Arc::new(search.catalogue().clone()),
+        of: Box::new(move |number| Arc::new(search.of_generation(number))),
+    };
+    let projections = vec![of_stock, of_search];
     dead_letters::http::router(DeadLettersApi { projections, registry: Arc::clone(registry), now })
 }
 
 /// The audit in rounds. A difference is told by metrics, log lines and `/readyz`; the process goes on, and stays ready.
 pub fn rolling_audit(process: &mut Process, auditor: Auditor, every: Duration, on_failure: OnFailure) {
-    audit::describe_metrics();
     let health = process.health.component("audit");
     health.ready();
     let settings = RollingSettings { every, ..RollingSettings::default() };
@@ -174,7 +186,7 @@ pub fn rolling_audit(process: &mut Process, auditor: Auditor, every: Duration, o
     let rounds = audit::run_rolling(auditor, settings, process.shutdown.clone(), move |round| match round {
         Ok(report) if report.counts.is_empty() => told.ready(),
         Ok(report) => told.degraded(differences_in_words(report)),
-        Err(problem) => told.degraded(format!("the last round could not be made: {problem}")),
+        Err(problem) => told.degraded(format!("the last round is not whole: {problem}")),
     });
     process.spawn_component("audit", health, on_failure, async move {
         rounds.await;
@@ -190,23 +202,18 @@ fn differences_in_words(report: &audit::Report) -> String {
 }
 
 /// `/openapi.json` of what a process serves.
-pub fn openapi(commands: bool, queries: bool) -> Router {
-    let document = openapi_document(commands, queries);
+pub fn openapi(served: &[ApiDoc]) -> Router {
+    let document = openapi_document(served);
     Router::new().route("/openapi.json", get(move || std::future::ready(Json(document.clone()))))
 }
 
-pub fn openapi_document(commands: bool, queries: bool) -> serde_json::Value {
-    let mut document = query_api::QueryApiDoc::openapi();
-    if queries {
-        document.merge(DeadLettersDoc::openapi());
-        document.merge(ReplaysDoc::openapi());
-    } else {
-        document.paths.paths.clear();
-    }
-    if commands {
-        document.merge(command_api::http::CommandApiDoc::openapi());
-    }
+pub fn openapi_document(served: &[ApiDoc]) -> serde_json::Value {
+    // The query API says what all of it is.
+    let mut document = OpenApi::new(QUERIES().info, Paths::new());
     document.info.version = env!("CARGO_PKG_VERSION").to_owned();
+    for api in served {
+        document.merge(api());
+    }
     serde_json::to_value(document).unwrap_or_default()
 }
 
@@ -285,6 +292,22 @@ fn forgotten_before(begun_at: i64, runs_for: Duration, now: i64, retention: Dura
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_document_describes_what_is_served_and_nothing_else() {
+        for (served, own) in [(COMMANDS, "/v1/commands"), (DEAD_LETTERS, "/v1/dead-letters"), (REPLAYS, "/v1/replays")]
+        {
+            let document = openapi_document(&[served]);
+            let paths: Vec<&String> = document["paths"].as_object().unwrap().keys().collect();
+            assert!(!paths.is_empty() && paths.iter().all(|path| path.starts_with(own)), "{paths:?}");
+            assert_eq!(document["info"]["title"], "Millrace");
+            assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));
+        }
+        let all = openapi_document(&EVERY_API);
+        let listed = &all["paths"]["/v1/replays"]["get"]["responses"]["200"]["content"]["application/json"]["schema"];
+        assert_eq!(listed["$ref"], "#/components/schemas/ReplayList");
+        assert_eq!(all["components"]["schemas"]["ReplayList"]["properties"]["read_models"]["type"], "array");
+    }
 
     #[test]
     fn a_clock_that_jumps_ahead_forgets_nothing_early() {

@@ -7,8 +7,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
 use axum::Router;
-use axum::http::StatusCode;
-use axum::response::IntoResponse;
+use axum::http::header::CONTENT_TYPE;
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use telemetry::{ComponentHealth, Health, PrometheusHandle};
 use tokio::net::TcpListener;
@@ -21,6 +22,10 @@ use crate::exit::{Exit, one_line};
 /// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 10 s
 /// that are promised.
 const DRAIN: Duration = Duration::from_secs(8);
+
+/// What a caller is told who missed: every process with routes of its own has the document that lists them.
+const NAMED_IN_OPENAPI: &str = "/openapi.json lists those of its API";
+const WITHOUT_ROUTES: &str = "it has /healthz, /readyz and /metrics";
 
 /// What the failure of a part means for the process that it is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +54,7 @@ impl Process {
 
     pub fn on(listener: TcpListener) -> anyhow::Result<Self> {
         let metrics = telemetry::install_metrics()?;
+        describe_metrics();
         let shutdown = CancellationToken::new();
         telemetry::shutdown_on_signal(shutdown.clone()).context("signals cannot be listened to")?;
         Ok(Self { health: Health::default(), shutdown, metrics, listener, parts: JoinSet::new() })
@@ -91,7 +97,10 @@ impl Process {
     /// Serves until a signal comes or a part fails; then everything drains within a bound. What does not drain well is a
     /// failure as well: the exit code is all that many a supervisor looks at.
     pub async fn serve(mut self, routes: Router) -> anyhow::Result<Exit> {
-        let router = routes.merge(telemetry::router(self.health.clone(), self.metrics)).fallback(not_found);
+        let lists = if routes.has_routes() { NAMED_IN_OPENAPI } else { WITHOUT_ROUTES };
+        let router = routes
+            .merge(telemetry::router(self.health.clone(), self.metrics))
+            .fallback(move |uri| std::future::ready(not_found(&uri, lists)));
         let shutdown = self.shutdown.clone();
         let listener = self.listener;
         self.parts.spawn(async move {
@@ -141,19 +150,32 @@ pub async fn bind(listen: &str) -> anyhow::Result<TcpListener> {
         .with_context(|| format!("cannot listen on {listen}; choose another address with --listen HOST:PORT"))
 }
 
+/// The metrics of every crate, whatever the process is: one that is not described says nothing to who meets it.
+fn describe_metrics() {
+    audit::describe_metrics();
+    command_api::describe_metrics();
+    event_log::metrics::describe_metrics();
+    outbox_relay::describe_metrics();
+    projectors::describe_metrics();
+    query_api::describe_metrics();
+    read_models::describe_metrics();
+    replay::describe_metrics();
+    resilience::describe_metrics();
+}
+
 /// Milliseconds since 1970.
 pub fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64)
 }
 
-async fn not_found(uri: axum::http::Uri) -> impl IntoResponse {
+fn not_found(uri: &Uri, lists: &str) -> Response {
     let body = serde_json::json!({
         "type": "about:blank",
         "title": "Not found",
         "status": 404,
-        "detail": format!("{} is no address of this API; /openapi.json lists them", uri.path()),
+        "detail": format!("{} is no address of this process; {lists}", uri.path()),
     });
-    (StatusCode::NOT_FOUND, [(axum::http::header::CONTENT_TYPE, "application/problem+json")], body.to_string())
+    (StatusCode::NOT_FOUND, [(CONTENT_TYPE, "application/problem+json")], body.to_string()).into_response()
 }
 
 #[cfg(test)]

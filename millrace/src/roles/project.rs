@@ -7,7 +7,7 @@ use projectors::ProjectorSettings;
 use replay::Replayed;
 
 use super::process::{OnFailure, Process};
-use super::{feeding, replays};
+use super::{feeding, parts, replays};
 use crate::cli::{ProjectArgs, ProjectionName};
 use crate::exit::Exit;
 use crate::output;
@@ -44,7 +44,7 @@ pub async fn run(args: ProjectArgs) -> anyhow::Result<Exit> {
     let routes = replays::routes(vec![replayed], Some(replays::reader(&log, &registry)));
     let _held = connector.into_held();
     output::notice(format!("millrace project answers for its health on http://{}", process.address()?));
-    process.serve(routes).await
+    process.serve(routes.merge(parts::openapi(&[parts::REPLAYS]))).await
 }
 
 /// The relay makes the topics; a projector may well start first. `None` when the process is stopped meanwhile.

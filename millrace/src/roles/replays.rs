@@ -32,7 +32,6 @@ pub fn watch(
     partitions: u32,
     on_failure: OnFailure,
 ) {
-    replay::describe_metrics();
     let name = match replayed.name() {
         "stock" => "stock replays",
         _ => "search replays",

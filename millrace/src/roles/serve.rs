@@ -28,5 +28,6 @@ pub async fn run(args: ServeArgs) -> anyhow::Result<Exit> {
     let routes = routes.merge(replays::routes(replayed, None));
     let _held = connector.into_held();
     output::notice(format!("millrace serve answers on http://{}", process.address()?));
-    process.serve(routes.merge(parts::openapi(false, true))).await
+    let described = parts::openapi(&[parts::QUERIES, parts::DEAD_LETTERS, parts::REPLAYS]);
+    process.serve(routes.merge(described)).await
 }

@@ -9,7 +9,7 @@ use command_api::{CommandHandler, TopicIntakeSettings};
 use projectors::ProjectorSettings;
 use read_models::search::SearchReader;
 use read_models::stock::SharedStock;
-use replay::Replayed;
+use replay::{Ownership, Replayed};
 
 use super::process::{OnFailure, Process};
 use super::{feeding, parts, replays};
@@ -31,15 +31,15 @@ pub struct Running {
 }
 
 pub async fn run(args: UpArgs) -> anyhow::Result<Exit> {
+    let ownership = crate::replay::ownership(&args.ownership)?;
     let process = Process::start(&args.listen).await?;
-    let running = start(process, &args).await?;
+    let running = start(process, &args, ownership).await?;
     output::notice(format!("millrace is up on http://{} (Ctrl-C stops it)", running.process.address()?));
     running.serve().await
 }
 
 /// Wires every role onto a process.
-pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Running> {
-    let ownership = crate::replay::ownership(&args.ownership)?;
+pub async fn start(mut process: Process, args: &UpArgs, ownership: Arc<Ownership>) -> anyhow::Result<Running> {
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
@@ -80,7 +80,7 @@ pub async fn start(mut process: Process, args: &UpArgs) -> anyhow::Result<Runnin
         let auditor = Auditor::new(Arc::clone(&store), Arc::clone(&log), registry, stock, search, settings);
         parts::rolling_audit(&mut process, auditor, args.audit.audit_every, OnFailure::StayDown);
     }
-    let routes = commands.merge(queries).merge(dead_letters).merge(replays).merge(parts::openapi(true, true));
+    let routes = commands.merge(queries).merge(dead_letters).merge(replays).merge(parts::openapi(&parts::EVERY_API));
     Ok(Running { process, routes, handler, stock, search, data: connector.into_held() })
 }
 
@@ -91,5 +91,22 @@ impl Running {
         let exit = self.process.serve(self.routes).await;
         drop(self.data);
         exit
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cli::Command;
+
+    #[tokio::test]
+    async fn owners_are_looked_at_before_the_address() {
+        let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let listen = taken.local_addr().unwrap().to_string();
+        let line = ["millrace", "up", "--listen", &listen, "--ownership", "/nowhere/ownership.toml"];
+        let cli = crate::settings::parse_with(&line.map(Into::into), None).unwrap();
+        let Command::Up(args) = cli.command else { panic!("not up") };
+        let error = run(args).await.unwrap_err();
+        assert!(crate::replay::is_slip(&error), "{error:#}");
     }
 }

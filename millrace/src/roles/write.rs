@@ -24,5 +24,5 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     }
     let _held = connector.into_held();
     output::notice(format!("millrace write listens on http://{}", process.address()?));
-    process.serve(routes.merge(parts::openapi(true, false))).await
+    process.serve(routes.merge(parts::openapi(&[parts::COMMANDS]))).await
 }

@@ -106,7 +106,7 @@ async fn a_log_that_is_away_for_a_while_is_waited_for_and_nothing_is_printed_twi
     publish(log.as_ref(), 20).await;
     let args = TailArgs {
         data: crate::cli::DataArgs { data: folder.path().to_owned() },
-        event_log: crate::cli::EventLogArgs { event_log: None, registry: Default::default() },
+        event_log: crate::cli::EventLogArgs { event_log: None, kafka_replicas: None, registry: Default::default() },
         topic: vec![TOPIC.to_owned()],
         sku: None,
         from: TailFrom::Beginning,

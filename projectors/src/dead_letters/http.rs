@@ -1,9 +1,13 @@
 //! Dead letters over HTTP, for whoever has the read models at hand: what waits, why, what was done with it, and the
 //! requests to redrive or to discard. Only asks; the owner of the partition acts.
+//!
+//! Each generation parks on its own: `stock@2` names one of them, `stock` the one that serves. What is asked of `stock`
+//! is asked of every generation that is fed, or a rollback would undo it.
 
 mod problem;
 mod view;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +20,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use event_log::{EventDecoder, SchemaRegistry};
 use read_models::{
-    DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, ParkedPlace, PartitionRef, ReadModelError,
+    DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, Generations, ParkedPlace, PartitionRef,
+    ReadModelError,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -27,16 +32,31 @@ use view::{Asked, KeyPage, LetterPage, Requested};
 
 /// What the dead-letter routes work with.
 pub struct DeadLettersApi {
-    /// Each projection's name and its read model.
-    pub projections: Vec<(&'static str, Arc<dyn DeadLetters>)>,
+    pub projections: Vec<ProjectionLetters>,
     /// Decodes what is shown.
     pub registry: Arc<dyn SchemaRegistry>,
     /// Milliseconds since 1970.
     pub now: fn() -> i64,
 }
 
+/// The dead letters of one projection.
+pub struct ProjectionLetters {
+    /// `stock` or `search`.
+    pub name: &'static str,
+    /// Which generations there are.
+    pub generations: Arc<dyn Generations>,
+    /// What is parked in a generation.
+    pub of: Box<dyn Fn(u32) -> Arc<dyn DeadLetters> + Send + Sync>,
+}
+
+/// What a caller means: a projection, and a generation of it where one is said.
+struct Meant<'a> {
+    projection: &'a ProjectionLetters,
+    generation: Option<u32>,
+}
+
 struct Api {
-    projections: Vec<(&'static str, Arc<dyn DeadLetters>)>,
+    projections: Vec<ProjectionLetters>,
     decoder: EventDecoder,
     now: fn() -> i64,
 }
@@ -68,7 +88,7 @@ pub fn router(api: DeadLettersApi) -> Router {
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct ListParams {
-    /// Only keys of this projection: `stock` or `search`.
+    /// Only keys of this projection: `stock` or `search`, or of one generation: `stock@2`.
     projection: Option<String>,
     /// Keys on the page, 1 to 1000; 100 unless said otherwise.
     limit: Option<usize>,
@@ -130,18 +150,18 @@ async fn list(
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let limit = page_size(params.limit)?;
     let after = params.after.as_deref().map(view::Cursor::parse).transpose().map_err(Problem::bad_request)?;
-    if let Some(name) = &params.projection {
-        api.projection(name)?;
-    }
+    let wanted = match &params.projection {
+        Some(text) => vec![api.meant(text)?],
+        None => api.projections.iter().map(|projection| Meant { projection, generation: None }).collect(),
+    };
     let mut page = KeyPage { keys: Vec::new(), next: None };
     let mut is_behind = after.is_none();
-    for (name, read_model) in &api.projections {
-        if params.projection.as_deref().is_some_and(|wanted| wanted != *name) {
+    for meant in wanted {
+        let label = meant.label();
+        if !is_behind && after.as_ref().is_some_and(|cursor| cursor.projection != label) {
             continue;
         }
-        if !is_behind && after.as_ref().is_some_and(|cursor| cursor.projection != *name) {
-            continue;
-        }
+        let read_model = meant.read_model().await?;
         for partition in read_model.partitions().await? {
             let mut from = None;
             if !is_behind {
@@ -154,7 +174,7 @@ async fn list(
                     page.next = page.keys.last().map(view::Cursor::of);
                     return Ok(no_store(Json(page).into_response()));
                 }
-                page.keys.push(view::Key::new(name, partition, key));
+                page.keys.push(view::Key::new(&label, partition, key));
             }
         }
     }
@@ -178,10 +198,10 @@ async fn show(
 ) -> Result<Response, Problem> {
     let Query(params) = params.map_err(|error| Problem::bad_request(error.body_text()))?;
     let limit = page_size(params.limit)?;
-    let (name, read_model) = api.projection(&projection)?;
-    let page = view::letters(&api.decoder, name, read_model.as_ref(), &key, limit).await?;
+    let meant = api.meant(&projection)?;
+    let page = view::letters(&api.decoder, &meant, &key, limit).await?;
     if page.is_empty() {
-        return Err(unknown(name, &key));
+        return Err(unknown(&meant.label(), &key));
     }
     Ok(no_store(Json(page).into_response()))
 }
@@ -240,7 +260,8 @@ async fn discard(
     ask(&api, &projection, key, action, None, by, params.wait).await
 }
 
-/// Leaves a request with every partition that has events of the key: search reads several topics.
+/// Leaves a request with every partition that has events of the key, search reads several topics, in each generation that
+/// is meant.
 async fn ask(
     api: &Api,
     projection: &str,
@@ -250,30 +271,50 @@ async fn ask(
     by: Option<String>,
     wait: Option<bool>,
 ) -> Result<Response, Problem> {
-    let (name, read_model) = api.projection(projection)?;
-    let mut asked = Vec::new();
-    for partition in read_model.partitions().await? {
-        let Some(first) = read_model.parked_of(partition, &key, None, 1).await?.pop() else { continue };
-        let (id, requested_at) = (Uuid::new_v4(), (api.now)());
-        let (key, mut action, by, note) = (key.clone(), action.clone(), by.clone(), note.clone());
-        if let DeadLetterAction::Discard { first_only, to, .. } = &mut action {
-            let first = first.place();
-            *to = Some(if *first_only { first } else { last_of(read_model.as_ref(), partition, &key, first).await? });
+    let meant = api.meant(projection)?;
+    let mut asked: Vec<Left> = Vec::new();
+    let mut looked_at = BTreeMap::new();
+    for generation in meant.all().await? {
+        let read_model = (meant.projection.of)(generation);
+        for partition in partitions_of(read_model.as_ref()).await? {
+            let Some(first) = read_model.parked_of(partition, &key, None, 1).await?.pop() else { continue };
+            let (id, requested_at) = (Uuid::new_v4(), (api.now)());
+            let (key, mut action, by, note) = (key.clone(), action.clone(), by.clone(), note.clone());
+            if let DeadLetterAction::Discard { first_only, to, .. } = &mut action {
+                let first = first.place();
+                let own =
+                    if *first_only { first } else { last_of(read_model.as_ref(), partition, &key, first).await? };
+                // What was looked at is the queue of the first that has one; another may have parked earlier events.
+                let (from, last) = *looked_at.entry(partition).or_insert((first, own));
+                if first < from {
+                    continue;
+                }
+                *to = Some(last);
+            }
+            let request = DeadLetterRequest { id, key, action, by, note, requested_at };
+            read_model.request_dead_letter(partition, &request).await?;
+            asked.push(Left { generation, read_model: Arc::clone(&read_model), partition, id });
         }
-        let request = DeadLetterRequest { id, key, action, by, note, requested_at };
-        read_model.request_dead_letter(partition, &request).await?;
-        asked.push((partition, id));
     }
     if asked.is_empty() {
-        return Err(unknown(name, &key));
+        return Err(unknown(&meant.label(), &key));
     }
     let patience = if wait == Some(true) { PATIENCE } else { Duration::ZERO };
-    let answers = answers(read_model.as_ref(), &asked, patience).await?;
+    let answers = answers(&asked, patience).await?;
     let is_answered = answers.iter().all(Option::is_some);
-    let requests = asked.into_iter().zip(answers).map(|((at, id), answer)| Asked::new(at, id, answer)).collect();
-    let body = Requested { projection: name.to_owned(), key, requests };
+    let told = |(left, answer): (Left, _)| Asked::new(left.generation, left.partition, left.id, answer);
+    let requests = asked.into_iter().zip(answers).map(told).collect();
+    let body = Requested { projection: meant.label(), key, requests };
     let status = if is_answered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(no_store((status, Json(body)).into_response()))
+}
+
+/// A request that was left with a partition's owner.
+struct Left {
+    generation: u32,
+    read_model: Arc<dyn DeadLetters>,
+    partition: PartitionRef,
+    id: Uuid,
 }
 
 /// The last event of a key's queue as it is now.
@@ -291,11 +332,7 @@ async fn last_of(
     }
 }
 
-async fn answers(
-    read_model: &dyn DeadLetters,
-    asked: &[(PartitionRef, Uuid)],
-    patience: Duration,
-) -> Result<Vec<Option<DeadLetterAnswer>>, ReadModelError> {
+async fn answers(asked: &[Left], patience: Duration) -> Result<Vec<Option<DeadLetterAnswer>>, ReadModelError> {
     let deadline = tokio::time::Instant::now() + patience;
     let mut found: Vec<Option<DeadLetterAnswer>> = vec![None; asked.len()];
     loop {
@@ -303,25 +340,73 @@ async fn answers(
             return Ok(found);
         }
         tokio::time::sleep(LOOK_EVERY).await;
-        for ((partition, id), answer) in asked.iter().zip(&mut found) {
+        for (left, answer) in asked.iter().zip(&mut found) {
             if answer.is_none() {
-                let newest = read_model.dead_letter_answers(*partition, read_models::KEPT_ANSWERS).await?;
-                *answer = newest.into_iter().find(|answer| answer.request.id == *id);
+                let newest = left.read_model.dead_letter_answers(left.partition, read_models::KEPT_ANSWERS).await?;
+                *answer = newest.into_iter().find(|answer| answer.request.id == left.id);
             }
         }
+    }
+}
+
+/// None of a generation that nobody has begun to build: nothing is parked in it.
+async fn partitions_of(read_model: &dyn DeadLetters) -> Result<Vec<PartitionRef>, ReadModelError> {
+    match read_model.partitions().await {
+        Err(ReadModelError::Rebuilding { .. }) => Ok(Vec::new()),
+        found => found,
     }
 }
 
 // === impl Api ===
 
 impl Api {
-    fn projection(&self, name: &str) -> Result<(&'static str, &Arc<dyn DeadLetters>), Problem> {
-        let found = self.projections.iter().find(|(projection, _)| *projection == name);
-        found.map(|(name, read_model)| (*name, read_model)).ok_or_else(|| {
-            let names: Vec<&str> = self.projections.iter().map(|(name, _)| *name).collect();
-            Problem::new(StatusCode::NOT_FOUND, "Unknown projection")
-                .detail(format!("it is one of {}", names.join(", ")))
-        })
+    /// What `stock` or `stock@2` means.
+    fn meant(&self, text: &str) -> Result<Meant<'_>, Problem> {
+        let (name, number) = text.split_once('@').map_or((text, None), |(name, number)| (name, Some(number)));
+        let generation = number.map(str::parse::<u32>).transpose();
+        let projection = self.projections.iter().find(|projection| projection.name == name);
+        match (projection, generation) {
+            (Some(projection), Ok(generation)) => Ok(Meant { projection, generation }),
+            _ => {
+                let names: Vec<&str> = self.projections.iter().map(|projection| projection.name).collect();
+                let detail = format!("it is one of {}, or a generation such as stock@2", names.join(", "));
+                Err(Problem::new(StatusCode::NOT_FOUND, "Unknown projection").detail(detail))
+            }
+        }
+    }
+}
+
+// === impl Meant ===
+
+impl Meant<'_> {
+    /// As the caller says it.
+    fn label(&self) -> String {
+        match self.generation {
+            Some(number) => format!("{}@{number}", self.projection.name),
+            None => self.projection.name.to_owned(),
+        }
+    }
+
+    /// The generation that is shown.
+    async fn shown(&self) -> Result<u32, ReadModelError> {
+        match self.generation {
+            Some(number) => Ok(number),
+            None => Ok(self.projection.generations.catalogue().await?.serving),
+        }
+    }
+
+    async fn read_model(&self) -> Result<Arc<dyn DeadLetters>, ReadModelError> {
+        Ok((self.projection.of)(self.shown().await?))
+    }
+
+    /// The generations that are asked: what serves first.
+    async fn all(&self) -> Result<Vec<u32>, ReadModelError> {
+        if let Some(number) = self.generation {
+            return Ok(vec![number]);
+        }
+        let catalogue = self.projection.generations.catalogue().await?;
+        let others = catalogue.fed().filter(|number| *number != catalogue.serving);
+        Ok(std::iter::once(catalogue.serving).chain(others).collect())
     }
 }
 

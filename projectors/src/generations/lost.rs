@@ -2,7 +2,8 @@
 //!
 //! A store of rows may be wiped: everything in it is built again from the log. Its catalogue is in no log: without it the
 //! first generation would serve again, of whatever fold. So each process that feeds keeps the catalogue and all of its
-//! decisions, and writes them back, with one more decision that says so.
+//! decisions, and writes them back, with one more decision that says so. Versions go on from the one that it knew: stages
+//! are named by them, and what is back must not look lost to anybody.
 
 use read_models::generations::{Decision, Verdict};
 use read_models::{Catalogue, Generation, Generations, ReadModelError};
@@ -29,7 +30,7 @@ pub(super) async fn follow(
         && is_lost(&known.catalogue, &found)
     {
         let (restored, decisions) = restoration(store.name(), known, &found);
-        match store.change(&restored, &decisions).await {
+        match store.replace(found.version, &restored, &decisions).await {
             Ok(()) => {
                 tracing::warn!(read_model = store.name(), version = restored.version, "the lost catalogue is back");
             }
@@ -67,7 +68,6 @@ fn restoration(name: &str, known: &Known, found: &Catalogue) -> (Catalogue, Vec<
         // It is another one: so everybody sees that something happened.
         to.id = Uuid::nil();
     }
-    let base = Catalogue { version: found.version, ..known.catalogue.clone() };
     let verdict = Verdict {
         at: now(),
         who: "millrace".to_owned(),
@@ -79,7 +79,7 @@ fn restoration(name: &str, known: &Known, found: &Catalogue) -> (Catalogue, Vec<
         ),
         evidence: serde_json::json!({ "found": found.version, "known": known.catalogue.version }),
     };
-    let (to, restored) = base.decided(to, vec![verdict]);
+    let (to, restored) = known.catalogue.decided(to, vec![verdict]);
     let lost = known.decisions.iter().filter(|decision| decision.number > found.decisions).cloned();
     (to, lost.chain(restored).collect())
 }

@@ -117,6 +117,16 @@ impl World {
         self.log.publish(records).await.unwrap();
     }
 
+    /// The next event of a partition, of a SKU that is in another one.
+    pub async fn publish_elsewhere(&self) {
+        let number = self.events.len() as u64 + 1;
+        let mut skus = (0..).map(|number| format!("STRAY-{number}"));
+        let sku = skus.find(|sku| partition_of(sku.as_bytes(), PARTITIONS) != 0).unwrap();
+        let key = StockKey { sku: Sku::new(&sku).unwrap(), warehouse: WarehouseId::new("w").unwrap() };
+        let sequence = self.events.iter().filter(|event| event.partition == 0).count() as u64 + 1;
+        self.log.publish(vec![record(number, &key, 0, sequence, 1)]).await.unwrap();
+    }
+
     pub fn time_of(&self, number: u64) -> i64 {
         time(number)
     }
@@ -272,7 +282,16 @@ impl Stores {
     }
 
     pub fn wipe_catalogue(&self) {
-        *self.kept.lock().unwrap() = (Catalogue::of_built(None), Vec::new());
+        self.restore((Catalogue::of_built(None), Vec::new()));
+    }
+
+    pub fn kept(&self) -> (Catalogue, Vec<Decision>) {
+        self.kept.lock().unwrap().clone()
+    }
+
+    /// As it was at an earlier [`Self::kept`].
+    pub fn restore(&self, earlier: (Catalogue, Vec<Decision>)) {
+        *self.kept.lock().unwrap() = earlier;
     }
 }
 
@@ -308,10 +327,10 @@ impl Generations for Stores {
         Ok(self.catalogue_now())
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+    async fn replace(&self, expected: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let mut kept = self.kept.lock().unwrap();
-        if kept.0.version + 1 != to.version {
-            let (expected, found) = (to.version - 1, kept.0.version);
+        if kept.0.version != expected {
+            let found = kept.0.version;
             return Err(ReadModelError::CatalogueMoved { name: "stock".to_owned(), expected, found });
         }
         kept.0 = to.clone();

@@ -63,6 +63,17 @@ fn counts_begin_again_with_each_stage_and_with_nothing_else() {
 }
 
 #[test]
+fn a_stage_of_a_lower_number_counts_where_it_is_the_one_of_now() {
+    let watch = watch(100, 9);
+    watch.mirrored(&watch.order(1).unwrap(), MILLISECOND, Mirroring::Same);
+    // The store was wiped, and its versions began anew.
+    catalogue(&watch, 2, Share::None, 100, 2);
+    watch.mirrored(&watch.order(1).unwrap(), MILLISECOND, Mirroring::Failed);
+    let report = watch.report(9).mirror.unwrap();
+    assert_eq!((figures(report.whole), report.stage), ((1, 1, 0), 2));
+}
+
+#[test]
 fn what_is_older_than_its_span_does_not_linger() {
     let watch = watch(100, 1);
     watch.note(1, Duration::from_secs(1), true);

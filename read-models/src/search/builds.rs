@@ -14,25 +14,33 @@
 //! frozen process still writes goes into a build that nobody reads, and it ends as soon as it sees that. Old builds are
 //! removed once their locks are free.
 //!
+//! A build may be deleted under its holder, by hand. Its rows then go on in a file without a name, which no reader finds,
+//! and its lock keeps nobody out. So with each beat, before each index commit and before readers are sent to it, the holder
+//! looks whether lock and rows are still at their paths; once they are not it lets go, and makes nothing there again.
+//!
 //! Two healthy writers on one directory do not take turns. Only the newest build is contended for, and a new one is
 //! begun only when its holder's counter stood still through a whole row of looks: looks and not seconds, so that a watcher
 //! that was itself frozen, or a clock that jumps, proves nothing. A holder that writes but slowly still beats: the
 //! counter is raised by a thread of its own. The second writer waits for as long as the first one beats.
 
+mod file_id;
+
 use std::fs::{File, TryLockError};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use resilience::{Guard, guard};
 
 use crate::error::ReadModelError;
 use crate::search::NAME;
+use crate::search::read_model::ROWS_FILE;
 use crate::search::removal::GENERATIONS;
+pub(super) use file_id::FileId;
 
 pub(super) const POINTER: &str = "CURRENT";
 pub(super) const POINTER_DRAFT: &str = "CURRENT.new";
@@ -56,11 +64,23 @@ pub(super) struct Builds {
 pub(super) struct HeldBuild {
     builds: Builds,
     pub(super) number: u64,
-    /// Set once another build is read instead, or the generation is retired; this one is of no use any more.
-    is_replaced: Arc<AtomicBool>,
+    standing: Arc<Standing>,
     _lock: File,
     /// Ends the beat.
     _alive: Sender<()>,
+}
+
+/// What its holder knows of a build. Each of the two, once set, stays set: the build is of no use any more.
+#[derive(Debug)]
+struct Standing {
+    path: PathBuf,
+    lock: FileId,
+    /// Once they are open.
+    rows: OnceLock<FileId>,
+    /// Another build is read instead, or the generation is retired.
+    is_replaced: AtomicBool,
+    /// Lock or rows are not at their paths any more.
+    is_deleted: AtomicBool,
 }
 
 /// Looks at the holder of the newest build.
@@ -133,16 +153,22 @@ impl Builds {
             let _ = self.remove_some();
             return Err(retired);
         }
+        let lock_id = FileId::of(&lock).map_err(|error| self.failed(&error))?;
+        // It may also have been removed between the two: a lock without a name keeps nobody out.
+        if FileId::at(&path.join(LOCK)).map_err(|error| self.failed(&error))? != Some(lock_id) {
+            return Err(ReadModelError::Locked { path: self.dir.display().to_string() });
+        }
         let beat = open(BEAT).map_err(|error| self.failed(&error))?;
+        let standing = Arc::new(Standing {
+            path,
+            lock: lock_id,
+            rows: OnceLock::new(),
+            is_replaced: AtomicBool::new(false),
+            is_deleted: AtomicBool::new(false),
+        });
         let (alive, ended) = channel();
-        let is_replaced = Arc::new(AtomicBool::new(false));
-        let held = HeldBuild {
-            builds: self.clone(),
-            number,
-            is_replaced: Arc::clone(&is_replaced),
-            _lock: lock,
-            _alive: alive,
-        };
+        let held =
+            HeldBuild { builds: self.clone(), number, standing: Arc::clone(&standing), _lock: lock, _alive: alive };
         let builds = self.clone();
         let thread = std::thread::Builder::new().name("search-beat".to_owned());
         thread
@@ -152,8 +178,9 @@ impl Builds {
                     // A write that fails is a beat that is missed; the disk may be full for a while.
                     let _ = beat.write_all_at(format!("{count:020}").as_bytes(), 0);
                     if builds.current().is_some_and(|current| current > number) || builds.is_retired() {
-                        is_replaced.store(true, Ordering::Relaxed);
+                        standing.is_replaced.store(true, Ordering::Relaxed);
                     }
+                    standing.look();
                     count += 1;
                     if ended.recv_timeout(BEAT_EVERY) != Err(RecvTimeoutError::Timeout) {
                         return;
@@ -206,8 +233,17 @@ impl HeldBuild {
         self.builds.path(self.number)
     }
 
+    /// Its rows are those at its path now, which are open: from here on they are missed when they are gone.
+    pub(super) fn hold_rows(&self) -> Result<(), ReadModelError> {
+        let found = FileId::at(&self.path().join(ROWS_FILE)).map_err(|error| self.builds.failed(&error))?;
+        let rows = found.ok_or_else(|| self.standing.deleted())?;
+        self.standing.rows.get_or_init(|| rows);
+        Ok(())
+    }
+
     /// Lets readers come here, unless they are here or at a newer build already.
     pub(super) fn point_to_it(&self) -> Result<(), ReadModelError> {
+        self.check_there()?;
         match self.builds.current() {
             Some(current) if current >= self.number => return Ok(()),
             _ => self.builds.point_to(self.number).map_err(|error| self.builds.failed(&error))?,
@@ -230,7 +266,8 @@ impl HeldBuild {
 
     /// Takes readers away, to no build at all.
     pub(super) fn condemn(&self) -> Result<(), ReadModelError> {
-        if self.builds.current() != Some(self.number) {
+        // What is there after a deletion is another one's.
+        if self.builds.current() != Some(self.number) || self.standing.look() {
             return Ok(());
         }
         std::fs::remove_file(self.builds.dir.join(POINTER)).map_err(|error| self.builds.failed(&error))
@@ -240,13 +277,24 @@ impl HeldBuild {
         &self.builds
     }
 
-    /// An error once another build is read instead of this one, or none of this generation.
+    /// An error once another build is read instead of this one, or none of this generation, or it was deleted. As of
+    /// the last beat.
     pub(super) fn check(&self) -> Result<(), ReadModelError> {
-        if self.is_replaced.load(Ordering::Relaxed) {
+        if self.standing.is_replaced.load(Ordering::Relaxed) {
             self.builds.check_not_retired()?;
             return Err(ReadModelError::Replaced { path: self.path().display().to_string() });
         }
-        Ok(())
+        if self.is_deleted() { Err(self.standing.deleted()) } else { Ok(()) }
+    }
+
+    /// The same, and of now as far as deletion goes. Before anything is made at its path.
+    pub(super) fn check_there(&self) -> Result<(), ReadModelError> {
+        self.standing.look();
+        self.check()
+    }
+
+    pub(super) fn is_deleted(&self) -> bool {
+        self.standing.is_deleted.load(Ordering::Relaxed)
     }
 
     /// Removes the builds before this one that nobody reads or writes.
@@ -262,6 +310,26 @@ impl HeldBuild {
                 }
             }
         }
+    }
+}
+
+// === impl Standing ===
+
+impl Standing {
+    /// Whether it was deleted, now or before. What cannot be looked at may still be there.
+    fn look(&self) -> bool {
+        let is_gone =
+            |name: &str, held: FileId| FileId::at(&self.path.join(name)).is_ok_and(|found| found != Some(held));
+        let is_deleted = is_gone(LOCK, self.lock) || self.rows.get().is_some_and(|rows| is_gone(ROWS_FILE, *rows));
+        if is_deleted && !self.is_deleted.swap(true, Ordering::Relaxed) {
+            tracing::error!(path = %self.path.display(), "search build was deleted under its writer");
+        }
+        self.is_deleted.load(Ordering::Relaxed)
+    }
+
+    fn deleted(&self) -> ReadModelError {
+        let problem = format!("{} was deleted under its writer, or exchanged", self.path.display());
+        ReadModelError::Damaged { name: NAME.to_owned(), problem }
     }
 }
 

@@ -4,7 +4,6 @@
 //! tell of their reads, those who replay move the pointer. A directory that has none is one of today's layout, and
 //! generation 1 serves; looking at it makes no file.
 
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -15,7 +14,7 @@ use crate::error::ReadModelError;
 use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations};
 use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
-use crate::search::builds::Builds;
+use crate::search::builds::{Builds, FileId};
 use crate::search::read_model::{ROWS_FILE, blocking};
 use crate::search::removal::Found;
 use crate::search::{NAME, rows};
@@ -23,6 +22,8 @@ use crate::sqlite::{Abort, Layout, SqliteFile, catalogue, ledger};
 
 const FILE: &str = "catalogue.db";
 const LAYOUT: Layout = Layout { tables: &[catalogue::TABLES], additions: &[] };
+/// A file that is made is opened twice; one that others remove and make meanwhile, more often.
+const OPENINGS: usize = 5;
 const REMEDY: &str = "restore it, or remove it: the lowest generation that is there serves then";
 
 /// The generations of a search directory. Cheap to clone.
@@ -35,12 +36,12 @@ struct Inner {
     root: PathBuf,
     opened: Mutex<Option<Opened>>,
     /// What the build of a directory without a catalogue was made as, by its file.
-    built: Mutex<Option<(u64, Generation)>>,
+    built: Mutex<Option<(FileId, Generation)>>,
 }
 
 struct Opened {
-    /// An open file outlives its name: one that was put in its place is another.
-    inode: u64,
+    /// One that was put in its place is another.
+    id: FileId,
     is_written: bool,
     file: SqliteFile,
 }
@@ -115,10 +116,10 @@ impl SearchCatalogue {
     fn built(&self, number: u32) -> Result<Option<Generation>, ReadModelError> {
         let builds = Builds::of_generation(&self.inner.root, number);
         let Some(path) = builds.current().map(|build| builds.path(build).join(ROWS_FILE)) else { return Ok(None) };
-        let inode = std::fs::metadata(&path).map_or(0, |found| found.ino());
+        let Some(id) = FileId::at(&path).map_err(|error| self.failed(&error))? else { return Ok(None) };
         let mut known = self.inner.built.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((of_file, built)) = &*known
-            && (*of_file, built.number) == (inode, number)
+            && (*of_file, built.number) == (id, number)
         {
             return Ok(Some(built.clone()));
         }
@@ -128,7 +129,7 @@ impl SearchCatalogue {
             Err(ReadModelError::Rebuilding { .. }) => None,
             built => built?,
         };
-        *known = built.clone().map(|built| (inode, built));
+        *known = built.clone().map(|built| (id, built));
         Ok(built)
     }
 
@@ -137,14 +138,14 @@ impl SearchCatalogue {
         &self,
         work: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, Abort>,
     ) -> Result<Option<T>, ReadModelError> {
-        let Some(inode) = self.inode()? else { return Ok(None) };
+        let Some(id) = self.id()? else { return Ok(None) };
         let file = {
             let mut opened = self.inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
-            match opened.as_ref().filter(|opened| opened.inode == inode) {
+            match opened.as_ref().filter(|opened| opened.id == id) {
                 Some(opened) => opened.file.clone(),
                 None => match SqliteFile::open_read_only(NAME, &self.path(), &LAYOUT, REMEDY)? {
                     Some(file) => {
-                        *opened = Some(Opened { inode, is_written: false, file: file.clone() });
+                        *opened = Some(Opened { id, is_written: false, file: file.clone() });
                         file
                     }
                     None => return Ok(None),
@@ -155,27 +156,34 @@ impl SearchCatalogue {
     }
 
     fn file_to_write(&self) -> Result<SqliteFile, ReadModelError> {
-        let inode = self.inode()?;
         let mut opened = self.inner.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(opened) = opened.as_ref().filter(|opened| opened.is_written && Some(opened.inode) == inode) {
+        let mut found = self.id()?;
+        if let Some(opened) = opened.as_ref().filter(|opened| opened.is_written && Some(opened.id) == found) {
             return Ok(opened.file.clone());
         }
         std::fs::create_dir_all(&self.inner.root).map_err(|error| self.failed(&error))?;
-        let file = SqliteFile::open(NAME, &self.path(), &LAYOUT, REMEDY)?;
-        *opened = self.inode()?.map(|inode| Opened { inode, is_written: true, file: file.clone() });
-        Ok(file)
+        for _ in 0..OPENINGS {
+            let file = SqliteFile::open(NAME, &self.path(), &LAYOUT, REMEDY)?;
+            let before = std::mem::replace(&mut found, self.id()?);
+            // Otherwise it was made just now, or it is not known which of the two is open.
+            if let Some(id) = found.filter(|_| before == found) {
+                *opened = Some(Opened { id, is_written: true, file: file.clone() });
+                return Ok(file);
+            }
+        }
+        Err(ReadModelError::Unavailable {
+            name: NAME.to_owned(),
+            address: self.path().display().to_string(),
+            problem: "it is another file each time that it is opened".to_owned(),
+        })
     }
 
     fn path(&self) -> PathBuf {
         self.inner.root.join(FILE)
     }
 
-    fn inode(&self) -> Result<Option<u64>, ReadModelError> {
-        match std::fs::metadata(self.path()) {
-            Ok(found) => Ok(Some(found.ino())),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(self.failed(&error)),
-        }
+    fn id(&self) -> Result<Option<FileId>, ReadModelError> {
+        FileId::at(&self.path()).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &std::io::Error) -> ReadModelError {
@@ -218,10 +226,11 @@ impl Generations for SearchCatalogue {
         .await
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+    async fn replace(&self, found: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let (to, decisions) = (to.clone(), decisions.to_vec());
         self.blocking(move |own| {
-            own.file_to_write()?.write_durably(|transaction| catalogue::change(transaction, NAME, &to, &decisions))
+            own.file_to_write()?
+                .write_durably(|transaction| catalogue::replace(transaction, NAME, found, &to, &decisions))
         })
         .await
     }

@@ -278,10 +278,11 @@ pub(super) fn remove(dir: &Path) -> std::io::Result<()> {
     std::fs::remove_dir_all(dir)
 }
 
-/// Makes an empty index in place of whatever is there.
+/// Makes an empty index in place of whatever is there, in a build that is there.
 pub(super) fn make(dir: &Path) -> Result<(Index, Fields), TantivyError> {
     remove(dir)?;
-    std::fs::create_dir_all(dir)?;
+    // Not what is above it: a build that was deleted would be there again, without rows.
+    std::fs::create_dir(dir)?;
     Index::create_in_dir(dir, Fields::schema().0)?;
     open(dir)
 }

@@ -125,6 +125,7 @@ pub(super) async fn run(
                 level_at = begun;
                 tokio::select! {
                     _ = written.changed() => {}
+                    () = tokio::time::sleep(LOOK_EVERY) => {}
                     () = shutdown.cancelled() => break,
                 }
             }
@@ -156,6 +157,7 @@ fn pass(
     indexer: Option<Indexer>,
     is_check_due: bool,
 ) -> Result<(Indexer, Option<usize>), PassError> {
+    home.build.check_there()?;
     if is_check_due {
         home.file.read(|transaction| sums::check(transaction))?;
     }
@@ -195,6 +197,7 @@ impl Indexer {
                     Ok(_) => tracing::info!("index is made from the rows"),
                 }
                 drop(other);
+                home.build.check_there()?;
                 let (index, fields) = index::make(&home.index_dir)?;
                 (index, fields, None)
             }
@@ -266,6 +269,8 @@ impl Indexer {
             return Ok(None);
         }
         let payload = commit.payload()?;
+        // Documents may have taken a while.
+        self.home.build.check_there()?;
         let mut prepared = self.writer.prepare_commit()?;
         prepared.set_payload(&payload);
         prepared.commit()?;
@@ -284,6 +289,7 @@ impl Indexer {
             self.home.build.remove_older();
             return Ok(());
         }
+        self.home.build.check_there()?;
         index::remove(&self.home.index_dir).map_err(TantivyError::from)?;
         Err(PassError::Miscounted { found, wanted })
     }

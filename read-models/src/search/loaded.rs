@@ -14,7 +14,7 @@ use tantivy::{IndexReader, ReloadPolicy, TantivyError};
 
 use crate::error::ReadModelError;
 use crate::search::NAME;
-use crate::search::builds::Builds;
+use crate::search::builds::{Builds, FileId};
 use crate::search::documents::{self, DocumentCheck};
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
@@ -43,7 +43,8 @@ pub(super) struct LoadedGeneration {
 #[derive(Default)]
 struct Loading {
     build: Option<u64>,
-    file: Option<SqliteFile>,
+    /// With what was at its path when it was opened.
+    file: Option<(FileId, SqliteFile)>,
     index: Option<OpenIndex>,
 }
 
@@ -222,10 +223,11 @@ impl LoadedGeneration {
         commit: Option<&Commit>,
     ) -> Result<(SqliteFile, Option<RowsState>), ReadModelError> {
         let path = build.join(ROWS_FILE);
-        // An open file outlives its name: a store that was made again is known by its id.
+        // A store that was made again in the same file is known by its id.
         for _ in 0..2 {
+            let id = FileId::at(&path).map_err(|error| self.failed(error))?.ok_or_else(rebuilding)?;
             let file = match loading.file.take() {
-                Some(file) if path.exists() => file,
+                Some((of, file)) if of == id => file,
                 _ => SqliteFile::open_read_only(NAME, &path, &rows::LAYOUT, rows::REMEDY)?.ok_or_else(rebuilding)?,
             };
             let state = match file.read(|transaction| rows::state(transaction)) {
@@ -239,7 +241,7 @@ impl LoadedGeneration {
             }
             let is_other = commit.zip(state.as_ref()).is_some_and(|(commit, state)| commit.store != state.store);
             if !is_other {
-                loading.file = Some(file.clone());
+                loading.file = Some((id, file.clone()));
                 return Ok((file, state));
             }
         }

@@ -28,6 +28,10 @@ pub(super) const ROWS_FILE: &str = "rows.db";
 pub(super) const INDEX_DIR: &str = "index";
 /// A check reads everything: about a second for each million products and as much for the index.
 const CHECK_EVERY: Duration = Duration::from_secs(300);
+/// How long the indexer of a build that was deleted waits before it ends, and its process with it. Whoever removes a
+/// directory removes the catalogue too, sooner or later than the build: those who feed bring it back, and look four times
+/// a second. Without them the lowest generation would serve, of whatever fold.
+const CATALOGUE_COMES_BACK: Duration = Duration::from_secs(2);
 /// How often a process that waits for a directory looks whether it is free.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
 
@@ -137,6 +141,7 @@ impl SearchReadModel {
 
     fn of_whole_build(build: Arc<HeldBuild>, catalogue: SearchCatalogue) -> Result<Self, ReadModelError> {
         let file = SqliteFile::open(NAME, &build.path().join(ROWS_FILE), &rows::LAYOUT, rows::REMEDY)?;
+        build.hold_rows()?;
         let id = file.read(|transaction| {
             sums::check(transaction)?;
             Ok(rows::store(transaction)?)
@@ -154,9 +159,13 @@ impl SearchReadModel {
     }
 
     /// Keeps the index up to date with the rows until `shutdown`. What is wrong with the index is mended from the
-    /// rows; rows that are damaged end it, and nobody is answered from them any more.
+    /// rows; rows that are damaged or deleted end it, and nobody is answered from them any more.
     pub async fn run_indexer(&self, shutdown: CancellationToken) -> Result<(), ReadModelError> {
-        indexer::run(self.home.clone(), self.check_every, shutdown).await
+        let ended = indexer::run(self.home.clone(), self.check_every, shutdown.clone()).await;
+        if ended.is_err() && self.home.build.is_deleted() {
+            let _ = tokio::time::timeout(CATALOGUE_COMES_BACK, shutdown.cancelled()).await;
+        }
+        ended
     }
 
     fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {
@@ -170,6 +179,7 @@ impl SearchReadModel {
         &self,
         work: impl FnOnce(&rusqlite::Transaction<'_>, &Generation) -> Result<T, Abort> + Send + 'static,
     ) -> Result<T, ReadModelError> {
+        self.home.build.check()?;
         let prepared = self.prepared.load_full();
         self.home
             .file
@@ -196,6 +206,7 @@ impl ReadModel for SearchReadModel {
         }
         let catalogue = self.catalogue.clone();
         blocking(move || catalogue.check_not_retired(number)).await?;
+        self.home.build.check()?;
         let wanted = Arc::new(generation.clone());
         let stored = Arc::clone(&wanted);
         self.home
@@ -212,6 +223,7 @@ impl ReadModel for SearchReadModel {
     }
 
     async fn claim(&self, partition: PartitionRef) -> Result<Claimed, ReadModelError> {
+        self.home.build.check()?;
         let generation = self.prepared()?;
         generation.check_partition(partition, &CONTEXTS)?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_micros() as i64);
@@ -291,10 +303,12 @@ impl InSqlite for SearchReadModel {
     const CONTEXTS: &'static [Context] = &CONTEXTS;
 
     async fn file(&self) -> Result<SqliteFile, ReadModelError> {
+        self.home.build.check()?;
         Ok(self.home.file.clone())
     }
 
     async fn file_to_write(&self) -> Result<SqliteFile, ReadModelError> {
+        self.home.build.check()?;
         Ok(self.home.file.clone())
     }
 

@@ -43,17 +43,22 @@ pub(crate) fn version(connection: &Connection) -> Result<Option<(Uuid, u64)>, Ab
     Ok(found)
 }
 
-/// Writes the catalogue and its decisions; refused with [`ReadModelError::CatalogueMoved`] unless `to` follows on the
-/// stored one. `name` is the read model's.
-pub(crate) fn change(connection: &Connection, name: &str, to: &Catalogue, decisions: &[Decision]) -> Result<(), Abort> {
+/// Writes the catalogue and its decisions; refused with [`ReadModelError::CatalogueMoved`] unless version `expected` of
+/// it is stored, 0 for none. `name` is the read model's.
+pub(crate) fn replace(
+    connection: &Connection,
+    name: &str,
+    expected: u64,
+    to: &Catalogue,
+    decisions: &[Decision],
+) -> Result<(), Abort> {
     let found = version(connection)?;
     // One of the same version and another id was begun after the store was wiped.
     let follows = match found {
-        Some((id, version)) => id == to.id && version + 1 == to.version,
-        None => to.version == 1,
+        Some((id, version)) => id == to.id && version == expected,
+        None => expected == 0,
     };
     if !follows {
-        let expected = to.version.saturating_sub(1);
         let found = found.map_or(0, |(_, version)| version);
         return Err(ReadModelError::CatalogueMoved { name: name.to_owned(), expected, found }.into());
     }

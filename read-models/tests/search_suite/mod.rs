@@ -5,6 +5,7 @@ mod builds;
 mod contract;
 mod damage;
 mod dead_letters;
+mod deleted;
 mod full_disk;
 mod generations;
 mod killed;

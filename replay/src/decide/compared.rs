@@ -34,7 +34,8 @@ pub(crate) fn note_parity(
         Ok(record) => record,
         Err(missing) => return Ok(Ruling::Refuse(vec![missing])),
     };
-    if record.parity.as_ref().is_some_and(|known| known.at > evidence.at) {
+    // One of a time that is still to come says that a clock was set back, and not which of the two is newer.
+    if record.parity.as_ref().is_some_and(|known| evidence.at < known.at && known.at <= by.at()) {
         let sentence = format!("a newer comparison of {name}@{number} is known; run `replay verify {name}` again");
         return refuse("older_parity", sentence);
     }

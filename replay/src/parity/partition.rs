@@ -8,6 +8,7 @@
 //! Neither side waits for anything.
 
 use std::collections::{HashMap, HashSet};
+use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, TopicPartition};
 use read_models::{Checkpoint, PartitionRef};
@@ -25,6 +26,8 @@ const PAGE: usize = 1_000;
 const AT_ONCE: usize = 20_000;
 /// After so many rounds events come faster than rows are read.
 const MOST_ROUNDS: u32 = 200;
+/// Between two looks at a side that has not come to what the other one has parked.
+const PARKED_PAUSE: Duration = Duration::from_millis(50);
 /// Sequences that a candidate may be behind.
 const MOST_BEHIND: u64 = 100_000;
 
@@ -191,7 +194,10 @@ impl<P: Compared> Compare<'_, P> {
         let mut unknown: HashSet<P::Key> = differing.map(|(key, _)| key.clone()).collect();
         let mut known_at = from;
         let mut is_first = true;
+        // A key that one side alone has parked differs once the other one is beyond that: it may not have come to it yet.
+        let (mut both_beyond, mut parked_until) = (0, None);
         for round in 1..=MOST_ROUNDS {
+            let beyond_before = both_beyond;
             tail.read_to_end().await?;
             // Of the first round: since before the scan.
             unknown.extend(if is_first { tail.touched() } else { tail.touched_after(known_at.sequence) });
@@ -201,9 +207,16 @@ impl<P: Compared> Compare<'_, P> {
             tail.forget_to(lowest);
             known_at = reached;
             unknown = left;
-            if unknown.is_empty() {
+            both_beyond = lowest;
+            if !unknown.is_empty() {
+                continue;
+            }
+            let is_settled = self.live_parked == self.candidate_parked
+                || *parked_until.get_or_insert(reached.sequence) <= beyond_before;
+            if is_settled || round == MOST_ROUNDS {
                 return Ok((known_at, round));
             }
+            tokio::time::sleep(PARKED_PAUSE).await;
         }
         Err(ReplayError::TooBusy { partition: self.partition.to_string(), rounds: MOST_ROUNDS })
     }

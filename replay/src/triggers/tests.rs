@@ -3,7 +3,7 @@ use read_models::generations::{Candidate, GenerationEntry, Share};
 use read_models::process_report::{MirrorReport, ProcessReport};
 
 use super::*;
-use crate::memory::{HOUR, SECOND, STAGES, level, record_of};
+use crate::memory::{HOUR, STAGES, level, record_of};
 use crate::observed::ObservedGeneration;
 use crate::plan::Plan;
 use crate::record::CutOver;
@@ -104,11 +104,16 @@ fn what_serves_is_watched_within_its_window_also_while_the_next_one_comes() {
     assert_eq!(generations(&catalogue, 24 * HOUR), [(3, true)], "the window is over");
 }
 
+fn after(begun: Instant, seconds: u64) -> Instant {
+    begun + std::time::Duration::from_secs(seconds)
+}
+
 #[test]
 fn a_trigger_fires_once_its_bound_is_passed_without_a_break() {
     let (watched, bad, good) = ([in_stage(0)], mirrored(7, minute(figures(100, 0, 1, 1.0))), level());
     let mut watch = TriggerWatch::default();
-    let mut fired = |observed: &Observed, second: i64| watch.fired(&watched, observed, second * SECOND).is_some();
+    let begun = Instant::now();
+    let mut fired = |observed: &Observed, second: u64| watch.fired(&watched, observed, after(begun, second)).is_some();
     assert_eq!((fired(&bad, 0), fired(&bad, 9)), (false, false));
     assert!(!fired(&good, 9));
     assert_eq!((fired(&bad, 10), fired(&bad, 19)), (false, false));
@@ -119,12 +124,13 @@ fn a_trigger_fires_once_its_bound_is_passed_without_a_break() {
 fn another_stage_begins_anew() {
     let bad = mirrored(7, minute(figures(100, 0, 1, 1.0)));
     let mut watch = TriggerWatch::default();
-    assert!(watch.fired(&[in_stage(0)], &bad, 0).is_none());
-    assert!(watch.fired(&[in_stage(1)], &bad, 10 * SECOND).is_none());
-    assert!(watch.fired(&[], &bad, 15 * SECOND).is_none());
-    assert!(watch.fired(&[in_stage(1)], &bad, 21 * SECOND).is_none());
+    let begun = Instant::now();
+    assert!(watch.fired(&[in_stage(0)], &bad, begun).is_none());
+    assert!(watch.fired(&[in_stage(1)], &bad, after(begun, 10)).is_none());
+    assert!(watch.fired(&[], &bad, after(begun, 15)).is_none());
+    assert!(watch.fired(&[in_stage(1)], &bad, after(begun, 21)).is_none());
     // Another generation that is watched too changes nothing.
     let other = Watched { generation: 1, stage: None, ..in_stage(1) };
-    let (watched, passed) = watch.fired(&[other, in_stage(1)], &bad, 31 * SECOND).unwrap();
+    let (watched, passed) = watch.fired(&[other, in_stage(1)], &bad, after(begun, 31)).unwrap();
     assert_eq!((watched.generation, passed.len()), (2, 1));
 }

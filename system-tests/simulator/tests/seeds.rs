@@ -1,5 +1,5 @@
-//! The simulator holds what it promises: the same seed gives the same run, each guard is missed when it is off, and seeds
-//! that once failed do not.
+//! The simulator holds what it promises: the same seed gives the same run, each guard is missed when it is off, and the
+//! first seeds pass.
 
 use simulator::campaign::{Campaign, run_campaign};
 use simulator::guard::Guard;
@@ -27,13 +27,12 @@ fn each_guard_is_missed_when_it_is_off() {
     }
 }
 
-/// Seeds that showed a fault of Millrace or of the simulator once.
+/// A few runs under `cargo test`, so that a simulator that finds fault with everything is seen without `make simulate`. Seeds
+/// that fail there are not kept here: what a seed draws changes with the simulator.
 #[test]
-fn seeds_that_failed_once_pass() {
-    for seed in REGRESSIONS {
+fn the_first_seeds_pass() {
+    for seed in 1..=4 {
         let verdict = run(&Plan { seed, ..Plan::default() });
         assert_eq!(verdict.violation, None, "seed {seed}");
     }
 }
-
-const REGRESSIONS: [u64; 4] = [1, 2, 3, 4];

@@ -17,6 +17,7 @@ use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetA
 use metrics::counter;
 use resilience::{Guard, Policy, guard};
 use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
 
@@ -46,23 +47,79 @@ pub(crate) struct GroupState {
 
 /// Decides and commits what was gathered, and answers each submission, in their order.
 ///
-/// A group that met another writer is tried again with half of its submissions, down to one: a large group is slow to
-/// decide anew and likely to meet the next of the other's, and two writers of the same few streams would starve each
-/// other. So is one that the store refuses: a damaged row stops those who ask for it, and nobody else.
+/// A group that met another writer is tried again with half of its submissions, down to one, and that one in pieces, down to
+/// one command: a large group is slow to decide anew and likely to meet the next of the other's, and two writers of the
+/// same few streams would starve each other. So is one that the store refuses: a damaged row stops those who ask for it,
+/// and nobody else.
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
     let mut size = submissions.len();
     while !submissions.is_empty() {
         let rest = submissions.split_off(size.min(submissions.len()));
         size = submissions.len();
-        submissions = decide(state, submissions).await;
+        submissions = decide(state, submissions).await.unwrap_or_default();
+        if submissions.len() == 1
+            && let Some(submission) = submissions.pop()
+        {
+            decide_in_pieces(state, submission).await;
+        }
         size = if submissions.is_empty() { size * 2 } else { submissions.len().div_ceil(2) };
         submissions.extend(rest);
     }
 }
 
-/// Decides one group until it has an outcome. More than one submission come back when they met another writer, or the
-/// store refused them together.
-async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec<Submission> {
+/// Decides the commands of one submission piece by piece, in their order. The offset of records moves with each piece as
+/// far as its records go, and they end with the first piece that is not decided: what comes after it waits for it.
+async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
+    let Submission { mut work, mut offset, reply } = submission;
+    let mut outcomes = Vec::with_capacity(work.len());
+    let mut size = work.len().div_ceil(2);
+    while !work.is_empty() {
+        let rest = work.split_off(size.min(work.len()));
+        size = work.len();
+        let mut advance = offset.clone();
+        if let (Some(advance), Some(record)) = (&mut advance, rest.first().and_then(|next| next.record.as_ref())) {
+            advance.next = record.offset;
+        }
+        let next = advance.as_ref().map(|advance| advance.next);
+        let (told, answer) = oneshot::channel();
+        let error = match decide(state, vec![Submission { work, offset: advance, reply: told }]).await {
+            Ok(mut undecided) => match undecided.pop() {
+                Some(piece) => {
+                    size = size.div_ceil(2);
+                    work = piece.work;
+                    work.extend(rest);
+                    continue;
+                }
+                None => None,
+            },
+            Err(error) => Some(error),
+        };
+        match answer.await {
+            Ok(Ok(decided)) => outcomes.extend(decided),
+            Ok(Err(error)) => {
+                let _ = reply.send(Err(error));
+                return;
+            }
+            // Not so: every submission is answered.
+            Err(_) => return,
+        }
+        if let Some(error) = error.filter(HandlerError::is_transient) {
+            // The next ones would meet it too, or overtake these.
+            outcomes.extend(rest.iter().map(|work| failed(work.id(), &error.to_string())));
+            break;
+        }
+        if let (Some(offset), Some(next)) = (&mut offset, next) {
+            offset.expected = next;
+        }
+        work = rest;
+        size *= 2;
+    }
+    let _ = reply.send(Ok(outcomes));
+}
+
+/// Decides one group until it has an outcome, or an error that all of it was told. What can be halved comes back when it
+/// met another writer, or the store refused it.
+async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Result<Vec<Submission>, HandlerError> {
     let deadline = Instant::now() + state.settings.retry_for;
     let mut backoff = Policy::CONFLICT.backoff();
     let mut is_first = true;
@@ -73,7 +130,7 @@ async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec
             Err(HandlerError::OffsetTaken { topic, partition, expected, stored }) => {
                 submissions = refuse_taken(submissions, &topic, partition, expected, stored);
                 if submissions.is_empty() {
-                    return submissions;
+                    return Ok(submissions);
                 }
                 continue;
             }
@@ -81,27 +138,28 @@ async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Vec
                 state.cache.evict(streams_of(&submissions).iter());
                 let was_away = is_first && state.store.refusal().is_some();
                 is_first = false;
-                if !error.is_transient() && submissions.len() > 1 {
+                let can_be_halved = submissions.len() > 1 || submissions.iter().any(|one| one.work.len() > 1);
+                if !error.is_transient() && can_be_halved {
                     // What does not load or does not append is one command's: the others go on.
-                    return submissions;
+                    return Ok(submissions);
                 }
                 if error.is_transient() && !was_away && Instant::now() < deadline {
                     let met = matches!(error, HandlerError::Store(EventStoreError::Conflict { .. }));
                     counter!(RETRIES, "cause" => if met { "conflict" } else { "unavailable" }).increment(1);
                     tracing::debug!(%error, "group is decided again");
-                    if met && submissions.len() > 1 {
-                        return submissions;
+                    if met && can_be_halved {
+                        return Ok(submissions);
                     }
                     backoff.wait().await;
                     continue;
                 }
                 tracing::warn!(%error, "group was not decided");
                 fail(submissions, &error);
-                return Vec::new();
+                return Err(error);
             }
         };
         answer(submissions, outcomes);
-        return Vec::new();
+        return Ok(Vec::new());
     }
 }
 
@@ -220,8 +278,8 @@ impl View {
         // refused now may have the id of another.
         let mut ids = HashSet::new();
         let mut again = work.iter().filter(|work| !ids.insert(work.id()) || view.known.contains_key(&work.id()));
-        if again.any(|work| work.place_id.is_some()) {
-            let places = work.iter().filter_map(|work| work.place_id).collect();
+        if again.any(|work| work.record.is_some()) {
+            let places = work.iter().filter_map(|work| work.record.as_ref()).map(|record| record.place_id).collect();
             let loaded = state.store.load(&LoadRequest { command_ids: places, ..LoadRequest::default() }).await?;
             view.known.extend(loaded.outcomes);
         }
@@ -312,14 +370,11 @@ fn answer(submissions: Vec<Submission>, outcomes: Vec<Outcome>) {
 
 fn fail(submissions: Vec<Submission>, error: &HandlerError) {
     for submission in submissions {
-        let reply = if submission.offset.is_some() {
+        let problem = error.to_string();
+        let reply = match &submission.offset {
             // A record is not answered `failed`: its offset stays, and it is taken again.
-            Err(HandlerError::Store(EventStoreError::Unavailable {
-                address: "event store".to_owned(),
-                problem: error.to_string(),
-            }))
-        } else {
-            Ok(submission.work.iter().map(|work| failed(work.id(), &error.to_string())).collect())
+            Some(offset) => Err(HandlerError::NotDecided { next: offset.expected, problem }),
+            None => Ok(submission.work.iter().map(|work| failed(work.id(), &problem)).collect()),
         };
         let _ = submission.reply.send(reply);
     }

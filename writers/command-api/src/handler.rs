@@ -63,7 +63,8 @@ pub struct RecordGroup {
     pub first: u64,
     /// Offset after the last record.
     pub next: u64,
-    pub commands: Vec<RecordCommand>,
+    /// With the offset of each, in their order.
+    pub commands: Vec<(u64, RecordCommand)>,
 }
 
 /// A record of a command topic: a command, or what was wrong with it.
@@ -187,12 +188,14 @@ impl CommandHandler {
         Enqueued { ids: vec![id], answer }.outcomes().await.pop()
     }
 
-    /// Commits records of a command topic together with their offsets.
+    /// Commits records of a command topic together with their offsets: all of them, or those before the one that
+    /// [`HandlerError::NotDecided`] names.
     pub async fn handle_records(&self, group: RecordGroup) -> Result<Vec<Outcome>, HandlerError> {
         let offset =
             OffsetAdvance { topic: group.topic, partition: group.partition, expected: group.first, next: group.next };
         let context = group.context;
-        let work = group.commands.into_iter().map(|command| Work::from_record(context, command)).collect();
+        let commands = group.commands.into_iter();
+        let work = commands.map(|(offset, command)| Work::from_record(context, offset, command)).collect();
         self.submit(work, Some(offset)).await
     }
 

@@ -88,9 +88,9 @@ async fn look(store: Arc<dyn EventStore>, most: u64, tell: watch::Sender<bool>) 
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        // Only the number counts here, not an age: any time does.
-        let lag = match store.relay_lag(0).await {
-            Ok((lag, _)) => lag,
+        // What goes out once more, after the cursor was set back, takes no room that it did not take before.
+        let lag = match store.unpublished().await {
+            Ok(lag) => lag,
             // A store that does not answer takes no commands either.
             Err(error) => {
                 tracing::debug!(%error, "relay lag is not known");
@@ -104,5 +104,56 @@ async fn look(store: Arc<dyn EventStore>, most: u64, tell: watch::Sender<bool>) 
             tracing::warn!(lag, most, is_open, "intake follows the relay's lag");
             tell.send_replace(is_open);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use event_store::{RelayCursor, SqliteEventStore, Topology};
+    use schemas::CommandEnvelope;
+    use schemas::StorePosition;
+
+    use super::*;
+    use crate::handler::{CommandHandler, HandlerSettings};
+
+    async fn comes(gate: &IntakeGate, wanted: bool) {
+        let begun = Instant::now();
+        while gate.is_open() != wanted {
+            assert!(begun.elapsed() < Duration::from_secs(20), "it never comes: {wanted}");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_goes_out_once_more_holds_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let store: Arc<dyn EventStore> = Arc::new(SqliteEventStore::open(folder.path().join("events.db")).unwrap());
+        let topology = store.fix_topology(Topology { partitions: 1 }).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let settings = HandlerSettings { max_relay_lag: Some(10), ..HandlerSettings::default() };
+        let (handler, running) = CommandHandler::start(store.clone(), topology, settings, shutdown.clone());
+        let data = serde_json::json!({ "sku": "TEA", "warehouse": "ham-1", "region": "north", "quantity": 1 });
+        let receive = |number: u128| {
+            let text = serde_json::json!({ "id": uuid::Uuid::from_u128(number), "type": "ReceiveStock", "data": data });
+            CommandEnvelope::from_json(text.to_string().as_bytes(), None, 1_700_000_000_000).unwrap()
+        };
+        handler.handle_all((1..=30).map(receive).collect()).await;
+        comes(handler.gate(), false).await;
+
+        let epoch = store.lease_relay().await.unwrap().epoch;
+        let end = store.read_committed(StorePosition::default(), 100).await.unwrap().pop().unwrap().position;
+        let cursor = RelayCursor { position: end, ..RelayCursor::default() };
+        store.save_cursor(epoch, &cursor).await.unwrap();
+        store.reset_cursor(epoch, &RelayCursor::default()).await.unwrap();
+
+        assert_eq!(store.relay_lag(0).await.unwrap().0, 30);
+        comes(handler.gate(), true).await;
+        // What is new is counted as ever.
+        handler.handle_all((31..=60).map(receive).collect()).await;
+        comes(handler.gate(), false).await;
+        shutdown.cancel();
+        running.await.unwrap();
     }
 }

@@ -8,6 +8,7 @@ pub(crate) const GROUP_SECONDS: &str = "millrace_command_group_seconds";
 pub(crate) const QUEUED: &str = "millrace_commands_queued";
 pub(crate) const RETRIES: &str = "millrace_command_group_retries_total";
 pub(crate) const EXPIRED: &str = "millrace_reservations_expired_total";
+pub(crate) const OVERDUE: &str = "millrace_reservation_overdue_seconds";
 pub(crate) const SET_BACK: &str = "millrace_command_offsets_set_back_total";
 pub(crate) const INTAKE_HELD: &str = "millrace_intake_held";
 
@@ -23,4 +24,8 @@ pub fn describe_metrics() {
         "Partitions of command topics that were taken anew, since they did not have the next command"
     );
     describe_counter!(EXPIRED, "Reservations released because their time was over");
+    describe_gauge!(
+        OVERDUE,
+        "For how long the oldest reservation whose time is over waits to be released; 0 when none does"
+    );
 }

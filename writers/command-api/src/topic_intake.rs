@@ -3,34 +3,40 @@
 //! The consumed offset is kept in the event store and moves in the transaction of the events, never in Kafka: a crash
 //! or a rebalance can neither lose a command nor take it twice. Records of one partition are committed one chunk after
 //! the other.
+//!
+//! A record that cannot be taken now (the registry does not tell its schema, the store does not give its stream) waits with
+//! those behind it on its partition, and is tried again; the other partitions go on. What is wrong with all of them (no
+//! log, another partition count) is looked at again from the subscription on, for as long as it takes: those who send
+//! commands over HTTP need no topics.
 
-use std::collections::HashMap;
+mod reading;
+
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use event_log::{
-    CommandDecoder, DecodeError, EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, Signal, Subscription,
-    TopicPartition, TopicSpec,
+    EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
 };
-use event_store::{AppendBatch, EventStore, OffsetAdvance, Topology, bounded_message};
+use event_store::{AppendBatch, EventStore, EventStoreError, OffsetAdvance, Topology};
+use futures::FutureExt;
+use futures::future::{BoxFuture, select_all};
 use metrics::counter;
-use resilience::Policy;
+use resilience::{Backoff, Policy};
 use schemas::Context;
 use telemetry::ComponentHealth;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
+use self::reading::{Batch, Reader};
 use crate::error::HandlerError;
-use crate::handler::{CommandHandler, RecordCommand, RecordGroup};
+use crate::handler::{CommandHandler, RecordGroup};
 use crate::metrics::SET_BACK;
 
 /// Consumer group of the command handlers.
 pub const COMMAND_GROUP: &str = "millrace-commands";
 
-/// Names the ids under which refused records are stored. They follow from a record's place, so that the sender may give
-/// a corrected command under the same command id.
-const PLACE_NAMESPACE: Uuid = Uuid::from_u128(0x3b0c_54c7_91d2_4d35_8a0e_6f7b_20c9_d1e4);
 /// An intake that ran for so long meets a new trouble, not the old one again: it tries again soon.
 const SETTLED: Duration = Duration::from_secs(30);
 /// How long a topic is without the offset to go on from before that counts: a broker that has just come to lead may not know
@@ -38,18 +44,30 @@ const SETTLED: Duration = Duration::from_secs(30);
 const MISSED_FOR: Duration = Duration::from_secs(3);
 /// Records read at once.
 const PAGE: usize = 1_000;
-/// Longest record key that is kept for the outcome of an unreadable command.
-const MAX_KEY: usize = 200;
 
 struct Intake {
     handler: CommandHandler,
     store: Arc<dyn EventStore>,
     log: Arc<dyn EventLog>,
-    decoder: CommandDecoder,
+    reader: Arc<Reader>,
     now: fn() -> i64,
     /// Next offset of each partition that is ours.
     next: HashMap<TopicPartition, u64>,
+    /// Those of them that are paused.
+    waiting: BTreeMap<TopicPartition, Waiting>,
+    health: ComponentHealth,
     settings: TopicIntakeSettings,
+}
+
+/// A partition whose next record must wait, and all behind it.
+struct Waiting {
+    /// Of the record.
+    offset: u64,
+    /// Reads it again, after a while. Not `Sync`: what awaits borrows the intake mutably.
+    again: BoxFuture<'static, Batch>,
+    delays: Backoff,
+    /// `None` while the registry is asked for the first time.
+    why: Option<String>,
 }
 
 /// How commands are taken from topics.
@@ -60,7 +78,8 @@ pub struct TopicIntakeSettings {
     pub outcome_retention: Duration,
 }
 
-/// Takes commands from the command topics until `shutdown`. `now` gives milliseconds since 1970.
+/// Takes commands from the command topics until `shutdown`, or until an error of settings; what else goes wrong, `health`
+/// says. `now` gives milliseconds since 1970.
 #[expect(clippy::too_many_arguments, reason = "called once, where everything is wired")]
 pub async fn run_topic_intake(
     handler: CommandHandler,
@@ -72,8 +91,17 @@ pub async fn run_topic_intake(
     now: fn() -> i64,
     shutdown: CancellationToken,
 ) -> Result<(), HandlerError> {
-    let decoder = CommandDecoder::new(registry);
-    let mut intake = Intake { handler, store, log, decoder, now, next: HashMap::new(), settings };
+    let mut intake = Intake {
+        handler,
+        store,
+        log,
+        reader: Arc::new(Reader::new(registry, now)),
+        now,
+        next: HashMap::new(),
+        waiting: BTreeMap::new(),
+        health: health.clone(),
+        settings,
+    };
     // Only those it reads. The others are the relay's: it makes one only when nothing of what it published before can
     // still be on its way there, and looks whether it is empty before it goes on.
     let topics = Context::ALL
@@ -84,11 +112,12 @@ pub async fn run_topic_intake(
         counter!(SET_BACK, "topic" => topic.name.clone()).increment(0);
     }
     let mut delays = Policy::RESTART.backoff();
+    let mut told = None;
     loop {
         let begun = Instant::now();
         let error = tokio::select! {
             biased;
-            result = intake.take_in(&topics, &health) => match result {
+            result = intake.take_in(&topics) => match result {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
             },
@@ -106,10 +135,18 @@ pub async fn run_topic_intake(
             HandlerError::OffsetTaken { .. }
                 | HandlerError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
         );
-        if !error.is_transient() && !is_of_the_topic {
+        if error.is_transient() || is_of_the_topic {
+            tracing::warn!(%error, "command topics are taken up again");
+        } else if is_of_settings(&error) {
             return Err(error);
+        } else {
+            // It stays until somebody mends it: told once.
+            let text = error.to_string();
+            if told.as_ref() != Some(&text) {
+                tracing::error!(%error, "command topics are not taken");
+                told = Some(text);
+            }
         }
-        tracing::warn!(%error, "command topics are taken up again");
         tokio::select! {
             biased;
             () = delays.wait() => {}
@@ -118,27 +155,58 @@ pub async fn run_topic_intake(
     }
 }
 
+/// Whether only another start with other settings can help.
+fn is_of_settings(error: &HandlerError) -> bool {
+    matches!(
+        error,
+        HandlerError::Log(EventLogError::Setting { .. }) | HandlerError::Store(EventStoreError::Setting { .. })
+    )
+}
+
 // === impl Intake ===
 
 impl Intake {
     /// Subscribes and takes commands until an error.
-    async fn take_in(&mut self, topics: &[TopicSpec], health: &ComponentHealth) -> Result<(), HandlerError> {
-        self.log.ensure_topics(topics).await?;
+    async fn take_in(&mut self, topics: &[TopicSpec]) -> Result<(), HandlerError> {
         self.next.clear();
+        self.waiting.clear();
+        self.log.ensure_topics(topics).await?;
         let names = Context::ALL.map(Context::commands_topic);
         let mut subscription = self.log.subscribe(COMMAND_GROUP, &names).await?;
-        health.ready();
+        self.tell();
         loop {
-            match subscription.next().await? {
+            let signal = tokio::select! {
+                biased;
+                batch = read_again(&mut self.waiting) => {
+                    self.take(subscription.as_mut(), batch).await?;
+                    continue;
+                }
+                signal = subscription.next() => signal?,
+            };
+            match signal {
                 Signal::Assigned(partitions) => self.start(subscription.as_mut(), partitions).await?,
                 Signal::Revoked(partitions) => {
                     for at in partitions {
                         self.next.remove(&at);
+                        self.waiting.remove(&at);
                     }
+                    self.tell();
                 }
                 Signal::Records(records) => self.take_records(subscription.as_mut(), records).await?,
             }
         }
+    }
+
+    /// Tells `/readyz` whether a partition waits. It is ready for what comes on the others.
+    fn tell(&self) {
+        let mut told =
+            self.waiting.iter().filter_map(|(at, waiting)| Some((at, waiting.offset, waiting.why.as_ref()?)));
+        let Some((at, offset, why)) = told.next() else { return self.health.ready() };
+        let others = match told.count() {
+            0 => String::new(),
+            others => format!(" ({others} more wait)"),
+        };
+        self.health.degraded(format!("{at} waits at offset {offset}{others}: {why}"));
     }
 
     /// Begins where the event store says; at the oldest record where it says nothing yet.
@@ -149,10 +217,13 @@ impl Intake {
     ) -> Result<(), HandlerError> {
         let mut missing = Vec::new();
         for at in partitions {
+            // What was held of it is read again.
+            self.waiting.remove(&at);
             if !self.start_one(subscription, &at).await? {
                 missing.push(at);
             }
         }
+        self.tell();
         if missing.is_empty() {
             return Ok(());
         }
@@ -195,7 +266,7 @@ impl Intake {
         Ok(true)
     }
 
-    async fn stored(&self, at: &TopicPartition) -> Result<Option<u64>, HandlerError> {
+    async fn stored(&mut self, at: &TopicPartition) -> Result<Option<u64>, HandlerError> {
         Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
     }
 
@@ -203,7 +274,7 @@ impl Intake {
     /// intake, or the topic lost its records or was made anew. Then records may come that were taken before; they are known
     /// by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the event store:
     /// once the topic has grown past the stored offset, nothing would tell that it is another one.
-    async fn set_back(&self, at: &TopicPartition) -> Result<(), HandlerError> {
+    async fn set_back(&mut self, at: &TopicPartition) -> Result<(), HandlerError> {
         let (Some(stored), ends) = (self.stored(at).await?, self.ends(at).await?) else { return Ok(()) };
         if ends.holds(stored) {
             return Ok(());
@@ -224,7 +295,7 @@ impl Intake {
 
     /// The first offset whose record came when outcomes that are still kept were decided, and may be known. With a margin:
     /// outcomes go on being forgotten until it is taken.
-    async fn behind_the_old(&self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
+    async fn behind_the_old(&mut self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
         let retention = self.settings.outcome_retention;
         let known_since = (self.now)() - (retention - retention / 8).as_millis() as i64;
         let mut next = ends.first;
@@ -239,7 +310,7 @@ impl Intake {
         Ok(next)
     }
 
-    async fn ends(&self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
+    async fn ends(&mut self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
         let ends = self.log.ends(&at.topic).await?;
         let of_partition = ends.into_iter().find(|ends| ends.partition == at.partition);
         Ok(of_partition.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() })?)
@@ -248,89 +319,108 @@ impl Intake {
     async fn take_records(
         &mut self,
         subscription: &mut dyn Subscription,
-        records: Vec<Record>,
+        mut records: Vec<Record>,
     ) -> Result<(), HandlerError> {
         let Some(at) = records.first().map(|record| record.at.clone()) else { return Ok(()) };
         let Some(first) = self.next.get(&at).copied() else { return Ok(()) };
+        records.retain(|record| record.offset >= first);
+        let Some(offset) = records.first().map(|record| record.offset) else { return Ok(()) };
+        // Of a partition that waits none come: it is paused.
+        let mut reading = Arc::clone(&self.reader).read(at.clone(), records).boxed();
+        match futures::poll!(&mut reading) {
+            Poll::Ready(batch) => self.take(subscription, batch).await,
+            // The registry is asked. The other partitions need not wait for its answer.
+            Poll::Pending => {
+                subscription.pause(&at).await?;
+                let delays = Policy::RESTART.backoff();
+                self.waiting.insert(at, Waiting { offset, again: reading, delays, why: None });
+                Ok(())
+            }
+        }
+    }
+
+    /// Commits what was read. Where that is not all of it, the partition waits.
+    async fn take(&mut self, subscription: &mut dyn Subscription, batch: Batch) -> Result<(), HandlerError> {
+        let Batch { at, mut records, commands, problem: mut why } = batch;
+        let waited = self.waiting.remove(&at);
         let Some(context) = Context::ALL.into_iter().find(|context| context.commands_topic() == at.topic) else {
             return Ok(());
         };
-        let mut commands = Vec::with_capacity(records.len());
-        let mut next = first;
-        for record in records.iter().filter(|record| record.offset >= first) {
-            commands.push(self.read(context, record).await?);
-            next = record.offset + 1;
-        }
-        if next == first {
-            return Ok(());
-        }
-        let group = RecordGroup { context, topic: at.topic.clone(), partition: at.partition, first, next, commands };
-        // Nothing further is read meanwhile: the log keeps what comes.
-        self.handler.gate().opened().await;
-        match self.handler.handle_records(group).await {
-            Ok(_) => {
-                self.next.insert(at.clone(), next);
-                // Only lag tools read it.
-                if let Err(error) = subscription.commit(&at, next).await {
-                    tracing::debug!(%at, %error, "offset not published");
+        let Some(first) = self.next.get(&at).copied() else { return Ok(()) };
+        if let Some((last, _)) = commands.last() {
+            let mut next = last + 1;
+            let (topic, partition) = (at.topic.clone(), at.partition);
+            let group = RecordGroup { context, topic, partition, first, next, commands };
+            // Nothing further is read meanwhile: the log keeps what comes.
+            self.handler.gate().opened().await;
+            match self.handler.handle_records(group).await {
+                Ok(_) => {}
+                Err(HandlerError::NotDecided { next: undecided, problem }) => {
+                    next = undecided;
+                    why = Some(problem);
                 }
-                Ok(())
+                // Taken by another handler, or by this one in a transaction whose answer was lost; or what was stored was lost: go
+                // on from what is stored.
+                Err(HandlerError::OffsetTaken { stored, .. }) => {
+                    tracing::info!(%at, stored, "the stored offset is another one");
+                    return self.start(subscription, vec![at]).await;
+                }
+                Err(error) => return Err(error),
             }
-            // Taken by another handler, or by this one in a transaction whose answer was lost; or what was stored was lost: go on
-            // from what is stored.
-            Err(HandlerError::OffsetTaken { stored, .. }) => {
-                tracing::info!(%at, stored, "the stored offset is another one");
-                self.start(subscription, vec![at]).await
+            self.next.insert(at.clone(), next);
+            records.retain(|record| record.offset >= next);
+            // Only lag tools read it.
+            if let Err(error) = subscription.commit(&at, next).await {
+                tracing::debug!(%at, %error, "offset not published");
             }
-            Err(error) => Err(error),
+        }
+        match why {
+            Some(why) => self.wait(subscription, at, records, waited, why).await,
+            None if waited.is_some() => {
+                tracing::info!(%at, "partition of commands goes on");
+                self.tell();
+                Ok(subscription.resume(&at).await?)
+            }
+            None => Ok(()),
         }
     }
 
-    async fn read(&self, context: Context, record: &Record) -> Result<RecordCommand, HandlerError> {
-        let received_at = (self.now)();
-        let place = format!("{}/{}", record.at, record.offset);
-        let place_id = place_id(&place, record);
-        let (id, code, problem) = match self.decoder.decode(record, received_at).await {
-            Ok(envelope) => {
-                let problem = if envelope.command.context() == context {
-                    envelope.check().err().map(|error| (error.code(), error.to_string()))
-                } else {
-                    let right = envelope.command.context().commands_topic();
-                    Some(("wrong_topic", format!("{} belongs on {right}", envelope.command.command_type())))
-                };
-                match problem {
-                    None => return Ok(RecordCommand::Command { envelope: Box::new(envelope), place_id }),
-                    Some((code, problem)) => (Some(envelope.id), code, problem),
-                }
+    /// Holds records until they can be tried again. They are the partition's next.
+    async fn wait(
+        &mut self,
+        subscription: &mut dyn Subscription,
+        at: TopicPartition,
+        records: Vec<Record>,
+        waited: Option<Waiting>,
+        why: String,
+    ) -> Result<(), HandlerError> {
+        let Some(offset) = records.first().map(|record| record.offset) else { return Ok(()) };
+        if waited.is_none() {
+            subscription.pause(&at).await?;
+        }
+        let known = waited.filter(|waited| waited.offset == offset);
+        if known.as_ref().is_none_or(|known| known.why.is_none()) {
+            tracing::warn!(%at, offset, why, "partition of commands waits");
+        }
+        let mut delays = known.map_or_else(|| Policy::RESTART.backoff(), |known| known.delays);
+        let (delay, reader) = (delays.next_delay(), Arc::clone(&self.reader));
+        let again = {
+            let at = at.clone();
+            async move {
+                tokio::time::sleep(delay).await;
+                reader.read(at, records).await
             }
-            // A registry that is down says nothing about the command: it waits.
-            Err(DecodeError::Registry(error)) if error.is_transient() => return Err(error.into()),
-            Err(error) => (readable_id(record), error.code(), error.to_string()),
         };
-        let problem = bounded_message(&problem);
-        tracing::info!(place, code, %problem, "command refused");
-        Ok(RecordCommand::Unreadable {
-            place_id,
-            command_id: id.unwrap_or(place_id),
-            key: readable_key(record),
-            code,
-            problem: bounded_message(&format!("{} offset {}: {problem}", record.at, record.offset)).into_owned(),
-            received_at,
-        })
+        self.waiting.insert(at, Waiting { offset, again: again.boxed(), delays, why: Some(why) });
+        self.tell();
+        Ok(())
     }
 }
 
-/// Of the record at a place, which is another one once the topic is made anew.
-fn place_id(place: &str, record: &Record) -> Uuid {
-    let id = record.headers.get("ce_id").unwrap_or_default();
-    Uuid::new_v5(&PLACE_NAMESPACE, &[place.as_bytes(), b"\0", id.as_bytes(), b"\0", &record.value].concat())
-}
-
-fn readable_id(record: &Record) -> Option<Uuid> {
-    record.headers.get("ce_id")?.parse().ok()
-}
-
-/// A key that is safe to store and to publish: it came from outside.
-fn readable_key(record: &Record) -> String {
-    String::from_utf8_lossy(&record.key).chars().filter(|character| !character.is_control()).take(MAX_KEY).collect()
+/// What comes of the next partition that is tried again.
+async fn read_again(waiting: &mut BTreeMap<TopicPartition, Waiting>) -> Batch {
+    if waiting.is_empty() {
+        return std::future::pending().await;
+    }
+    select_all(waiting.values_mut().map(|waiting| &mut waiting.again)).await.0
 }

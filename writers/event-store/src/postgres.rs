@@ -196,7 +196,7 @@ impl EventStore for PostgresEventStore {
 
     async fn restore(&self, rows: &RestoredRows) -> Result<(), EventStoreError> {
         let session = self.pool.session().await?;
-        let restored = within(restore::restore(&session, rows)).await;
+        let restored = restore::restore(&session, rows).await;
         session.settle(restored)?;
         self.appended.notify_one();
         Ok(())
@@ -244,6 +244,12 @@ impl EventStore for PostgresEventStore {
         let session = self.pool.session().await?;
         let lag = within(self.horizon.lag(&session, now)).await;
         session.settle(lag)
+    }
+
+    async fn unpublished(&self) -> Result<u64, EventStoreError> {
+        let session = self.pool.session().await?;
+        let waiting = within(relay::unpublished(&session)).await;
+        session.settle(waiting)
     }
 
     fn refusal(&self) -> Option<Open> {

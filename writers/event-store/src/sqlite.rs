@@ -208,6 +208,10 @@ impl EventStore for SqliteEventStore {
         self.blocking(move |file| file.read(|reader| relay::lag(reader, now))).await
     }
 
+    async fn unpublished(&self) -> Result<u64, EventStoreError> {
+        self.blocking(|file| file.read(|reader| Ok(relay::unpublished(reader)?))).await
+    }
+
     async fn ping(&self) -> Result<(), EventStoreError> {
         self.blocking(|file| file.read(|reader| Ok(fixed_topology(reader)?))).await.map(|_| ())
     }

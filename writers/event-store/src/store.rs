@@ -210,7 +210,7 @@ pub struct RelayCursor {
     pub sequences: HashMap<(String, u32), u64>,
 }
 
-/// Where [`EventStore::relay_lag`] stops counting.
+/// Where [`EventStore::relay_lag`] and [`EventStore::unpublished`] stop counting.
 pub const MOST_COUNTED: u64 = 100_001;
 
 /// The right to relay, until another takes a higher epoch.
@@ -277,6 +277,7 @@ pub trait EventStore: Send + Sync {
     async fn release_relay(&self) -> Result<(), EventStoreError>;
 
     /// Replaces the cursor and every sequence, also by lower ones: what goes out again is for consumers to recognise.
+    /// How far the cursor was once is kept for [`Self::unpublished`].
     /// [`EventStoreError::RelaySuperseded`] when another holds a higher epoch.
     async fn reset_cursor(&self, epoch: u64, cursor: &RelayCursor) -> Result<(), EventStoreError>;
 
@@ -309,6 +310,13 @@ pub trait EventStore: Send + Sync {
     /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag. The count
     /// ends at [`MOST_COUNTED`], which then stands for that many or more: a lag of millions must not cost a scan of them.
     async fn relay_lag(&self, now: i64) -> Result<(u64, Option<i64>), EventStoreError>;
+
+    /// Rows after the highest place that the cursor ever was at, [`MOST_COUNTED`] at most: those that go out for the first
+    /// time. After the cursor was set back that is less than the lag. Where the table no longer reaches that place, and in
+    /// stores that do not keep it, it is the lag.
+    async fn unpublished(&self) -> Result<u64, EventStoreError> {
+        Ok(self.relay_lag(0).await?.0)
+    }
 
     /// What a command would be refused with now without being asked for, because the store did not answer others;
     /// `None` where the store is asked.

@@ -76,6 +76,7 @@ contract!(
     relay::the_cursor_is_read_without_a_lease,
     relay::lag_counts_what_is_behind_the_cursor,
     relay::a_long_lag_is_not_counted_to_its_end,
+    relay::what_goes_out_again_is_lag_and_not_unpublished,
     relay::an_append_wakes_whoever_waits,
     relay::a_released_relay_is_free_for_another,
     relay::a_cursor_is_set_back_by_the_holder_alone,
@@ -95,7 +96,10 @@ postgres_only!(
     a_lost_answer_to_a_commit_is_unavailable_and_the_command_is_there,
     a_table_that_lost_rows_is_refused,
     what_is_restored_lies_below_the_server_s_next_transaction,
+    a_published_place_that_the_table_lost_hides_nothing,
+    many_lost_rows_come_back_in_one_transaction_of_many_statements,
     tables_of_a_newer_build_are_refused,
+    tables_of_the_first_version_are_brought_up_to_date,
     four_that_start_at_once_make_the_tables_once,
     errors_name_the_server_and_hide_the_password,
 );

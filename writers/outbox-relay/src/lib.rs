@@ -3,6 +3,7 @@
 //! At least once: after a crash the same events go out again with the same ids and sequences (fault 1), and
 //! consumers drop them. The cursor and the counters are saved only after every delivery report of a batch.
 
+mod batch;
 mod error;
 mod history;
 mod metrics;

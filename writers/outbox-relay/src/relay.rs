@@ -1,12 +1,12 @@
 //! The relay's loop: take the lease, then batch after batch. Stops 5 and 6 of an event's path.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use event_log::{EventLog, EventLogError, SchemaRegistry, TopicPartition};
-use event_store::{EventStore, EventStoreError, RelayLease, StoredEvent, Topology};
+use event_store::{EventStore, EventStoreError, RelayCursor, RelayLease, StoredEvent, Topology};
 use metrics::{counter, gauge, histogram};
 use resilience::Policy;
 use schemas::SchemaRef;
@@ -14,12 +14,13 @@ use telemetry::ComponentHealth;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use crate::batch::BatchSize;
 use crate::error::RelayError;
 use crate::history::{SeenEnds, check_history, has_gap, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
-use crate::topics::topic_specs;
+use crate::topics::ensure_topics;
 
 /// How the relay works.
 #[derive(Debug, Clone)]
@@ -42,6 +43,11 @@ pub struct Relay {
     schema_ids: HashMap<(String, SchemaRef), u32>,
     /// Something was published, or there was nothing to publish, since the last error.
     has_progressed: bool,
+    /// Since when errors came with no progress between them.
+    failing_since: Option<tokio::time::Instant>,
+    batch: BatchSize,
+    /// Topics that others use and whose partition count was told to be wrong.
+    told_topics: HashSet<String>,
     published_at: Option<tokio::time::Instant>,
     /// The sequences of the cursor that was saved last.
     saved: HashMap<(String, u32), u64>,
@@ -63,6 +69,12 @@ struct Shrunk {
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// After so long without publishing it is looked whether the log still ends where it did.
 const QUIET: Duration = Duration::from_secs(1);
+/// A relay that gets nothing done for so long, because of the log or the registry, lets another one try.
+const GIVES_WAY_AFTER: Duration = Duration::from_secs(10);
+/// How long it leaves the lock alone then: longer than others need to see that it is free.
+const GIVES_WAY_FOR: Duration = Duration::from_secs(1);
+/// A relay that has no lease after so long waits for another one that leads.
+const WAITS_AFTER: Duration = Duration::from_secs(1);
 /// How often the lag is measured.
 const LAG_EVERY: Duration = Duration::from_secs(2);
 
@@ -83,6 +95,7 @@ impl Relay {
         settings: RelaySettings,
         health: ComponentHealth,
     ) -> Self {
+        let batch = BatchSize::new(settings.batch);
         Self {
             store,
             log,
@@ -92,6 +105,9 @@ impl Relay {
             health,
             schema_ids: HashMap::new(),
             has_progressed: false,
+            failing_since: None,
+            batch,
+            told_topics: HashSet::new(),
             published_at: None,
             saved: HashMap::new(),
             shrunk: None,
@@ -113,7 +129,10 @@ impl Relay {
             };
             if std::mem::take(&mut self.has_progressed) {
                 delays = Policy::STORE.backoff();
+                self.failing_since = None;
             }
+            let failing_for = self.failing_since.get_or_insert_with(tokio::time::Instant::now).elapsed();
+            let mut at_least = Duration::ZERO;
             gauge!(LEADER).set(0.0);
             self.health.not_ready(error.to_string());
             if let RelayError::LogShrank { at, seen, found } = &error {
@@ -124,7 +143,17 @@ impl Relay {
                 RelayError::Store(EventStoreError::RelaySuperseded { .. }) => {
                     tracing::info!(%error, "relay waits to lead again");
                 }
-                error if error.is_transient() => tracing::warn!(%error, "relay tries again"),
+                error if error.is_transient() => {
+                    tracing::warn!(%error, "relay tries again");
+                    // One that is cut off from a part of the log, say, and would lead for ever while another one waits
+                    // that is not. Where there is no other it leads again.
+                    if matches!(error, RelayError::Log(_)) && failing_for >= GIVES_WAY_AFTER {
+                        at_least = GIVES_WAY_FOR;
+                        if let Err(error) = self.store.release_relay().await {
+                            tracing::warn!(%error, "relay's lock is not given up");
+                        }
+                    }
+                }
                 error if error.is_of_settings() => return Err(error),
                 error => {
                     gauge!(HALTED).set(1.0);
@@ -154,7 +183,7 @@ impl Relay {
             }
             tokio::select! {
                 biased;
-                () = delays.wait() => {}
+                _ = async { tokio::join!(delays.wait(), tokio::time::sleep(at_least)) } => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
         }
@@ -175,16 +204,17 @@ impl Relay {
         let lease = tokio::select! {
             biased;
             lease = self.store.lease_relay() => lease?,
+            never = self.tell_that_it_waits() => match never {},
             () = shutdown.cancelled() => return Ok(()),
         };
         let checked = async {
             // By the one that leads, and not before: a topic that is gone must not come back, empty, under another one
             // that still publishes to it.
-            self.log.ensure_topics(&topic_specs(self.topology)).await?;
+            ensure_topics(&*self.log, self.topology, &mut self.told_topics).await?;
             let history = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch);
             let ends = history.await?;
             let is_mended = match &self.shrunk {
-                Some(shrunk) => shrunk.is_mended(&*self.log, &lease).await?,
+                Some(shrunk) => shrunk.is_mended(&*self.log, &lease.cursor).await?,
                 None => true,
             };
             Ok::<_, RelayError>((ends, is_mended))
@@ -218,6 +248,32 @@ impl Relay {
         }
     }
 
+    /// Says that another one leads, once that is so: what this relay halted for is over then, or told by the one that leads.
+    async fn tell_that_it_waits(&self) -> Infallible {
+        tokio::time::sleep(WAITS_AFTER).await;
+        loop {
+            match self.only_waits().await {
+                Ok(true) => break,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(%error, "not known whether the relay only waits"),
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        gauge!(HALTED).set(0.0);
+        self.health.not_ready("waits to lead: another relay does");
+        std::future::pending().await
+    }
+
+    /// The event store answers, so it is the lock that is waited for. And the log has again what this relay saw it lose: the
+    /// one that leads need not know of that, where records stand behind it.
+    async fn only_waits(&self) -> Result<bool, RelayError> {
+        let cursor = self.store.relay_cursor().await?;
+        match &self.shrunk {
+            Some(shrunk) => shrunk.is_mended(&*self.log, &cursor).await,
+            None => Ok(true),
+        }
+    }
+
     async fn publish_from(
         &mut self,
         lease: RelayLease,
@@ -227,12 +283,13 @@ impl Relay {
         let RelayLease { epoch, cursor } = lease;
         let mut position = cursor.position;
         let mut stamper = Stamper::new(self.topology, cursor);
-        let mut events = self.store.read_committed(position, self.settings.batch).await?;
+        let mut read = VecDeque::from(self.store.read_committed(position, self.batch.to_read()).await?);
         self.health.ready();
         loop {
+            let events = self.batch.take(&mut read);
             if let Some(last) = events.last() {
                 position = last.position;
-                events = self.relay_batch(&mut stamper, epoch, events, seen).await?;
+                read.extend(self.relay_batch(&mut stamper, epoch, events, read.is_empty(), seen).await?);
                 self.has_progressed = true;
                 if shutdown.is_cancelled() {
                     return Ok(());
@@ -245,7 +302,7 @@ impl Relay {
                 () = self.store.wait_for_appends(self.settings.poll) => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
-            events = self.store.read_committed(position, self.settings.batch).await?;
+            read = self.store.read_committed(position, self.batch.to_read()).await?.into();
         }
     }
 
@@ -259,12 +316,13 @@ impl Relay {
         }
     }
 
-    /// Publishes one batch and saves the cursor behind it; reads the next one meanwhile.
+    /// Publishes one batch and saves the cursor behind it; reads what follows meanwhile, where nothing more is read.
     async fn relay_batch(
         &mut self,
         stamper: &mut Stamper,
         epoch: u64,
         events: Vec<StoredEvent>,
+        reads_ahead: bool,
         seen: &SeenEnds,
     ) -> Result<Vec<StoredEvent>, RelayError> {
         let started = Instant::now();
@@ -276,9 +334,21 @@ impl Relay {
         let behind = seen.behind(&stamped.records);
         let span = tracing::debug_span!("relay_batch", events = events.len());
         let publish = self.log.publish(stamped.records).instrument(tracing::debug_span!(parent: &span, "publish"));
-        let read_ahead = self.store.read_committed(stamped.cursor.position, self.settings.batch);
-        let (published, next) = tokio::join!(publish, read_ahead);
-        published?;
+        let to_read = self.batch.to_read();
+        let read_ahead = async {
+            if !reads_ahead {
+                return Ok(Vec::new());
+            }
+            self.store.read_committed(stamped.cursor.position, to_read).await
+        };
+        let publishing = tokio::time::Instant::now();
+        let publish = async { (publish.await, publishing.elapsed()) };
+        let ((published, took), next) = tokio::join!(publish, read_ahead);
+        if let Err(error) = published {
+            self.batch.failed(events.len());
+            return Err(error.into());
+        }
+        self.batch.acknowledged(took);
         seen.acknowledged(behind);
         self.published_at = Some(tokio::time::Instant::now());
         self.store.save_cursor(epoch, &stamped.cursor).await?;
@@ -308,8 +378,8 @@ impl Relay {
 impl Shrunk {
     /// The records are published again, or nothing is missing: a broker had answered that did not know its end, or what was
     /// lost lies behind the cursor.
-    async fn is_mended(&self, log: &dyn EventLog, lease: &RelayLease) -> Result<bool, RelayError> {
-        let sequence = lease.cursor.sequences.get(&(self.at.topic.clone(), self.at.partition)).copied().unwrap_or(0);
+    async fn is_mended(&self, log: &dyn EventLog, cursor: &RelayCursor) -> Result<bool, RelayError> {
+        let sequence = cursor.sequences.get(&(self.at.topic.clone(), self.at.partition)).copied().unwrap_or(0);
         Ok(sequence < self.saved || !has_gap(log, &self.at).await?)
     }
 }

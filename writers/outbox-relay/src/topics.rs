@@ -1,12 +1,43 @@
 //! The topics that must be there before anything is published.
 
-use event_log::TopicSpec;
+use std::collections::HashSet;
+
+use event_log::{EventLog, EventLogError, TopicSpec};
 use event_store::Topology;
 use schemas::Context;
 
 /// Topics whose records the relay stamps: the event and outcome topics.
 pub(crate) fn stamped_topics() -> impl Iterator<Item = &'static str> {
     Context::ALL.into_iter().flat_map(|context| [context.events_topic(), context.outcomes_topic()])
+}
+
+/// Makes the topics that are missing. The partition count is compared of those that the relay stamps: what is wrong with
+/// another is for those who use it, and must not stop every event. Such a one is put into `told`, and told once.
+pub(crate) async fn ensure_topics(
+    log: &dyn EventLog,
+    topology: Topology,
+    told: &mut HashSet<String>,
+) -> Result<(), EventLogError> {
+    let is_stamped = |spec: &TopicSpec| stamped_topics().any(|topic| topic == spec.name);
+    let (stamped, mut others): (Vec<_>, Vec<_>) = topic_specs(topology).into_iter().partition(is_stamped);
+    log.ensure_topics(&stamped).await?;
+    loop {
+        match log.ensure_topics(&others).await {
+            Err(EventLogError::PartitionCount { topic, found, wanted }) => {
+                others.retain(|spec| spec.name != topic);
+                if !told.contains(&topic) {
+                    tracing::warn!(
+                        topic,
+                        found,
+                        wanted,
+                        "a topic that the relay does not stamp has another partition count"
+                    );
+                    told.insert(topic);
+                }
+            }
+            ensured => return ensured,
+        }
+    }
 }
 
 /// Event, command, outcome and dead-letter topics of every context, all with the topology's partition count.

@@ -87,7 +87,7 @@ const TOPIC: &str = "pricing.events";
 
 /// A relay on such a log, which has published forty events.
 struct Running {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     store: Arc<dyn EventStore>,
     losing: Arc<Losing>,
     health: Health,
@@ -110,7 +110,7 @@ impl Running {
         let (shutdown, relay) = start_with(store.clone(), &log, 33, &health);
         append(&*store, 1..=2).await;
         records(&*file, 40).await;
-        Self { _folder: folder, store, losing, health, shutdown, relay }
+        Self { folder, store, losing, health, shutdown, relay }
     }
 
     async fn published(&self) -> u64 {
@@ -166,5 +166,29 @@ async fn what_was_published_behind_a_loss_does_not_hide_it() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert_eq!(running.published().await, 60);
+    running.stop().await;
+}
+
+/// Another relay need not see what this one saw, and leads: that must not end the alarm.
+#[tokio::test(start_paused = true)]
+async fn a_loss_that_nobody_else_sees_is_told_while_another_leads() {
+    let running = Running::start().await;
+    running.losing.loses_with_the_next.store(true, Ordering::SeqCst);
+    append(&*running.store, 3..=3).await;
+    running.halts().await;
+    let other = open_store(&running.folder.path().join("events.db")).await;
+    let _leads = other.lease_relay().await.unwrap();
+    let begun = tokio::time::Instant::now();
+    while begun.elapsed() < Duration::from_secs(60) {
+        assert!(running.told().contains("the log lost records"), "{}", running.told());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    // Published again.
+    running.losing.lost.lock().unwrap().clear();
+    let begun = Instant::now();
+    while !running.told().contains("waits to lead") {
+        assert!(begun.elapsed() < DEADLINE, "{}", running.told());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
     running.stop().await;
 }

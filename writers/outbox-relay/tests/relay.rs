@@ -9,12 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use event_log::{EventEnvelope, EventLog, HttpRegistry, SqliteEventLog};
+use event_log::{EventEnvelope, EventLog, HttpRegistry, SqliteEventLog, TopicSpec};
 use event_store::{
     AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
     StoredEvent, StoredOutcome, StreamId, Timer, Topology,
 };
-use outbox_relay::{Relay, RelaySettings};
+use outbox_relay::{Relay, RelaySettings, topic_specs};
 use schemas::StorePosition;
 use schemas::contract::{CONTRACTS, ContractKind};
 use telemetry::Health;
@@ -246,4 +246,28 @@ async fn a_registry_that_goes_away_stops_no_kind_of_event() {
     assert_eq!(records(log.as_ref(), 20).await.len(), 20);
     shutdown.cancel();
     running.await.unwrap().unwrap();
+}
+
+/// Partitions that were added to a command topic are for those who take commands.
+#[tokio::test]
+async fn the_partition_count_of_a_topic_that_the_relay_does_not_stamp_stops_no_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = open_store(&folder.path().join("events.db")).await;
+    append(store.as_ref(), 1..=1).await;
+    let log: Arc<dyn EventLog> = Arc::new(SqliteEventLog::open(folder.path().join("log.db")).unwrap());
+    for name in ["inventory.commands", "inventory.dead-letters"] {
+        log.ensure_topics(&[TopicSpec { name: name.to_owned(), partitions: 9 }]).await.unwrap();
+    }
+    let (shutdown, relay) = start(store, &log, 10);
+    records(log.as_ref(), 20).await;
+    for spec in topic_specs(TOPOLOGY) {
+        let partitions = if spec.name.starts_with("inventory.") && !is_stamped(&spec.name) { 9 } else { 4 };
+        assert_eq!(log.ends(&spec.name).await.unwrap().len(), partitions, "{}", spec.name);
+    }
+    shutdown.cancel();
+    relay.await.unwrap();
+}
+
+fn is_stamped(topic: &str) -> bool {
+    topic.ends_with(".events") || topic.ends_with(".command-outcomes")
 }

@@ -55,6 +55,28 @@ async fn a_failed_part_is_not_ready_and_the_others_go_on() {
 }
 
 #[tokio::test]
+async fn who_misses_is_told_where_the_addresses_are() {
+    let client = reqwest::Client::builder().timeout(Duration::from_secs(5)).build().unwrap();
+    for (routes, told) in [
+        (Router::new(), "/healthz, /readyz and /metrics"),
+        (crate::roles::parts::openapi(&[crate::roles::parts::REPLAYS]), "/openapi.json lists"),
+    ] {
+        let process = process().await;
+        let (address, shutdown) = (process.address().unwrap(), process.shutdown.clone());
+        let is_described = routes.has_routes();
+        let serving = tokio::spawn(process.serve(routes));
+        let answer = client.get(format!("http://{address}/v2")).send().await.unwrap();
+        assert_eq!(answer.status(), 404);
+        let text = answer.text().await.unwrap();
+        assert!(text.contains(told), "{text}");
+        let document = client.get(format!("http://{address}/openapi.json")).send().await.unwrap();
+        assert_eq!(document.status() == 200, is_described);
+        shutdown.cancel();
+        serving.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
 async fn the_part_that_a_process_is_for_ends_it() {
     let mut process = process().await;
     let health = process.health.component("projector");

@@ -43,6 +43,9 @@ impl From<ReadModelError> for Problem {
         match error {
             ReadModelError::Rebuilding { name } => Self::new(StatusCode::SERVICE_UNAVAILABLE, "Rebuilding")
                 .detail(format!("the {name} read model is not there yet")),
+            error @ ReadModelError::UnknownGeneration { .. } => {
+                Self::new(StatusCode::NOT_FOUND, "Unknown generation").detail(error.to_string())
+            }
             error @ ReadModelError::TooManyRequests { .. } => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, "Too many requests wait").detail(error.to_string())
             }

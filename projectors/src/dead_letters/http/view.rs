@@ -10,6 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 use uuid::Uuid;
 
+use super::Meant;
+
 /// Bytes of a value that cannot be decoded that are shown.
 const SHOWN_BYTES: usize = 256;
 /// Discarded events of a key that are shown.
@@ -29,7 +31,7 @@ pub(super) struct KeyPage {
 /// A key whose events wait in one partition.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Key {
-    projection: &'static str,
+    projection: String,
     key: String,
     /// As in `inventory.events/3`.
     partition: String,
@@ -54,7 +56,7 @@ pub(super) struct Cursor {
 /// The queue of a key, in order, and what was done with it.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct LetterPage {
-    projection: &'static str,
+    projection: String,
     key: String,
     events: Vec<Letter>,
     /// Whether there are more events than are shown.
@@ -101,6 +103,8 @@ pub(super) struct History {
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct Asked {
     id: Uuid,
+    /// Of the read model; where to look for what becomes of it.
+    generation: u32,
     partition: String,
     /// `waiting`, `done` or `failed`.
     state: &'static str,
@@ -145,13 +149,16 @@ pub(super) struct Requested {
 /// Everything about one key.
 pub(super) async fn letters(
     decoder: &EventDecoder,
-    projection: &'static str,
-    read_model: &dyn DeadLetters,
+    meant: &Meant<'_>,
     key: &str,
     limit: usize,
 ) -> Result<LetterPage, ReadModelError> {
+    let generation = meant.shown().await?;
+    let read_model = (meant.projection.of)(generation);
+    let read_model = read_model.as_ref();
     let history = History { requests: Vec::new(), discarded: Vec::new() };
-    let mut page = LetterPage { projection, key: key.to_owned(), events: Vec::new(), more: false, history };
+    let mut page =
+        LetterPage { projection: meant.label(), key: key.to_owned(), events: Vec::new(), more: false, history };
     for at in read_model.partitions().await? {
         let room = limit - page.events.len();
         let parked = read_model.parked_of(at, key, None, room + 1).await?;
@@ -160,10 +167,10 @@ pub(super) async fn letters(
             page.events.push(Letter::new(decoder, at, event).await);
         }
         let waiting = read_model.dead_letter_requests(at).await?.into_iter().filter(|request| request.key == key);
-        page.history.requests.extend(waiting.map(|request| Asked::waiting(at, request)));
+        page.history.requests.extend(waiting.map(|request| Asked::waiting(generation, at, request)));
         let answered = read_model.dead_letter_answers(at, KEPT_ANSWERS).await?.into_iter();
         let answered = answered.filter(|answer| answer.request.key == key);
-        page.history.requests.extend(answered.map(|answer| Asked::answered(at, answer)));
+        page.history.requests.extend(answered.map(|answer| Asked::answered(generation, at, answer)));
         for discarded in discarded(read_model, at, key).await? {
             let DiscardedEvent { event, note } = discarded;
             page.history.discarded.push(Discarded {
@@ -208,9 +215,9 @@ impl LetterPage {
 // === impl Key ===
 
 impl Key {
-    pub(super) fn new(projection: &'static str, at: PartitionRef, found: ParkedKey) -> Self {
+    pub(super) fn new(projection: &str, at: PartitionRef, found: ParkedKey) -> Self {
         Self {
-            projection,
+            projection: projection.to_owned(),
             key: found.key,
             partition: at.to_string(),
             events: found.events,
@@ -279,16 +286,17 @@ impl Letter {
 
 impl Asked {
     /// Of a request that was just left.
-    pub(super) fn new(at: PartitionRef, id: Uuid, answer: Option<DeadLetterAnswer>) -> Self {
+    pub(super) fn new(generation: u32, at: PartitionRef, id: Uuid, answer: Option<DeadLetterAnswer>) -> Self {
         match answer {
-            Some(answer) => Self::answered(at, answer),
-            None => Self::with(at, id, "waiting"),
+            Some(answer) => Self::answered(generation, at, answer),
+            None => Self::with(generation, at, id, "waiting"),
         }
     }
 
-    fn with(at: PartitionRef, id: Uuid, state: &'static str) -> Self {
+    fn with(generation: u32, at: PartitionRef, id: Uuid, state: &'static str) -> Self {
         Self {
             id,
+            generation,
             partition: at.to_string(),
             state,
             action: None,
@@ -302,7 +310,7 @@ impl Asked {
         }
     }
 
-    fn waiting(at: PartitionRef, request: DeadLetterRequest) -> Self {
+    fn waiting(generation: u32, at: PartitionRef, request: DeadLetterRequest) -> Self {
         let (action, reason) = match request.action {
             DeadLetterAction::Redrive => ("redrive", request.note),
             DeadLetterAction::Discard { reason, first_only: false, .. } => ("discard", Some(reason)),
@@ -314,11 +322,11 @@ impl Asked {
             reason,
             by: request.by,
             requested_at: Some(time(request.requested_at)),
-            ..Self::with(at, request.id, "waiting")
+            ..Self::with(generation, at, request.id, "waiting")
         }
     }
 
-    fn answered(at: PartitionRef, answer: DeadLetterAnswer) -> Self {
+    fn answered(generation: u32, at: PartitionRef, answer: DeadLetterAnswer) -> Self {
         Self {
             state: match answer.outcome {
                 DeadLetterOutcome::Done => "done",
@@ -328,7 +336,7 @@ impl Asked {
             resolved: Some(answer.resolved),
             left: Some(answer.left),
             answered_at: Some(time(answer.answered_at)),
-            ..Self::waiting(at, answer.request)
+            ..Self::waiting(generation, at, answer.request)
         }
     }
 }

@@ -23,20 +23,25 @@ fn report(process: &str, at: i64) -> ProcessReport {
     ProcessReport { process: process.to_owned(), at, ..ProcessReport::default() }
 }
 
+/// The next version.
+fn change(store: &Connection, to: &Catalogue, decisions: &[Decision]) -> Result<(), Abort> {
+    replace(store, "search", to.version - 1, to, decisions)
+}
+
 #[test]
 fn a_catalogue_moves_by_one_version_with_its_decisions_or_not_at_all() {
     let store = store();
     assert_eq!(catalogue(&store).unwrap(), None);
     let none = Catalogue::of_built(Some(&generation()));
     let (first, made) = none.decided(none.clone(), vec![verdict("a"), verdict("b")]);
-    change(&store, "search", &first, &made).unwrap();
+    change(&store, &first, &made).unwrap();
     assert_eq!(catalogue(&store).unwrap().as_ref(), Some(&first));
 
     let (second, more) = first.decided(Catalogue { serving: 2, ..first.clone() }, vec![verdict("c")]);
     let other_store = Catalogue { id: Uuid::new_v4(), ..second.clone() };
     let too_far = Catalogue { version: 3, ..second.clone() };
     for refused in [&first, &other_store, &too_far] {
-        match change(&store, "search", refused, &more) {
+        match change(&store, refused, &more) {
             Err(Abort::Refused(ReadModelError::CatalogueMoved { expected, found, .. })) => {
                 assert_eq!((expected, found), (refused.version - 1, 1));
             }
@@ -44,7 +49,7 @@ fn a_catalogue_moves_by_one_version_with_its_decisions_or_not_at_all() {
         }
     }
     assert_eq!(decisions(&store, 0, 10).unwrap(), made);
-    change(&store, "search", &second, &more).unwrap();
+    change(&store, &second, &more).unwrap();
     assert_eq!(catalogue(&store).unwrap(), Some(second));
     let all = decisions(&store, 0, 10).unwrap();
     check_chain(&all).unwrap();
@@ -57,7 +62,7 @@ fn a_catalogue_that_is_none_is_damage() {
     let store = store();
     let none = Catalogue::of_built(None);
     let (first, _) = none.decided(none.clone(), Vec::new());
-    change(&store, "search", &first, &[]).unwrap();
+    change(&store, &first, &[]).unwrap();
     store.execute("UPDATE catalogue SET document = '{}'", []).unwrap();
     assert!(matches!(catalogue(&store), Err(Abort::Sqlite(rusqlite::Error::FromSqlConversionFailure(..)))));
 }

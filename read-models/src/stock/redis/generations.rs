@@ -135,8 +135,7 @@ impl Generations for RedisStock {
         Ok(self.look().await?.map_or_else(|| Catalogue::of_built(None), |seen| seen.catalogue.clone()))
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
-        let expected = to.version.saturating_sub(1);
+    async fn replace(&self, expected: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let prefix = &self.prefix;
         let mut call =
             Call::new("change", &[keys::generations(prefix), keys::decisions(prefix), keys::published(prefix)])

@@ -137,11 +137,11 @@ impl Generations for SqliteStock {
         self.file.blocking(|file| file.read(|transaction| stored(transaction))).await
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+    async fn replace(&self, found: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let (to, decisions) = (to.clone(), decisions.to_vec());
         let work = move |file: &crate::sqlite::SqliteFile| {
             file.write_durably(|transaction| {
-                catalogue::change(transaction, NAME, &to, &decisions)?;
+                catalogue::replace(transaction, NAME, found, &to, &decisions)?;
                 mark(transaction, &to)
             })
         };

@@ -76,7 +76,10 @@ async fn a_handler_dies_before_its_commit() -> u64 {
         partition: 0,
         first,
         next: first + 1,
-        commands: vec![RecordCommand::Command { envelope: Box::new(receive(id, 10)), place_id: Uuid::from_u128(7) }],
+        commands: vec![(
+            first,
+            RecordCommand::Command { envelope: Box::new(receive(id, 10)), place_id: Uuid::from_u128(7) },
+        )],
     };
     let died = handler(dying).handle_records(records(0)).await;
     assert!(died.is_err(), "{died:?}");

@@ -56,12 +56,11 @@ impl<M: Modelled> State<M> {
         })
     }
 
-    fn change(&mut self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+    fn replace(&mut self, expected: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
         let found = self.kept.catalogue.as_ref();
-        let follows = found.map_or(to.version == 1, |found| found.id == to.id && found.version + 1 == to.version);
+        let follows = found.map_or(expected == 0, |found| found.id == to.id && found.version == expected);
         if !follows {
             let found = found.map_or(0, |found| found.version);
-            let expected = to.version.saturating_sub(1);
             return Err(ReadModelError::CatalogueMoved { name: M::NAME.to_owned(), expected, found });
         }
         self.kept.catalogue = Some(to.clone());
@@ -107,8 +106,8 @@ impl<M: Modelled> Generations for SimulatedReadModel<M> {
         self.at_once("catalogue", |state| Ok(state.catalogue())).await
     }
 
-    async fn change(&self, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
-        self.at_once("change", |state| state.change(to, decisions)).await
+    async fn replace(&self, expected: u64, to: &Catalogue, decisions: &[Decision]) -> Result<(), ReadModelError> {
+        self.at_once("change", |state| state.replace(expected, to, decisions)).await
     }
 
     async fn decisions(&self, after: u64, limit: usize) -> Result<Vec<Decision>, ReadModelError> {

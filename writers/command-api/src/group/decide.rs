@@ -104,7 +104,7 @@ pub(super) fn decide_group(state: &GroupState, work: &[&Work], mut view: View) -
             }
         };
         let mut command = command;
-        command.publish_outcome_on = work.publish_on;
+        command.publish_outcome_on = work.record.as_ref().map(|record| record.context);
         if command.timers.is_empty() {
             // Whatever the release came to, the timer has done its work.
             command.timers.extend(work.timer.as_ref().map(clear_given));

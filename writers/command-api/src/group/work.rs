@@ -10,12 +10,19 @@ use crate::handler::RecordCommand;
 /// One thing to decide.
 pub(crate) struct Work {
     pub(super) item: Item,
-    /// Context on whose outcome topic the outcome goes out.
-    pub(super) publish_on: Option<Context>,
-    /// Derived from the place of the record that it came by.
-    pub(super) place_id: Option<Uuid>,
+    /// The record that it came by.
+    pub(super) record: Option<Origin>,
     /// Timer that gave the command.
     pub(super) timer: Option<Timer>,
+}
+
+/// A record of a command topic.
+pub(super) struct Origin {
+    /// On whose outcome topic the outcome goes out.
+    pub(super) context: Context,
+    pub(super) offset: u64,
+    /// Derived from its place.
+    pub(super) place_id: Uuid,
 }
 
 pub(super) enum Item {
@@ -27,35 +34,31 @@ pub(super) enum Item {
 
 impl Work {
     pub(crate) fn from_http(envelope: CommandEnvelope) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: None }
+        Self { item: Item::command(envelope), record: None, timer: None }
     }
 
     pub(crate) fn from_timer(envelope: CommandEnvelope, timer: Timer) -> Self {
-        Self { item: Item::command(envelope), publish_on: None, place_id: None, timer: Some(timer) }
+        Self { item: Item::command(envelope), record: None, timer: Some(timer) }
     }
 
-    pub(crate) fn from_record(context: Context, command: RecordCommand) -> Self {
+    pub(crate) fn from_record(context: Context, offset: u64, command: RecordCommand) -> Self {
         let (item, place_id) = match command {
             RecordCommand::Command { envelope, place_id } => (Item::command(*envelope), place_id),
             RecordCommand::Unreadable { place_id, command_id, key, code, problem, received_at } => {
                 (Item::Unreadable { place_id, command_id, key, code, problem, received_at }, place_id)
             }
         };
-        Self { item, publish_on: Some(context), place_id: Some(place_id), timer: None }
+        Self { item, record: Some(Origin { context, offset, place_id }), timer: None }
     }
 
     /// The refusal of a record whose command id stands for another command: stored under the record's place, so that
     /// its outcome goes out. `None` where nobody reads outcome topics.
     pub(super) fn reused(&self, outcome: &Outcome) -> Option<DecidedCommand> {
-        let (Some(context), Some(place_id), Item::Command { envelope, .. }) =
-            (self.publish_on, self.place_id, &self.item)
-        else {
-            return None;
-        };
+        let (Some(record), Item::Command { envelope, .. }) = (&self.record, &self.item) else { return None };
         is_reused(outcome).then(|| {
             let key = envelope.command.key();
-            let mut command = unreadable(place_id, key, outcome.clone(), envelope.received_at);
-            command.publish_outcome_on = Some(context);
+            let mut command = unreadable(record.place_id, key, outcome.clone(), envelope.received_at);
+            command.publish_outcome_on = Some(record.context);
             command.command_type = Some(envelope.command.command_type().to_owned());
             command
         })

@@ -6,7 +6,10 @@ use super::failure::Failure;
 use crate::error::EventStoreError;
 
 /// Number of a file below `sql/postgres`, and its text.
-const MIGRATIONS: [(i32, &str); 1] = [(1, include_str!("../../sql/postgres/0001_tables.sql"))];
+const MIGRATIONS: [(i32, &str); 2] = [
+    (1, include_str!("../../sql/postgres/0001_tables.sql")),
+    (2, include_str!("../../sql/postgres/0002_published.sql")),
+];
 
 const MIGRATIONS_TABLE: &str = "
     CREATE TABLE IF NOT EXISTS migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now())";

@@ -16,7 +16,7 @@ use super::pool::{Server, Session, within};
 use super::rows::{position, stored_event, unsigned};
 use super::statements::{READ_COMMITTED, SAVE_CURSOR};
 use crate::error::EventStoreError;
-use crate::store::{RelayCursor, RelayLease, StoredEvent};
+use crate::store::{MOST_COUNTED, RelayCursor, RelayLease, StoredEvent};
 
 /// How often a relay that waits for its turn asks for the lock. Asking again and again, rather than waiting in one
 /// statement, holds no snapshot that would keep the server from vacuuming.
@@ -149,10 +149,22 @@ async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(),
     Err(EventStoreError::TableEndsBefore { end, cursor }.into())
 }
 
+/// Rows after the highest place that was ever published, [`MOST_COUNTED`] at most.
+pub(super) async fn unpublished(session: &Session) -> Result<u64, Failure> {
+    unsigned(&session.client().query_one(&session.statements.unpublished, &[&(MOST_COUNTED as i64)]).await?, 0)
+}
+
+const SET_BACK: &str = "
+    BEGIN;
+    UPDATE relay SET published_xid = xid, published_position = position
+    WHERE (xid, position) > (published_xid, published_position);
+    UPDATE relay SET xid = '0', position = 0;
+    DELETE FROM relay_sequences";
+
 /// One transaction.
 async fn reset_cursor(session: &Session, epoch: u64, cursor: &RelayCursor) -> Result<(), Failure> {
     let client = session.client();
-    client.batch_execute("BEGIN; UPDATE relay SET xid = '0', position = 0; DELETE FROM relay_sequences").await?;
+    client.batch_execute(SET_BACK).await?;
     match save_cursor(session, epoch, cursor).await {
         Ok(()) => Ok(client.batch_execute("COMMIT").await?),
         Err(Failure::Refused(refused)) => {

@@ -173,6 +173,21 @@ statements! {
                (SELECT time FROM events WHERE events.xid >= pg_snapshot_xmin(pg_current_snapshot())
                 ORDER BY events.xid, events.position LIMIT 1)
         FROM relay";
+    /// Rows after the highest place that was ever published, at most $1. A table that ends before it lost rows: what is
+    /// appended then may never come to count.
+    unpublished = "
+        WITH reached AS MATERIALIZED (
+            SELECT CASE WHEN is_there THEN published_xid ELSE xid END AS xid,
+                   CASE WHEN is_there THEN published_position ELSE position END AS position
+            FROM relay CROSS JOIN LATERAL (
+                SELECT (published_xid, published_position) > (relay.xid, relay.position) AND EXISTS (
+                    SELECT 1 FROM events
+                    WHERE (events.xid, events.position) >= (published_xid, published_position)) AS is_there) AS table_end
+        )
+        SELECT (SELECT count(*) FROM (
+                    SELECT 1 FROM events WHERE (events.xid, events.position) > (reached.xid, reached.position)
+                    ORDER BY events.xid, events.position LIMIT $1) AS waiting)
+        FROM reached";
     /// Who holds the horizon, in any database of the cluster: the oldest session or prepared transaction with an xid.
     horizon_holder = "
         SELECT holder, seconds FROM (

@@ -11,7 +11,8 @@ use crate::error::EventStoreError;
 
 /// Each brings a file of the version before it to its own. Only ever added to; a step only ever adds, so that the
 /// release before can still run on the file.
-const MIGRATIONS: [&str; 1] = [include_str!("../../sql/sqlite/0001_tables.sql")];
+const MIGRATIONS: [&str; 2] =
+    [include_str!("../../sql/sqlite/0001_tables.sql"), include_str!("../../sql/sqlite/0002_published.sql")];
 
 /// How long a transaction waits for one of another process.
 const BUSY: Duration = Duration::from_secs(5);
@@ -230,6 +231,22 @@ mod tests {
     use rusqlite::ffi;
 
     use super::*;
+
+    #[test]
+    fn a_file_of_the_first_version_is_brought_up_to_date() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("events.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch("PRAGMA user_version = 1; UPDATE relay SET epoch = 3, position = 7").unwrap();
+        drop(old);
+        let file = EventFile::open(&path).unwrap();
+        let relay = "SELECT epoch, position, published FROM relay";
+        let columns = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?]);
+        assert_eq!(file.read(|reader| Ok(reader.query_row(relay, [], columns)?)).unwrap(), [3, 7, 0]);
+        drop(file);
+        EventFile::open_read_only(&path).unwrap();
+    }
 
     #[test]
     fn what_may_pass_is_transient() {

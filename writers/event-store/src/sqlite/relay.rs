@@ -73,7 +73,10 @@ pub(super) fn reset_cursor(transaction: &Transaction<'_>, epoch: u64, cursor: &R
     if current != epoch {
         return Err(EventStoreError::RelaySuperseded { epoch, current }.into());
     }
-    transaction.execute("UPDATE relay SET position = ?1", [cursor.position.position as i64])?;
+    transaction.execute(
+        "UPDATE relay SET published = max(published, position), position = ?1",
+        [cursor.position.position as i64],
+    )?;
     transaction.execute("DELETE FROM relay_sequences", [])?;
     save_cursor(transaction, epoch, cursor)
 }
@@ -98,14 +101,28 @@ pub(super) fn read_stream(
 /// Rows after the cursor, [`MOST_COUNTED`] at most, and the age of the oldest in milliseconds.
 pub(super) fn lag(reader: &Transaction<'_>, now: i64) -> Result<(u64, Option<i64>), Abort> {
     let (_, position) = epoch_and_position(reader)?;
-    let waiting: i64 = reader
-        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM events WHERE position > ?1 LIMIT ?2)")?
-        .query_row([position as i64, MOST_COUNTED as i64], |row| row.get(0))?;
+    let waiting = rows_after(reader, position)?;
     let oldest: Option<i64> = reader
         .prepare_cached("SELECT time FROM events WHERE position > ?1 ORDER BY position LIMIT 1")?
         .query_row([position as i64], |row| row.get(0))
         .optional()?;
-    Ok((waiting as u64, oldest.map(|time| (now - time).max(0))))
+    Ok((waiting, oldest.map(|time| (now - time).max(0))))
+}
+
+/// Rows after the highest place that was ever published, [`MOST_COUNTED`] at most.
+pub(super) fn unpublished(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let [position, published]: [u64; 2] = reader
+        .prepare_cached("SELECT position, published FROM relay")?
+        .query_row([], |row| Ok([row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64]))?;
+    // A table that ends before it lost rows: what is appended then may never come to count.
+    let is_there = published > position && published <= table_end(reader)?;
+    rows_after(reader, if is_there { published } else { position })
+}
+
+fn rows_after(reader: &Transaction<'_>, position: u64) -> rusqlite::Result<u64> {
+    reader
+        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM events WHERE position > ?1 LIMIT ?2)")?
+        .query_row([position as i64, MOST_COUNTED as i64], |row| Ok(row.get::<_, i64>(0)? as u64))
 }
 
 fn epoch_and_position(reader: &Transaction<'_>) -> rusqlite::Result<(u64, u64)> {
@@ -116,4 +133,32 @@ fn epoch_and_position(reader: &Transaction<'_>) -> rusqlite::Result<(u64, u64)> 
 
 fn table_end(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
     reader.query_row("SELECT coalesce(max(position), 0) FROM events", [], |row| Ok(row.get::<_, i64>(0)? as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sqlite::file::EventFile;
+
+    /// As a restored file or a hand may leave it: nothing may hide what is appended then.
+    #[test]
+    fn a_published_place_beyond_the_table_s_end_hides_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = EventFile::open(&folder.path().join("events.db")).unwrap();
+        let insert =
+            "INSERT INTO events (position, stream, version, id, topic, key, schema, schema_version, body, time)
+                      VALUES (?1, 'a', ?1, x'', 't', 'k', 's', 1, x'', 0)";
+        let found = file.write(|transaction| {
+            for position in 1..=5 {
+                transaction.execute(insert, [position])?;
+            }
+            transaction.execute("UPDATE relay SET position = 2, published = 6", [])?;
+            let beyond = unpublished(transaction)?;
+            transaction.execute("UPDATE relay SET published = 5", [])?;
+            let at_the_end = unpublished(transaction)?;
+            transaction.execute("UPDATE relay SET published = 1", [])?;
+            Ok([beyond, at_the_end, unpublished(transaction)?])
+        });
+        assert_eq!(found.unwrap(), [3, 0, 3]);
+    }
 }

@@ -4,14 +4,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use event_store::{
-    AppendBatch, EventStore, EventStoreError, LoadRequest, PostgresEventStore, RelayCursor, RestoredRows, ServerRun,
+    AppendBatch, Claim, EventStore, EventStoreError, LoadRequest, PostgresEventStore, RelayCursor, RestoredOutcome,
+    RestoredRows, ServerRun, Timer, TimerChange,
 };
-use schemas::StorePosition;
+use schemas::{Outcome, OutcomeKind, RegionId, StorePosition, WarehouseId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use uuid::Uuid;
 
 use super::{
-    DEADLINE, Fixture, batch, committed, committed_when, conflict_of, connect_raw, load_stream, price_stream,
+    DEADLINE, Fixture, NOW, batch, committed, committed_when, conflict_of, connect_raw, load_stream, price_stream,
     set_prices,
 };
 
@@ -350,6 +352,78 @@ pub async fn what_is_restored_lies_below_the_server_s_next_transaction(fixture: 
     );
 }
 
+/// By hand, say: nothing may hide what is appended then.
+pub async fn a_published_place_that_the_table_lost_hides_nothing(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1, 2, 3, 4])])).await.unwrap();
+    let rows = committed_when(&*store, 4).await;
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    store.save_cursor(epoch, &RelayCursor { position: rows[3].position, ..RelayCursor::default() }).await.unwrap();
+    store.reset_cursor(epoch, &RelayCursor { position: rows[0].position, ..RelayCursor::default() }).await.unwrap();
+    assert_eq!(store.unpublished().await.unwrap(), 0);
+    fixture.raw().await.batch_execute("DELETE FROM events WHERE version = 4").await.unwrap();
+    assert_eq!(store.unpublished().await.unwrap(), 2);
+}
+
+/// The time limit is that of a statement, whatever is lost.
+pub async fn many_lost_rows_come_back_in_one_transaction_of_many_statements(fixture: &Fixture) {
+    const LOST: usize = 12_001;
+    let store = fixture.started().await;
+    let amounts: Vec<i64> = (1..=LOST as i64).collect();
+    store.append(&batch(vec![set_prices("a", 0, &amounts)])).await.unwrap();
+    let events = committed_when(&*store, LOST).await;
+    let raw = fixture.raw().await;
+    raw.batch_execute("DELETE FROM events; DELETE FROM commands").await.unwrap();
+    let refuse_large = "
+        CREATE FUNCTION refuse_large() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+            IF (SELECT count(*) FROM added) > 5000 THEN RAISE 'a statement of too many rows'; END IF;
+            RETURN NULL;
+        END $$;
+        CREATE TRIGGER few AFTER INSERT ON events REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION refuse_large();
+        CREATE TRIGGER few AFTER INSERT ON commands REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION refuse_large();
+        CREATE TRIGGER few AFTER INSERT ON timers REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION refuse_large();
+        CREATE TRIGGER few AFTER INSERT ON warehouses REFERENCING NEW TABLE AS added FOR EACH STATEMENT EXECUTE FUNCTION refuse_large();";
+    raw.batch_execute(refuse_large).await.unwrap();
+    let timer = |number: usize| Timer { key: format!("t/{number}"), due_at: NOW, command: "{}".to_owned() };
+    let region = |number: usize| Claim {
+        warehouse: WarehouseId::new(format!("w-{number}")).unwrap(),
+        region: RegionId::new("north").unwrap(),
+    };
+    let outcomes = (0..LOST).map(|_| {
+        let id = Uuid::new_v4();
+        RestoredOutcome { id, received_at: NOW, outcome: Outcome::refused(id, OutcomeKind::Rejected, "none", "none") }
+    });
+    let rows = RestoredRows {
+        events,
+        claims: (0..LOST).map(region).collect(),
+        timers: (0..LOST).map(|number| TimerChange::Set(timer(number))).collect(),
+        outcomes: outcomes.collect(),
+    };
+    store.restore(&rows).await.unwrap();
+
+    for table in ["events", "commands", "timers", "warehouses"] {
+        let counted = format!("SELECT count(*), count(DISTINCT xmin::text) FROM {table}");
+        let row = raw.query_one(&counted, &[]).await.unwrap();
+        assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (LOST as i64, 1), "{table}");
+    }
+    // All or none, also where the first statements have succeeded.
+    raw.batch_execute("DELETE FROM events WHERE version < 12001").await.unwrap();
+    let taken = store.restore(&rows).await;
+    assert!(matches!(taken, Err(EventStoreError::Conflict { .. })), "{taken:?}");
+    assert_eq!(raw.query_one("SELECT count(*) FROM events", &[]).await.unwrap().get::<_, i64>(0), 1);
+}
+
+pub async fn tables_of_the_first_version_are_brought_up_to_date(fixture: &Fixture) {
+    let raw = fixture.raw().await;
+    raw.batch_execute(include_str!("../../sql/postgres/0001_tables.sql")).await.unwrap();
+    let first = "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+                 INSERT INTO migrations (version) VALUES (1); UPDATE relay SET epoch = 3";
+    raw.batch_execute(first).await.unwrap();
+    let store = fixture.started().await;
+    assert_eq!(store.lease_relay().await.unwrap().epoch, 4);
+    assert_eq!(store.unpublished().await.unwrap(), 0);
+}
+
 pub async fn tables_of_a_newer_build_are_refused(fixture: &Fixture) {
     drop(fixture.started().await);
     fixture.raw().await.batch_execute("INSERT INTO migrations (version) VALUES (999)").await.unwrap();
@@ -365,7 +439,7 @@ pub async fn four_that_start_at_once_make_the_tables_once(fixture: &Fixture) {
         assert_eq!(store.topology().await.unwrap(), None);
     }
     let applied = connect_raw(fixture.url()).await.query_one("SELECT count(*) FROM migrations", &[]).await.unwrap();
-    assert_eq!(applied.get::<_, i64>(0), 1);
+    assert_eq!(applied.get::<_, i64>(0), 2);
 }
 
 pub async fn errors_name_the_server_and_hide_the_password(fixture: &Fixture) {

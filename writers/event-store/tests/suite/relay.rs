@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use event_store::{
-    EventStoreError, LoadRequest, MOST_COUNTED, RelayCursor, RestoredOutcome, RestoredRows, StoredEvent, StoredOutcome,
-    StreamId,
+    EventStore, EventStoreError, LoadRequest, MOST_COUNTED, RelayCursor, RestoredOutcome, RestoredRows, StoredEvent,
+    StoredOutcome, StreamId,
 };
 use schemas::{Outcome, OutcomeKind, StorePosition};
 
@@ -117,6 +117,32 @@ pub async fn a_long_lag_is_not_counted_to_its_end(fixture: &Fixture) {
     let amounts: Vec<i64> = (1..=MOST_COUNTED as i64 + 5).collect();
     store.append(&batch(vec![set_prices("a", 0, &amounts)])).await.unwrap();
     assert_eq!(store.relay_lag(NOW + 1001).await.unwrap(), (MOST_COUNTED, Some(1000)));
+}
+
+pub async fn what_goes_out_again_is_lag_and_not_unpublished(fixture: &Fixture) {
+    let store = fixture.started().await;
+    store.append(&batch(vec![set_prices("a", 0, &[1, 2, 3, 4, 5])])).await.unwrap();
+    let rows = committed_when(&*store, 5).await;
+    let cursor = |row: usize| RelayCursor { position: rows[row].position, ..RelayCursor::default() };
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    assert_eq!(store.unpublished().await.unwrap(), 5);
+    store.save_cursor(epoch, &cursor(3)).await.unwrap();
+    assert_eq!(store.unpublished().await.unwrap(), 1);
+
+    assert!(store.reset_cursor(epoch - 1, &RelayCursor::default()).await.is_err());
+    store.reset_cursor(epoch, &cursor(1)).await.unwrap();
+    store.reset_cursor(epoch, &RelayCursor::default()).await.unwrap();
+    let both =
+        async |store: &dyn EventStore| [store.relay_lag(NOW).await.unwrap().0, store.unpublished().await.unwrap()];
+    assert_eq!(both(&*store).await, [5, 1]);
+    store.append(&batch(vec![set_prices("b", 0, &[1])])).await.unwrap();
+    store.save_cursor(epoch, &cursor(2)).await.unwrap();
+    drop(store);
+    let store = fixture.open().await;
+    assert_eq!(both(&*store).await, [3, 2]);
+    let epoch = store.lease_relay().await.unwrap().epoch;
+    store.save_cursor(epoch, &cursor(4)).await.unwrap();
+    assert_eq!(both(&*store).await, [1, 1]);
 }
 
 pub async fn an_append_wakes_whoever_waits(fixture: &Fixture) {
