@@ -45,12 +45,15 @@ pub struct Auditor {
     state: Option<State>,
 }
 
+/// A partition of a read model as it was held against the walk.
+type Held = (ReadModelReport, Findings);
+
 /// What was learned so far.
 struct State {
     walk: TableWalk,
     topics: BTreeMap<TopicPartition, TopicSide>,
     /// The newest comparison of each partition of a read model.
-    read_models: BTreeMap<(Place, PartitionRef), (ReadModelReport, Findings)>,
+    read_models: BTreeMap<(Place, PartitionRef), Held>,
     index: Option<(IndexReport, Findings)>,
     /// The newest comparison of each topic partition.
     compared: Vec<(TopicReport, Findings)>,
@@ -255,7 +258,8 @@ impl Auditor {
                 Err(AuditError::ReadModel(ReadModelError::Rebuilding { name })) => skipped(&name, at),
                 compared => compared?,
             };
-            state.read_models.insert((place, at), compared);
+            let known = state.read_models.remove(&(place, at));
+            state.read_models.insert((place, at), with_known(compared, known));
         }
         state.turn = state.turn.wrapping_add(partitions.min(all.len())) % all.len().max(1);
         Ok(())
@@ -268,7 +272,7 @@ impl Auditor {
         oracle: OracleOf<P>,
         pace: Pace,
         walk: &mut TableWalk,
-    ) -> Result<(ReadModelReport, Findings), AuditError> {
+    ) -> Result<Held, AuditError> {
         let comparison =
             Comparison { sources: &self.sources, model, oracle, at, pace, progress: self.progress.as_ref() };
         comparison.compare(walk).await
@@ -344,7 +348,15 @@ impl Auditor {
     }
 }
 
-fn skipped(name: &str, at: PartitionRef) -> (ReadModelReport, Findings) {
+/// What was found before stays told while nothing can be compared: it is not gone.
+fn with_known(compared: Held, known: Option<Held>) -> Held {
+    match (compared, known) {
+        ((report, findings), Some((_, known))) if report.skipped.is_some() && findings.total() == 0 => (report, known),
+        (compared, _) => compared,
+    }
+}
+
+fn skipped(name: &str, at: PartitionRef) -> Held {
     let report = ReadModelReport {
         read_model: name.to_owned(),
         topic: at.context.events_topic().to_owned(),

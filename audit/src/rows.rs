@@ -185,14 +185,15 @@ impl<P: Audited> Comparison<'_, P> {
         Ok((found.unwrap_or(none), fold_version))
     }
 
-    /// Checkpoint and fold version, with the walk at the checkpoint. The oracles may have been folded to newer
-    /// checkpoints on the way there: it is read again until it was read behind the walk.
+    /// Checkpoint and fold version, with the walk at the checkpoint. Where the oracle was folded to a newer checkpoint on
+    /// the way there, that one is read again.
     async fn walk_to_checkpoint(&self, walk: &mut TableWalk) -> Result<(PartitionStatus, u32), AuditError> {
         loop {
             let (status, fold_version) = self.status().await?;
             let target = status.checkpoint.position;
             let is_there = target <= walk.position();
-            if is_there || !self.sources.walk_to(walk, target, self.pace, self.progress).await? {
+            let came_there = is_there || self.sources.walk_to(walk, target, self.pace, self.progress).await?;
+            if is_there || !came_there || (self.oracle)(walk).partition(self.at).at <= status.checkpoint.sequence {
                 return Ok((status, fold_version));
             }
         }

@@ -82,7 +82,8 @@ struct History {
 #[derive(Deserialize)]
 struct Asked {
     id: Uuid,
-    generation: u32,
+    /// Of the read model; an older query API asks what serves alone, and does not say so.
+    generation: Option<u32>,
     partition: String,
     state: String,
     action: Option<String>,
@@ -101,11 +102,14 @@ struct Discarded {
     letter: Letter,
 }
 
-/// What became of one key in one partition.
+/// What became of one key in one partition of one generation.
 #[derive(Debug, Serialize)]
 struct Outcome {
-    /// The generation that was asked: `stock@1`.
     projection: String,
+    generation: Option<u32>,
+    /// Of the generation that is shown; the others follow it.
+    #[serde(skip)]
+    is_shown: bool,
     key: String,
     partition: String,
     state: String,
@@ -222,7 +226,11 @@ async fn redrive(args: &RedriveArgs) -> anyhow::Result<Exit> {
         ensure!(!results.is_empty(), "nothing is parked under {key}");
     }
     tell(&results, args.at.json)?;
-    let is_level = results.iter().all(|result| result.state == "done" && result.left == 0);
+    let mut shown = results.iter().filter(|result| result.is_shown);
+    if shown.clone().any(|result| result.state == "waiting") {
+        return Ok(Exit::Failed);
+    }
+    let is_level = shown.all(|result| result.state == "done" && result.left == 0);
     Ok(if is_level { Exit::Done } else { Exit::Refused })
 }
 
@@ -234,7 +242,8 @@ async fn discard(args: &DiscardArgs) -> anyhow::Result<Exit> {
     let results = api.ask("discard", &wanted, &body).await?;
     ensure!(!results.is_empty(), "nothing is parked under {}", args.key);
     tell(&results, args.at.json)?;
-    Ok(if results.iter().all(|result| result.state == "done") { Exit::Done } else { Exit::Failed })
+    let mut shown = results.iter().filter(|result| result.is_shown);
+    Ok(if shown.all(|result| result.state == "done") { Exit::Done } else { Exit::Failed })
 }
 
 fn tell(results: &[Outcome], is_json: bool) -> anyhow::Result<()> {
@@ -248,8 +257,12 @@ fn tell(results: &[Outcome], is_json: bool) -> anyhow::Result<()> {
     let mut table = Table::new();
     table.set_header(["projection", "key", "partition", "result", "resolved", "left", "message"]);
     for result in results {
+        let projection = match result.generation {
+            Some(number) => format!("{}@{number}", result.projection),
+            None => result.projection.clone(),
+        };
         table.add_row([
-            &result.projection,
+            &projection,
             &result.key,
             &result.partition,
             &result.state,
@@ -354,6 +367,7 @@ impl Api {
     /// Asks for each key where it is parked, and waits for what becomes of it.
     async fn ask(&self, action: &str, wanted: &[(String, String)], body: &Value) -> anyhow::Result<Vec<Outcome>> {
         let mut results = Vec::new();
+        let mut silent = BTreeSet::new();
         for some in wanted.chunks(AT_ONCE) {
             let mut asked = Vec::new();
             for (projection, key) in some {
@@ -363,21 +377,44 @@ impl Api {
                 asked.push((projection, key, requested.requests));
             }
             for (projection, key, requests) in asked {
+                let shown = requests.first().and_then(|request| request.generation);
+                let name = projection.split('@').next().unwrap_or(projection);
                 for request in requests {
-                    results.push(self.answer(projection, key, &request).await?);
+                    // Where nobody acts for one key, nobody does for the next one.
+                    let patience = if silent.contains(&(name, request.generation)) { Duration::ZERO } else { PATIENCE };
+                    let mut result = self.answer(name, key, &request, patience).await?;
+                    result.is_shown = request.generation == shown;
+                    if result.state == "waiting" {
+                        silent.insert((name, request.generation));
+                    }
+                    results.push(result);
                 }
             }
         }
         Ok(results)
     }
 
-    /// Looks in the generation that was asked: another one may serve by now.
-    async fn answer(&self, projection: &str, key: &str, request: &Asked) -> anyhow::Result<Outcome> {
-        let name = projection.split('@').next().unwrap_or(projection);
-        let projection = format!("{name}@{}", request.generation);
-        let deadline = Instant::now() + PATIENCE;
+    /// What became of a request; `waiting` where nobody has acted in time. Looks in the generation that was asked: another
+    /// one may serve by now.
+    async fn answer(&self, name: &str, key: &str, request: &Asked, patience: Duration) -> anyhow::Result<Outcome> {
+        let deadline = Instant::now() + patience;
+        let place = request.generation.map_or_else(|| name.to_owned(), |number| format!("{name}@{number}"));
+        let outcome = |asked: &Asked| Outcome {
+            projection: name.to_owned(),
+            generation: request.generation,
+            is_shown: false,
+            key: key.to_owned(),
+            partition: asked.partition.clone(),
+            state: asked.state.clone(),
+            resolved: asked.resolved.unwrap_or_default(),
+            left: asked.left.unwrap_or_default(),
+            message: asked.message.clone().unwrap_or_default(),
+        };
+        if request.state != "waiting" {
+            return Ok(outcome(request));
+        }
         loop {
-            let url = self.url(&[&projection, key], &[("limit", "1")])?;
+            let url = self.url(&[&place, key], &[("limit", "1")])?;
             let found = match self.known(Method::GET, url, None).await? {
                 Some(body) => {
                     let letters: Letters = serde_json::from_value(body).context("the query API gave no queue")?;
@@ -386,23 +423,16 @@ impl Api {
                 None => None,
             };
             if let Some(asked) = found.filter(|asked| asked.state != "waiting") {
-                return Ok(Outcome {
-                    projection,
-                    key: key.to_owned(),
-                    partition: asked.partition,
-                    state: asked.state,
-                    resolved: asked.resolved.unwrap_or_default(),
-                    left: asked.left.unwrap_or_default(),
-                    message: asked.message.unwrap_or_default(),
-                });
+                return Ok(outcome(&asked));
             }
-            ensure!(
-                Instant::now() < deadline,
-                "{projection} {key}: asked for, not answered for {} s; it waits until `millrace project {name}` \
-                 (or `up`) holds {}",
-                PATIENCE.as_secs(),
-                request.partition
-            );
+            if Instant::now() >= deadline {
+                let message = format!(
+                    "asked for, not answered in time; it waits until `millrace project {name}` (or `up`) feeds {place} \
+                     and holds {}",
+                    request.partition
+                );
+                return Ok(Outcome { message, ..outcome(request) });
+            }
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }

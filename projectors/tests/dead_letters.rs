@@ -452,10 +452,11 @@ async fn what_is_asked_of_a_projection_is_done_in_every_generation_that_is_fed()
     system.publish("A", 1, 1).await;
     system.publish("A", 2, POISON).await;
     system.publish("A", 3, 3).await;
-    let running = [system.run::<Strict<true>>(), system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
-    for generation in [1, 2] {
-        system.parked(generation, 2).await;
-    }
+    // What is begun first serves.
+    let serving = system.run::<Strict<true>>();
+    system.parked(1, 2).await;
+    let running = [serving, system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
+    system.parked(2, 2).await;
     system.add_second().await;
 
     let reason = json!({"reason": "a count of a broken scale", "first": true});
@@ -498,16 +499,23 @@ async fn a_discard_takes_nothing_out_of_another_generation_that_nobody_looked_at
     system.publish("A", 2, POISON).await;
     // What serves could fold all of it but the last, which it has no place for.
     system.publish("A", 4, 4).await;
-    let running = [system.run::<Strict<false>>(), system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
+    // What is begun first serves.
+    let serving = system.run::<Strict<false>>();
     system.parked(1, 1).await;
+    let running = [serving, system.run_as::<Strict<true>>(2, watch::channel(Role::Shadow).1)];
     system.parked(2, 2).await;
     system.add_second().await;
+    // Of what waits in the other one alone, nobody has seen anything either.
+    system.publish("B", 1, POISON).await;
+    system.parked(2, 3).await;
+    let (status, asked) = system.post("/v1/dead-letters/stock/B/discard", json!({"reason": "lost"})).await;
+    assert_eq!((status, &asked["title"]), (404, &json!("No dead letter")), "{asked}");
 
     let (_, asked) = system.post("/v1/dead-letters/stock/A/discard?wait=true", json!({"reason": "lost"})).await;
     let requests = asked["requests"].as_array().unwrap();
     assert_eq!((requests.len(), &requests[0]["generation"]), (1, &json!(1)), "{asked}");
     system.parked(1, 0).await;
-    system.parked(2, 2).await;
+    system.parked(2, 3).await;
     for running in running {
         running.stop().await;
     }

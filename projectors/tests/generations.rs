@@ -174,6 +174,33 @@ async fn an_unknown_fold_is_told_and_the_others_go_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_knows_more_brings_the_catalogue_back_behind_one_who_knew_less() {
+    let mut world = World::new().await;
+    world.publish(40).await;
+    world.change(|to| world::add(to, 1, 1, None)).await;
+    world.change(|to| world::add(to, 2, 1, None)).await;
+    let old = world.stores.kept();
+    world.change(|to| to.serving = 2).await;
+    let running = world.run();
+    world.level(2).await;
+    let known = world.stores.catalogue_now();
+
+    // Of the same version, with another decision in it.
+    world.stores.put_back(old, |to| to.previous = Some(7));
+    world.until("it is back", |catalogue| catalogue.version == known.version + 1).await;
+    let after = world.stores.catalogue_now();
+    assert_eq!((after.id, after.serving, after.previous), (known.id, 2, known.previous));
+    let decisions = world.stores.decisions();
+    check_chain(&decisions).unwrap();
+    assert_eq!(decisions.last().unwrap().action, "restored_after_loss");
+    // And it is followed from there on.
+    world.change(|to| world::add(to, 3, 1, None)).await;
+    world.level(3).await;
+    check_chain(&world.stores.decisions()).unwrap();
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_event_that_lies_in_another_partition_than_its_readers_look_into_halts() {
     let mut world = World::new().await;
     world.publish(40).await;

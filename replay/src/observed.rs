@@ -35,13 +35,13 @@ pub struct MirroredReads {
 /// A process that was not heard of for so long, in milliseconds, does not count.
 pub const REPORT_MAX_AGE_MS: i64 = 15_000;
 
-/// The end of the log is noted by who feeds a generation, twice a second: one that is older is nobody's news. Nor is one of
-/// a later time: a clock was set back, and who noted it may be gone.
-const HEAD_MAX_AGE_MS: u64 = 15_000;
+/// The end of the log is noted by who feeds a generation, twice a second: one that is older is nobody's news.
+const HEAD_MAX_AGE_MS: i64 = 15_000;
 
 fn lag(status: &ReadModelStatus, now: i64) -> Option<u64> {
-    let is_known =
-        |partition: &PartitionStatus| partition.head.is_some_and(|head| now.abs_diff(head.seen_at) <= HEAD_MAX_AGE_MS);
+    let is_known = |partition: &PartitionStatus| {
+        partition.head.is_some_and(|head| now.saturating_sub(head.seen_at) <= HEAD_MAX_AGE_MS)
+    };
     if status.partitions.iter().all(is_known) { status.lag_events() } else { None }
 }
 
@@ -54,9 +54,7 @@ impl Observed {
         statuses: &[ReadModelStatus],
         now: i64,
     ) -> Result<Self, ReplayError> {
-        let mut reports = generations.reports(now, REPORT_MAX_AGE_MS).await?;
-        // The same of reports.
-        reports.retain(|report| report.at <= now.saturating_add(REPORT_MAX_AGE_MS));
+        let reports = generations.reports(now, REPORT_MAX_AGE_MS).await?;
         let observed = |status: &ReadModelStatus| {
             (status.generation, ObservedGeneration { lag_events: lag(status, now), is_live: status.is_live() })
         };

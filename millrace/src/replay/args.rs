@@ -210,7 +210,7 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "N", default_value_t = 20)]
     pub show: usize,
     /// Only compare: nothing is noted in the catalogue
-    #[arg(long)]
+    #[arg(long, alias = "dry")]
     pub dry_run: bool,
     /// Who compares: the name stands in the history
     #[arg(long = "as", value_name = "NAME", required_unless_present = "dry_run")]
@@ -385,5 +385,6 @@ mod tests {
             assert!(parsed(wrong).is_err(), "{wrong}");
         }
         assert!(parsed("millrace replay verify stock@2 --dry-run").is_ok());
+        assert!(parsed("millrace replay verify stock@2 --dry").is_ok(), "as it was called once");
     }
 }

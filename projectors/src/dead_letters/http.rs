@@ -20,8 +20,8 @@ use axum::routing::{get, post};
 use axum::{Json, Router};
 use event_log::{EventDecoder, SchemaRegistry};
 use read_models::{
-    DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, Generations, ParkedPlace, PartitionRef,
-    ReadModelError,
+    DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, FOREIGN_KEY, Generations, ParkedPlace,
+    PartitionRef, ReadChoice, ReadModelError,
 };
 use serde::Deserialize;
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -161,7 +161,7 @@ async fn list(
         if !is_behind && after.as_ref().is_some_and(|cursor| cursor.projection != label) {
             continue;
         }
-        let read_model = meant.read_model().await?;
+        let (_, read_model) = meant.shown().await?;
         for partition in read_model.partitions().await? {
             let mut from = None;
             if !is_behind {
@@ -272,41 +272,39 @@ async fn ask(
     wait: Option<bool>,
 ) -> Result<Response, Problem> {
     let meant = api.meant(projection)?;
-    let mut asked: Vec<Left> = Vec::new();
-    let mut looked_at = BTreeMap::new();
-    for generation in meant.all().await? {
-        let read_model = (meant.projection.of)(generation);
-        for partition in partitions_of(read_model.as_ref()).await? {
-            let Some(first) = read_model.parked_of(partition, &key, None, 1).await?.pop() else { continue };
-            let (id, requested_at) = (Uuid::new_v4(), (api.now)());
-            let (key, mut action, by, note) = (key.clone(), action.clone(), by.clone(), note.clone());
-            if let DeadLetterAction::Discard { first_only, to, .. } = &mut action {
-                let first = first.place();
-                let own =
-                    if *first_only { first } else { last_of(read_model.as_ref(), partition, &key, first).await? };
-                // What was looked at is the queue of the first that has one; another may have parked earlier events.
-                let (from, last) = *looked_at.entry(partition).or_insert((first, own));
-                if first < from {
-                    continue;
-                }
-                *to = Some(last);
-            }
-            let request = DeadLetterRequest { id, key, action, by, note, requested_at };
-            read_model.request_dead_letter(partition, &request).await?;
-            asked.push(Left { generation, read_model: Arc::clone(&read_model), partition, id });
+    let generations = meant.generations().await?;
+    let (targets, mut failed) = targets(&meant, &generations, &key, &action).await?;
+    let mut asked = Vec::with_capacity(targets.len());
+    for Target { generation, read_model, partition, action } in targets {
+        let (id, requested_at) = (Uuid::new_v4(), (api.now)());
+        let (key, by, note) = (key.clone(), by.clone(), note.clone());
+        let request = DeadLetterRequest { id, key, action, by, note, requested_at };
+        match read_model.request_dead_letter(partition, &request).await {
+            Ok(()) => asked.push(Left { generation, read_model, partition, id }),
+            // What was left before is left: who is told of a failure of all asks for it once more.
+            Err(error) => failed.push(Failed { generation, partition: Some(partition), error }),
         }
     }
     if asked.is_empty() {
-        return Err(unknown(&meant.label(), &key));
+        return Err(failed.pop().map_or_else(|| unknown(&meant.label(), &key), |failed| failed.error.into()));
     }
     let patience = if wait == Some(true) { PATIENCE } else { Duration::ZERO };
     let answers = answers(&asked, patience).await?;
     let is_answered = answers.iter().all(Option::is_some);
     let told = |(left, answer): (Left, _)| Asked::new(left.generation, left.partition, left.id, answer);
-    let requests = asked.into_iter().zip(answers).map(told).collect();
+    let mut requests: Vec<Asked> = asked.into_iter().zip(answers).map(told).collect();
+    requests.extend(failed.into_iter().map(|failed| Asked::failed(failed.generation, failed.partition, &failed.error)));
     let body = Requested { projection: meant.label(), key, requests };
     let status = if is_answered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(no_store((status, Json(body)).into_response()))
+}
+
+/// A partition whose owner is asked for something.
+struct Target {
+    generation: u32,
+    read_model: Arc<dyn DeadLetters>,
+    partition: PartitionRef,
+    action: DeadLetterAction,
 }
 
 /// A request that was left with a partition's owner.
@@ -317,17 +315,105 @@ struct Left {
     id: Uuid,
 }
 
-/// The last event of a key's queue as it is now.
+/// What could not be asked: of one partition, or of a generation.
+struct Failed {
+    generation: u32,
+    partition: Option<PartitionRef>,
+    error: ReadModelError,
+}
+
+/// Whom to ask for what. The first of `generations` is the one that is shown, and its error is an error of all; that of
+/// another one is its own.
+async fn targets(
+    meant: &Meant<'_>,
+    generations: &[u32],
+    key: &str,
+    action: &DeadLetterAction,
+) -> Result<(Vec<Target>, Vec<Failed>), ReadModelError> {
+    let (mut targets, mut failed) = (Vec::new(), Vec::new());
+    // The queues of the one that is shown, which is what somebody has looked at.
+    let mut shown = BTreeMap::new();
+    for (index, &generation) in generations.iter().enumerate() {
+        let read_model = (meant.projection.of)(generation);
+        let looked_at = (index > 0).then_some(&shown);
+        match targets_of(read_model.as_ref(), key, action, looked_at).await {
+            Ok(found) => {
+                if index == 0 {
+                    shown = found.iter().map(|found| (found.partition, (found.first, found.last))).collect();
+                }
+                targets.extend(found.into_iter().map(|Queue { partition, action, .. }| Target {
+                    generation,
+                    read_model: Arc::clone(&read_model),
+                    partition,
+                    action,
+                }));
+            }
+            Err(error) if index == 0 => return Err(error),
+            // Nobody has begun to build it.
+            Err(ReadModelError::Rebuilding { .. }) => {}
+            Err(error) => failed.push(Failed { generation, partition: None, error }),
+        }
+    }
+    Ok((targets, failed))
+}
+
+/// Events of a key that wait in one partition of a generation, and what is asked of its owner.
+struct Queue {
+    partition: PartitionRef,
+    first: ParkedPlace,
+    last: ParkedPlace,
+    action: DeadLetterAction,
+}
+
+/// The queues of one generation that the action is for. A discard takes out of another generation only what was looked at
+/// in the one that is shown: the same events, told by their sequences, as the offsets of a log that was filled again are others.
+async fn targets_of(
+    read_model: &dyn DeadLetters,
+    key: &str,
+    action: &DeadLetterAction,
+    looked_at: Option<&BTreeMap<PartitionRef, (ParkedPlace, ParkedPlace)>>,
+) -> Result<Vec<Queue>, ReadModelError> {
+    let mut queues = Vec::new();
+    for partition in read_model.partitions().await? {
+        let Some(first) = read_model.parked_of(partition, key, None, 1).await?.pop() else { continue };
+        let (first, mut last) = (first.place(), first.place());
+        let mut action = action.clone();
+        if let DeadLetterAction::Discard { first_only, to, .. } = &mut action {
+            let up_to = match looked_at {
+                None => u64::MAX,
+                // Records of nobody have no sequence of their own to be told by.
+                Some(_) if key == FOREIGN_KEY => continue,
+                Some(looked_at) => match looked_at.get(&partition) {
+                    Some((shown, _)) if *first_only && shown.sequence == first.sequence => first.sequence,
+                    Some((shown, last)) if !*first_only && shown.sequence <= first.sequence => last.sequence,
+                    _ => continue,
+                },
+            };
+            if !*first_only {
+                last = last_of(read_model, partition, key, first, up_to).await?;
+            }
+            if last.sequence > up_to {
+                continue;
+            }
+            *to = Some(last);
+        }
+        queues.push(Queue { partition, first, last, action });
+    }
+    Ok(queues)
+}
+
+/// The last event of a key's queue as it is now, of those up to a sequence; `first` where there is none behind it.
 async fn last_of(
     read_model: &dyn DeadLetters,
     partition: PartitionRef,
     key: &str,
     first: ParkedPlace,
+    up_to: u64,
 ) -> Result<ParkedPlace, ReadModelError> {
     let mut last = first;
     loop {
         let page = read_model.parked_of(partition, key, Some(last), MAX_PAGE).await?;
-        let Some(event) = page.last() else { return Ok(last) };
+        let Some(event) = page.iter().rfind(|event| event.sequence <= up_to) else { return Ok(last) };
         last = event.place();
     }
 }
@@ -346,14 +432,6 @@ async fn answers(asked: &[Left], patience: Duration) -> Result<Vec<Option<DeadLe
                 *answer = newest.into_iter().find(|answer| answer.request.id == left.id);
             }
         }
-    }
-}
-
-/// None of a generation that nobody has begun to build: nothing is parked in it.
-async fn partitions_of(read_model: &dyn DeadLetters) -> Result<Vec<PartitionRef>, ReadModelError> {
-    match read_model.partitions().await {
-        Err(ReadModelError::Rebuilding { .. }) => Ok(Vec::new()),
-        found => found,
     }
 }
 
@@ -387,26 +465,21 @@ impl Meant<'_> {
         }
     }
 
-    /// The generation that is shown.
-    async fn shown(&self) -> Result<u32, ReadModelError> {
-        match self.generation {
-            Some(number) => Ok(number),
-            None => Ok(self.projection.generations.catalogue().await?.serving),
-        }
-    }
-
-    async fn read_model(&self) -> Result<Arc<dyn DeadLetters>, ReadModelError> {
-        Ok((self.projection.of)(self.shown().await?))
-    }
-
-    /// The generations that are asked: what serves first.
-    async fn all(&self) -> Result<Vec<u32>, ReadModelError> {
-        if let Some(number) = self.generation {
-            return Ok(vec![number]);
-        }
+    /// The generations that are asked; the first one is shown.
+    async fn generations(&self) -> Result<Vec<u32>, ReadModelError> {
         let catalogue = self.projection.generations.catalogue().await?;
-        let others = catalogue.fed().filter(|number| *number != catalogue.serving);
-        Ok(std::iter::once(catalogue.serving).chain(others).collect())
+        let Some(wanted) = self.generation else {
+            let others = catalogue.fed().filter(|number| *number != catalogue.serving);
+            return Ok(std::iter::once(catalogue.serving).chain(others).collect());
+        };
+        let choice = ReadChoice { generation: Some(wanted), ..ReadChoice::default() };
+        Ok(vec![catalogue.choose(self.projection.name, &choice)?])
+    }
+
+    /// The generation that is shown.
+    async fn shown(&self) -> Result<(u32, Arc<dyn DeadLetters>), ReadModelError> {
+        let shown = self.generations().await?[0];
+        Ok((shown, (self.projection.of)(shown)))
     }
 }
 

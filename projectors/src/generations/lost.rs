@@ -53,13 +53,32 @@ pub(super) async fn follow(
         }
         known.decisions.extend(page.into_iter().filter(|decision| decision.number > after));
     }
+    // Another chain than the one that is kept: somebody who knew less brought the catalogue back.
+    let is_own = known.decisions.last().is_none_or(|last| last.hash == found.last_hash);
+    if !is_own && known.catalogue != found {
+        known.decisions = all_decisions(store, found.decisions).await?;
+    }
     known.catalogue = found.clone();
     Ok(found)
 }
 
-/// Whether the store went back: it was wiped, or came back without what it was told last.
+async fn all_decisions(store: &dyn Generations, to: u64) -> Result<Vec<Decision>, ReadModelError> {
+    let mut decisions: Vec<Decision> = Vec::new();
+    loop {
+        let after = decisions.len() as u64;
+        let page = if after < to { store.decisions(after, PAGE).await? } else { Vec::new() };
+        if page.is_empty() {
+            return Ok(decisions);
+        }
+        decisions.extend(page);
+    }
+}
+
+/// Whether the store went back: it was wiped, or came back without what it was told last, or was brought back by one who
+/// knew less.
 fn is_lost(known: &Catalogue, found: &Catalogue) -> bool {
-    known.version > 0 && found.version < known.version && (found.version == 0 || found.id == known.id)
+    let is_other = found.version == known.version && found.last_hash != known.last_hash;
+    known.version > 0 && (found.version < known.version || is_other) && (found.version == 0 || found.id == known.id)
 }
 
 fn restoration(name: &str, known: &Known, found: &Catalogue) -> (Catalogue, Vec<Decision>) {
@@ -79,6 +98,13 @@ fn restoration(name: &str, known: &Known, found: &Catalogue) -> (Catalogue, Vec<
         ),
         evidence: serde_json::json!({ "found": found.version, "known": known.catalogue.version }),
     };
+    let last_of_found = known.decisions.iter().find(|decision| decision.number == found.decisions);
+    let is_beginning = found.decisions == 0 || last_of_found.is_some_and(|last| last.hash == found.last_hash);
+    if !is_beginning {
+        // Its chain goes on: what it was told meanwhile stays said.
+        let base = Catalogue { decisions: found.decisions, ..known.catalogue.clone() };
+        return base.decided(Catalogue { last_hash: found.last_hash.clone(), ..to }, vec![verdict]);
+    }
     let (to, restored) = known.catalogue.decided(to, vec![verdict]);
     let lost = known.decisions.iter().filter(|decision| decision.number > found.decisions).cloned();
     (to, lost.chain(restored).collect())

@@ -210,21 +210,24 @@ impl World {
 
     /// Changes the catalogue as an operator would.
     pub async fn change(&self, change: impl FnOnce(&mut Catalogue)) {
-        let found = self.stores.catalogue_now();
-        let mut to = found.clone();
-        change(&mut to);
-        let generation = Generation { name: "stock".to_owned(), number: to.serving, fold_version: 1, partitions: 1 };
-        let verdict = Verdict {
-            at: 1,
-            who: "ann".to_owned(),
-            action: "changed",
-            generation,
-            reason: "a test".to_owned(),
-            evidence: json!(null),
-        };
-        let (to, decisions) = found.decided(to, vec![verdict]);
+        let (to, decisions) = changed(&self.stores.catalogue_now(), change);
         self.stores.change(&to, &decisions).await.unwrap();
     }
+}
+
+fn changed(found: &Catalogue, change: impl FnOnce(&mut Catalogue)) -> (Catalogue, Vec<Decision>) {
+    let mut to = found.clone();
+    change(&mut to);
+    let generation = Generation { name: "stock".to_owned(), number: to.serving, fold_version: 1, partitions: 1 };
+    let verdict = Verdict {
+        at: 1,
+        who: "ann".to_owned(),
+        action: "changed",
+        generation,
+        reason: "a test".to_owned(),
+        evidence: json!(null),
+    };
+    found.decided(to, vec![verdict])
 }
 
 /// Puts a generation into a catalogue.
@@ -287,6 +290,12 @@ impl Stores {
 
     pub fn kept(&self) -> (Catalogue, Vec<Decision>) {
         self.kept.lock().unwrap().clone()
+    }
+
+    /// As it was at an earlier [`Self::kept`], and then changed by somebody, at once.
+    pub fn put_back(&self, earlier: (Catalogue, Vec<Decision>), change: impl FnOnce(&mut Catalogue)) {
+        let (to, decisions) = changed(&earlier.0, change);
+        self.restore((to, earlier.1.into_iter().chain(decisions).collect()));
     }
 
     /// As it was at an earlier [`Self::kept`].

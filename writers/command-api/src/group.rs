@@ -56,7 +56,8 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
     while !submissions.is_empty() {
         let rest = submissions.split_off(size.min(submissions.len()));
         size = submissions.len();
-        submissions = decide(state, submissions).await.unwrap_or_default();
+        let deadline = Instant::now() + state.settings.retry_for;
+        submissions = decide(state, submissions, deadline).await.unwrap_or_default();
         if submissions.len() == 1
             && let Some(submission) = submissions.pop()
         {
@@ -70,6 +71,8 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
 /// Decides the commands of one submission piece by piece, in their order. The offset of records moves with each piece as
 /// far as its records go, and they end with the first piece that is not decided: what comes after it waits for it.
 async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
+    // Of all of it: who must wait for a row that somebody holds must not wait so long for each half.
+    let deadline = Instant::now() + state.settings.retry_for;
     let Submission { mut work, mut offset, reply } = submission;
     let mut outcomes = Vec::with_capacity(work.len());
     let mut size = work.len().div_ceil(2);
@@ -82,7 +85,7 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
         }
         let next = advance.as_ref().map(|advance| advance.next);
         let (told, answer) = oneshot::channel();
-        let error = match decide(state, vec![Submission { work, offset: advance, reply: told }]).await {
+        let error = match decide(state, vec![Submission { work, offset: advance, reply: told }], deadline).await {
             Ok(mut undecided) => match undecided.pop() {
                 Some(piece) => {
                     size = size.div_ceil(2);
@@ -105,7 +108,8 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
         }
         if let Some(error) = error.filter(HandlerError::is_transient) {
             // The next ones would meet it too, or overtake these.
-            outcomes.extend(rest.iter().map(|work| failed(work.id(), &error.to_string())));
+            let problem = error.to_string();
+            outcomes.extend(rest.iter().map(|work| told_failed(work, &problem)));
             break;
         }
         if let (Some(offset), Some(next)) = (&mut offset, next) {
@@ -119,8 +123,11 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
 
 /// Decides one group until it has an outcome, or an error that all of it was told. What can be halved comes back when it
 /// met another writer, or the store refused it.
-async fn decide(state: &mut GroupState, mut submissions: Vec<Submission>) -> Result<Vec<Submission>, HandlerError> {
-    let deadline = Instant::now() + state.settings.retry_for;
+async fn decide(
+    state: &mut GroupState,
+    mut submissions: Vec<Submission>,
+    deadline: Instant,
+) -> Result<Vec<Submission>, HandlerError> {
     let mut backoff = Policy::CONFLICT.backoff();
     let mut is_first = true;
     loop {
@@ -358,14 +365,22 @@ fn answer(submissions: Vec<Submission>, outcomes: Vec<Outcome>) {
     for submission in submissions {
         let mine: Vec<Outcome> = outcomes.by_ref().take(submission.work.len()).collect();
         for (work, outcome) in submission.work.iter().zip(&mine) {
-            let command_type = match &work.item {
-                Item::Command { envelope, .. } => envelope.command.command_type(),
-                Item::Unreadable { .. } => "unreadable",
-            };
-            count(command_type, outcome.outcome);
+            count(command_type(work), outcome.outcome);
         }
         let _ = submission.reply.send(Ok(mine));
     }
+}
+
+fn command_type(work: &Work) -> &'static str {
+    match &work.item {
+        Item::Command { envelope, .. } => envelope.command.command_type(),
+        Item::Unreadable { .. } => "unreadable",
+    }
+}
+
+fn told_failed(work: &Work, problem: &str) -> Outcome {
+    count(command_type(work), OutcomeKind::Failed);
+    failed(work.id(), problem)
 }
 
 fn fail(submissions: Vec<Submission>, error: &HandlerError) {
@@ -374,7 +389,7 @@ fn fail(submissions: Vec<Submission>, error: &HandlerError) {
         let reply = match &submission.offset {
             // A record is not answered `failed`: its offset stays, and it is taken again.
             Some(offset) => Err(HandlerError::NotDecided { next: offset.expected, problem }),
-            None => Ok(submission.work.iter().map(|work| failed(work.id(), &problem)).collect()),
+            None => Ok(submission.work.iter().map(|work| told_failed(work, &problem)).collect()),
         };
         let _ = submission.reply.send(reply);
     }

@@ -10,6 +10,7 @@ pub(crate) const RETRIES: &str = "millrace_command_group_retries_total";
 pub(crate) const EXPIRED: &str = "millrace_reservations_expired_total";
 pub(crate) const OVERDUE: &str = "millrace_reservation_overdue_seconds";
 pub(crate) const SET_BACK: &str = "millrace_command_offsets_set_back_total";
+pub(crate) const WAITING: &str = "millrace_command_partitions_waiting";
 pub(crate) const INTAKE_HELD: &str = "millrace_intake_held";
 
 pub fn describe_metrics() {
@@ -22,6 +23,10 @@ pub fn describe_metrics() {
     describe_counter!(
         SET_BACK,
         "Partitions of command topics that were taken anew, since they did not have the next command"
+    );
+    describe_gauge!(
+        WAITING,
+        "Partitions of command topics whose next command cannot be taken now, with those behind it"
     );
     describe_counter!(EXPIRED, "Reservations released because their time was over");
     describe_gauge!(

@@ -22,7 +22,7 @@ use event_log::{
 use event_store::{AppendBatch, EventStore, EventStoreError, OffsetAdvance, Topology};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
-use metrics::counter;
+use metrics::{counter, gauge};
 use resilience::{Backoff, Policy};
 use schemas::Context;
 use telemetry::ComponentHealth;
@@ -32,7 +32,7 @@ use tokio_util::sync::CancellationToken;
 use self::reading::{Batch, Reader};
 use crate::error::HandlerError;
 use crate::handler::{CommandHandler, RecordGroup};
-use crate::metrics::SET_BACK;
+use crate::metrics::{SET_BACK, WAITING};
 
 /// Consumer group of the command handlers.
 pub const COMMAND_GROUP: &str = "millrace-commands";
@@ -65,6 +65,8 @@ struct Waiting {
     offset: u64,
     /// Reads it again, after a while. Not `Sync`: what awaits borrows the intake mutably.
     again: BoxFuture<'static, Batch>,
+    /// Those behind it, where it alone is tried again: else each try would decide all of them.
+    behind: Vec<Record>,
     delays: Backoff,
     /// `None` while the registry is asked for the first time.
     why: Option<String>,
@@ -129,19 +131,21 @@ pub async fn run_topic_intake(
         if begun.elapsed() > SETTLED {
             delays = Policy::RESTART.backoff();
         }
-        health.not_ready(error.to_string());
         let is_of_the_topic = matches!(
             error,
             HandlerError::OffsetTaken { .. }
                 | HandlerError::Log(EventLogError::OffsetOutOfRange { .. } | EventLogError::UnknownTopic { .. })
         );
+        let text = error.to_string();
         if error.is_transient() || is_of_the_topic {
             tracing::warn!(%error, "command topics are taken up again");
+            health.not_ready(text);
         } else if is_of_settings(&error) {
+            health.not_ready(text);
             return Err(error);
         } else {
-            // It stays until somebody mends it: told once.
-            let text = error.to_string();
+            // It stays until somebody mends it: told once, and no reason to keep callers away.
+            health.degraded(text.clone());
             if told.as_ref() != Some(&text) {
                 tracing::error!(%error, "command topics are not taken");
                 told = Some(text);
@@ -170,13 +174,13 @@ impl Intake {
     async fn take_in(&mut self, topics: &[TopicSpec]) -> Result<(), HandlerError> {
         self.next.clear();
         self.waiting.clear();
+        gauge!(WAITING).set(0.0);
         self.log.ensure_topics(topics).await?;
         let names = Context::ALL.map(Context::commands_topic);
         let mut subscription = self.log.subscribe(COMMAND_GROUP, &names).await?;
         self.tell();
         loop {
             let signal = tokio::select! {
-                biased;
                 batch = read_again(&mut self.waiting) => {
                     self.take(subscription.as_mut(), batch).await?;
                     continue;
@@ -199,6 +203,7 @@ impl Intake {
 
     /// Tells `/readyz` whether a partition waits. It is ready for what comes on the others.
     fn tell(&self) {
+        gauge!(WAITING).set(self.waiting.values().filter(|waiting| waiting.why.is_some()).count() as f64);
         let mut told =
             self.waiting.iter().filter_map(|(at, waiting)| Some((at, waiting.offset, waiting.why.as_ref()?)));
         let Some((at, offset, why)) = told.next() else { return self.health.ready() };
@@ -333,7 +338,7 @@ impl Intake {
             Poll::Pending => {
                 subscription.pause(&at).await?;
                 let delays = Policy::RESTART.backoff();
-                self.waiting.insert(at, Waiting { offset, again: reading, delays, why: None });
+                self.waiting.insert(at, Waiting { offset, again: reading, behind: Vec::new(), delays, why: None });
                 Ok(())
             }
         }
@@ -342,7 +347,8 @@ impl Intake {
     /// Commits what was read. Where that is not all of it, the partition waits.
     async fn take(&mut self, subscription: &mut dyn Subscription, batch: Batch) -> Result<(), HandlerError> {
         let Batch { at, mut records, commands, problem: mut why } = batch;
-        let waited = self.waiting.remove(&at);
+        let mut waited = self.waiting.remove(&at);
+        let behind = waited.as_mut().map(|waited| std::mem::take(&mut waited.behind)).unwrap_or_default();
         let Some(context) = Context::ALL.into_iter().find(|context| context.commands_topic() == at.topic) else {
             return Ok(());
         };
@@ -368,14 +374,23 @@ impl Intake {
                 Err(error) => return Err(error),
             }
             self.next.insert(at.clone(), next);
-            records.retain(|record| record.offset >= next);
             // Only lag tools read it.
             if let Err(error) = subscription.commit(&at, next).await {
                 tracing::debug!(%at, %error, "offset not published");
             }
         }
+        records.retain(|record| self.next.get(&at).is_some_and(|next| record.offset >= *next));
+        records.extend(behind);
         match why {
             Some(why) => self.wait(subscription, at, records, waited, why).await,
+            None if let Some(first) = records.first() => {
+                // It went through, and those behind it are next. The partition is paused still.
+                let (offset, reader, delays) = (first.offset, Arc::clone(&self.reader), Policy::RESTART.backoff());
+                let again = reader.read(at.clone(), records).boxed();
+                self.waiting.insert(at, Waiting { offset, again, behind: Vec::new(), delays, why: None });
+                self.tell();
+                Ok(())
+            }
             None if waited.is_some() => {
                 tracing::info!(%at, "partition of commands goes on");
                 self.tell();
@@ -390,11 +405,12 @@ impl Intake {
         &mut self,
         subscription: &mut dyn Subscription,
         at: TopicPartition,
-        records: Vec<Record>,
+        mut records: Vec<Record>,
         waited: Option<Waiting>,
         why: String,
     ) -> Result<(), HandlerError> {
         let Some(offset) = records.first().map(|record| record.offset) else { return Ok(()) };
+        let behind = records.split_off(1);
         if waited.is_none() {
             subscription.pause(&at).await?;
         }
@@ -411,7 +427,7 @@ impl Intake {
                 reader.read(at, records).await
             }
         };
-        self.waiting.insert(at, Waiting { offset, again: again.boxed(), delays, why: Some(why) });
+        self.waiting.insert(at, Waiting { offset, again: again.boxed(), behind, delays, why: Some(why) });
         self.tell();
         Ok(())
     }

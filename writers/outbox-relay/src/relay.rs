@@ -67,6 +67,8 @@ struct Shrunk {
 
 /// How often a relay that halted looks whether it may go on.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// How often one that only waits looks whether the log has again what it lost.
+const LOOK_FOR_LOSS_AGAIN: Duration = Duration::from_secs(60);
 /// After so long without publishing it is looked whether the log still ends where it did.
 const QUIET: Duration = Duration::from_secs(1);
 /// A relay that gets nothing done for so long, because of the log or the registry, lets another one try.
@@ -257,7 +259,8 @@ impl Relay {
                 Ok(false) => {}
                 Err(error) => tracing::debug!(%error, "not known whether the relay only waits"),
             }
-            tokio::time::sleep(LOOK_AGAIN).await;
+            // Whether a loss is mended may take a look at a whole partition.
+            tokio::time::sleep(if self.shrunk.is_some() { LOOK_FOR_LOSS_AGAIN } else { LOOK_AGAIN }).await;
         }
         gauge!(HALTED).set(0.0);
         self.health.not_ready("waits to lead: another relay does");

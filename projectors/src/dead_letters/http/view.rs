@@ -153,8 +153,7 @@ pub(super) async fn letters(
     key: &str,
     limit: usize,
 ) -> Result<LetterPage, ReadModelError> {
-    let generation = meant.shown().await?;
-    let read_model = (meant.projection.of)(generation);
+    let (generation, read_model) = meant.shown().await?;
     let read_model = read_model.as_ref();
     let history = History { requests: Vec::new(), discarded: Vec::new() };
     let mut page =
@@ -289,15 +288,24 @@ impl Asked {
     pub(super) fn new(generation: u32, at: PartitionRef, id: Uuid, answer: Option<DeadLetterAnswer>) -> Self {
         match answer {
             Some(answer) => Self::answered(generation, at, answer),
-            None => Self::with(generation, at, id, "waiting"),
+            None => Self::with(generation, at.to_string(), id, "waiting"),
         }
     }
 
-    fn with(generation: u32, at: PartitionRef, id: Uuid, state: &'static str) -> Self {
+    /// Of what could not be asked; `None` where that is a whole generation.
+    pub(super) fn failed(generation: u32, at: Option<PartitionRef>, error: &ReadModelError) -> Self {
+        let partition = at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+        Self {
+            message: Some(format!("not asked: {error}")),
+            ..Self::with(generation, partition, Uuid::nil(), "failed")
+        }
+    }
+
+    fn with(generation: u32, partition: String, id: Uuid, state: &'static str) -> Self {
         Self {
             id,
             generation,
-            partition: at.to_string(),
+            partition,
             state,
             action: None,
             reason: None,
@@ -322,7 +330,7 @@ impl Asked {
             reason,
             by: request.by,
             requested_at: Some(time(request.requested_at)),
-            ..Self::with(generation, at, request.id, "waiting")
+            ..Self::with(generation, at.to_string(), request.id, "waiting")
         }
     }
 
