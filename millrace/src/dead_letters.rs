@@ -381,11 +381,12 @@ impl Api {
                 let name = projection.split('@').next().unwrap_or(projection);
                 for request in requests {
                     // Where nobody acts for one key, nobody does for the next one.
-                    let patience = if silent.contains(&(name, request.generation)) { Duration::ZERO } else { PATIENCE };
+                    let place = (name, request.generation, request.partition.clone());
+                    let patience = if silent.contains(&place) { Duration::ZERO } else { PATIENCE };
                     let mut result = self.answer(name, key, &request, patience).await?;
                     result.is_shown = request.generation == shown;
                     if result.state == "waiting" {
-                        silent.insert((name, request.generation));
+                        silent.insert(place);
                     }
                     results.push(result);
                 }

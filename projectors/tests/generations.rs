@@ -197,6 +197,11 @@ async fn who_knows_more_brings_the_catalogue_back_behind_one_who_knew_less() {
     world.change(|to| world::add(to, 3, 1, None)).await;
     world.level(3).await;
     check_chain(&world.stores.decisions()).unwrap();
+    // What is kept of it joins up, too.
+    let known = world.stores.catalogue_now();
+    world.stores.wipe_catalogue();
+    world.until("it is back once more", |catalogue| catalogue.version == known.version + 1).await;
+    check_chain(&world.stores.decisions()).unwrap();
     running.stop().await;
 }
 

@@ -294,6 +294,8 @@ async fn ask(
     let told = |(left, answer): (Left, _)| Asked::new(left.generation, left.partition, left.id, answer);
     let mut requests: Vec<Asked> = asked.into_iter().zip(answers).map(told).collect();
     requests.extend(failed.into_iter().map(|failed| Asked::failed(failed.generation, failed.partition, &failed.error)));
+    // What is shown first, also where it could not be asked: who reads the answer goes by it.
+    requests.sort_by_key(|asked| generations.iter().position(|generation| asked.is_of(*generation)));
     let body = Requested { projection: meant.label(), key, requests };
     let status = if is_answered { StatusCode::OK } else { StatusCode::ACCEPTED };
     Ok(no_store((status, Json(body)).into_response()))

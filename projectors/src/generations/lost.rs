@@ -5,7 +5,7 @@
 //! decisions, and writes them back, with one more decision that says so. Versions go on from the one that it knew: stages
 //! are named by them, and what is back must not look lost to anybody.
 
-use read_models::generations::{Decision, Verdict};
+use read_models::generations::{Decision, Verdict, check_chain};
 use read_models::{Catalogue, Generation, Generations, ReadModelError};
 use uuid::Uuid;
 
@@ -48,14 +48,15 @@ pub(super) async fn follow(
     while (known.decisions.len() as u64) < found.decisions {
         let after = known.decisions.len() as u64;
         let page = store.decisions(after, PAGE).await?;
-        if page.is_empty() {
+        known.decisions.extend(page.into_iter().filter(|decision| decision.number > after));
+        if known.decisions.len() as u64 == after {
             break;
         }
-        known.decisions.extend(page.into_iter().filter(|decision| decision.number > after));
     }
     // Another chain than the one that is kept: somebody who knew less brought the catalogue back.
-    let is_own = known.decisions.last().is_none_or(|last| last.hash == found.last_hash);
-    if !is_own && known.catalogue != found {
+    let joins_up = || check_chain(&known.decisions).is_ok();
+    let is_own = || known.decisions.last().is_none_or(|last| last.hash == found.last_hash) && joins_up();
+    if known.catalogue != found && !is_own() {
         known.decisions = all_decisions(store, found.decisions).await?;
     }
     known.catalogue = found.clone();

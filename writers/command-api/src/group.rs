@@ -71,8 +71,8 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
 /// Decides the commands of one submission piece by piece, in their order. The offset of records moves with each piece as
 /// far as its records go, and they end with the first piece that is not decided: what comes after it waits for it.
 async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
-    // Of all of it: who must wait for a row that somebody holds must not wait so long for each half.
-    let deadline = Instant::now() + state.settings.retry_for;
+    // Of each piece until it is decided: who must wait for a row that somebody holds must not wait so long for each half.
+    let mut deadline = Instant::now() + state.settings.retry_for;
     let Submission { mut work, mut offset, reply } = submission;
     let mut outcomes = Vec::with_capacity(work.len());
     let mut size = work.len().div_ceil(2);
@@ -117,6 +117,7 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
         }
         work = rest;
         size *= 2;
+        deadline = Instant::now() + state.settings.retry_for;
     }
     let _ = reply.send(Ok(outcomes));
 }

@@ -181,9 +181,14 @@ impl Intake {
         self.tell();
         loop {
             let signal = tokio::select! {
+                biased;
                 batch = read_again(&mut self.waiting) => {
                     self.take(subscription.as_mut(), batch).await?;
-                    continue;
+                    // What waits is tried again and again: the group must be heard between two tries.
+                    match subscription.next().now_or_never() {
+                        Some(signal) => signal?,
+                        None => continue,
+                    }
                 }
                 signal = subscription.next() => signal?,
             };

@@ -12,8 +12,7 @@ pub(crate) fn stamped_topics() -> impl Iterator<Item = &'static str> {
 }
 
 /// Makes the topics that are missing. The partition count is compared of those that the relay stamps: what is wrong with
-/// another, or that it cannot be made now, is for those who use it, and must not stop every event: it is told. What is
-/// wrong for good is put into `told`, and told once.
+/// another is for those who use it, and must not stop every event. Such a one is put into `told`, and told once.
 pub(crate) async fn ensure_topics(
     log: &dyn EventLog,
     topology: Topology,
@@ -36,11 +35,7 @@ pub(crate) async fn ensure_topics(
                     told.insert(topic);
                 }
             }
-            Err(error) => {
-                tracing::warn!(%error, "topics that the relay does not stamp are not made");
-                return Ok(());
-            }
-            Ok(()) => return Ok(()),
+            ensured => return ensured,
         }
     }
 }

@@ -292,6 +292,10 @@ impl Asked {
         }
     }
 
+    pub(super) fn is_of(&self, generation: u32) -> bool {
+        self.generation == generation
+    }
+
     /// Of what could not be asked; `None` where that is a whole generation.
     pub(super) fn failed(generation: u32, at: Option<PartitionRef>, error: &ReadModelError) -> Self {
         let partition = at.map_or_else(|| "-".to_owned(), |at| at.to_string());
