@@ -40,13 +40,13 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) is_unsure: bool,
 }
 
-/// Writes nothing, which is refused when the store is not where this owner left it.
-pub(crate) async fn check<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Result<(), ProjectorError>
+/// A write of the owner that leaves the checkpoint where it is.
+pub(crate) fn unmoved<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Batch<P::Key, P::Row>
 where
     P: Projection,
-    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+    M: ?Sized,
 {
-    let nothing = Batch {
+    Batch {
         partition: context.partition,
         epoch: owned.epoch,
         from: owned.checkpoint,
@@ -55,8 +55,16 @@ where
         parked: Vec::new(),
         dead_letters: Resolution::default(),
         live: owned.live,
-    };
-    apply(context, &nothing).await
+    }
+}
+
+/// Writes nothing, which is refused when the store is not where this owner left it.
+pub(crate) async fn check<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    apply(context, &unmoved(context, owned)).await
 }
 
 /// Claims the partition once more, after a write that left the checkpoint where it was. Under the epoch of before, a store

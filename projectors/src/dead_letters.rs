@@ -15,7 +15,7 @@ use read_models::{
     ParkedEvent, ParkedPlace, ReadModel, ReadModelError, Resolution, Resolved,
 };
 
-use crate::claim::{Owned, claim_again};
+use crate::claim::{Owned, claim_again, unmoved};
 use crate::error::ProjectorError;
 use crate::fold::{Fold, Read};
 use crate::metrics::{DISCARDED, REDRIVEN};
@@ -195,24 +195,6 @@ where
 {
     let dead_letters = Resolution { answers: vec![answer], ..Resolution::default() };
     apply(context, &Batch { dead_letters, ..unmoved(context, owned) }).await
-}
-
-/// A write of the owner that leaves the checkpoint where it is.
-pub(crate) fn unmoved<P, M>(context: &WorkerContext<M>, owned: &Owned<P>) -> Batch<P::Key, P::Row>
-where
-    P: Projection,
-    M: ?Sized,
-{
-    Batch {
-        partition: context.partition,
-        epoch: owned.epoch,
-        from: owned.checkpoint,
-        to: owned.checkpoint,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: owned.live,
-    }
 }
 
 /// A registry that is away is an answer here, not a wait: the partition's new events must not stand behind it.

@@ -13,8 +13,8 @@ use read_models::{DeadLetterOutcome, DeadLetterRequest, FOREIGN_KEY, ReadModel};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::claim::{Owned, claim_again};
-use crate::dead_letters::{answered, unmoved};
+use crate::claim::{Owned, claim_again, unmoved};
+use crate::dead_letters::answered;
 use crate::error::ProjectorError;
 use crate::projection::{Facts, Projection};
 use crate::worker::WorkerContext;
