@@ -7,6 +7,7 @@ use metrics::{Unit, counter, describe_counter, describe_gauge, gauge};
 use crate::report::{Kind, Place, Report};
 
 const DIFFERENCES: &str = "millrace_audit_differences";
+const NOT_COMPARED: &str = "millrace_audit_not_compared";
 const EVENTS: &str = "millrace_audit_events_total";
 const LAST_ROUND: &str = "millrace_audit_last_round_timestamp_seconds";
 
@@ -16,6 +17,11 @@ pub fn describe_metrics() {
         DIFFERENCES,
         Unit::Count,
         "Differences between event table, topics and read models, by kind and place"
+    );
+    describe_gauge!(
+        NOT_COMPARED,
+        Unit::Count,
+        "Partitions of read models, and the search index, that the last round could not compare"
     );
     describe_counter!(EVENTS, Unit::Count, "Events of the event table that the audit walked");
     describe_gauge!(LAST_ROUND, Unit::Seconds, "When the last round of the audit ended, in seconds since 1970");
@@ -29,6 +35,7 @@ pub(crate) fn round_ended(report: &Report, events: u64) {
             gauge!(DIFFERENCES, "kind" => kind.as_str(), "where" => place.as_str()).set(count as f64);
         }
     }
+    gauge!(NOT_COMPARED).set(report.left_out() as f64);
     counter!(EVENTS).increment(events);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64());
     gauge!(LAST_ROUND).set(now);

@@ -263,6 +263,12 @@ impl Report {
         told
     }
 
+    /// Partitions of read models, and the search index, that could not be compared.
+    pub fn left_out(&self) -> usize {
+        let models = self.read_models.iter().filter(|model| model.skipped.is_some()).count();
+        models + usize::from(self.index.as_ref().is_some_and(|index| index.skipped.is_some()))
+    }
+
     pub fn count(&self, kind: Kind, place: Place) -> u64 {
         let is_it = |count: &&KindCount| (count.kind, count.place) == (kind, place);
         self.counts.iter().find(is_it).map_or(0, |count| count.count)

@@ -113,8 +113,9 @@ mod tests {
         let mut auditor = world.auditor().await;
         let report = auditor.round(1).await.unwrap();
         assert_eq!(told_of(&report), Err("not compared: stock inventory.events/0: it is being built".to_owned()));
+        assert_eq!(report.left_out(), 1);
         world.prepare(1).await;
         let report = auditor.round(2).await.unwrap();
-        assert_eq!(told_of(&report), Ok(&report));
+        assert_eq!((told_of(&report), report.left_out()), (Ok(&report), 0));
     }
 }

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
 
 use event_log::EventEnvelope;
-use projectors::Facts;
+use projectors::{Facts, contained};
 use read_models::{Checkpoint, ParkedEvent, PartitionRef, PartitionStatus};
 
 use crate::error::AuditError;
@@ -350,7 +350,7 @@ impl<P: Audited> Comparison<'_, P> {
         let decoded =
             schemas::WriterSchema::of(event.schema).and_then(|schema| schemas::decode_event(schema, &event.body).ok());
         let facts = Facts { version, time: event.time };
-        let row = decoded.and_then(|decoded| P::project(fold, None, &decoded, facts).ok().flatten());
+        let row = decoded.and_then(|decoded| contained(|| P::project(fold, None, &decoded, facts)).ok().flatten());
         Ok(row.map(|row| row_digest::<P>(key, &row)))
     }
 

@@ -241,9 +241,12 @@ fn compare(wanted: &TopicSpec, found: u32) -> Result<(), EventLogError> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
+    use std::time::Duration;
+
     use rdkafka::mocking::MockCluster;
 
     use super::*;
+    use crate::log::Signal;
 
     fn one(name: &str) -> [TopicSpec; 1] {
         [TopicSpec { name: name.to_owned(), partitions: 1 }]
@@ -260,6 +263,25 @@ mod tests {
         let error = log.ensure_topics(&one("events")).await.unwrap_err();
         let told = error.to_string();
         assert!(error.is_transient() && told.contains("2 brokers are up; not made yet: events"), "{told}");
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dead_broker_of_several_does_not_end_a_subscription() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("events", 1, 1).unwrap();
+        // Nobody listens there, and whoever is asked first is left to chance.
+        let log = Arc::new(connect(&format!("127.0.0.1:1,{}", cluster.bootstrap_servers())));
+        let mut joined = tokio::task::JoinSet::new();
+        for number in 0..8 {
+            let log = Arc::clone(&log);
+            joined.spawn(async move {
+                let mut subscription = log.subscribe(&format!("group-{number}"), &["events"]).await.unwrap();
+                tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap().unwrap()
+            });
+        }
+        for signal in joined.join_all().await {
+            assert!(matches!(signal, Signal::Assigned(_)), "{signal:?}");
+        }
     }
 
     #[tokio::test]

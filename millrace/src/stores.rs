@@ -144,7 +144,7 @@ pub async fn event_log_to_read(data: &DataArgs, args: &EventLogArgs) -> anyhow::
 pub async fn event_store_to_read(data: &DataArgs, args: &EventStoreArgs) -> anyhow::Result<Arc<dyn EventStore>> {
     match to_read(data, args.event_store.as_ref(), "events.db") {
         Ok(path) => Ok(Arc::new(SqliteEventStore::open_read_only(&path)?)),
-        Err(url) => Ok(event_store::connect_event_store(&url).await?),
+        Err(url) => Ok(event_store::connect_event_store_read_only(&url).await?),
     }
 }
 
@@ -160,12 +160,7 @@ pub fn event_table_at(url: &StoreUrl, registry: &Arc<dyn SchemaRegistry>) -> Arc
     let url = url.expose().to_owned();
     let connect: ConnectStore = Box::new(move || {
         let url = url.clone();
-        Box::pin(async move {
-            match url.strip_prefix("sqlite:") {
-                Some(path) => Ok(Arc::new(SqliteEventStore::open_read_only(path)?) as Arc<dyn EventStore>),
-                None => event_store::connect_event_store(&url).await,
-            }
-        })
+        Box::pin(async move { event_store::connect_event_store_read_only(&url).await })
     });
     Arc::new(PublishedRows::new(connect, Arc::clone(registry)))
 }

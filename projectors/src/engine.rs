@@ -4,6 +4,7 @@
 //! paused, so buffers stay bounded while the group membership is kept (fault 16).
 
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -40,7 +41,7 @@ struct Assignment {
 }
 
 /// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
-/// timeout; one that is still assigned then was overtaken by an earlier claim of its own.
+/// timeout; one that is still assigned then was overtaken by an earlier claim of its own. One that panicked rests as long.
 const RECLAIM_AFTER: Duration = Duration::from_secs(15);
 /// How often a partition that halted looks whether the log holds what it needs.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -297,9 +298,11 @@ impl<M: ?Sized> Engine<M> {
                     }
                     Err(ProjectorError::ReadModel(error @ ReadModelError::Superseded { .. })) => {
                         tracing::warn!(%at, %error, "partition was taken over");
-                        self.halted.insert(at.clone(), error.to_string());
-                        self.report_halted();
-                        self.reclaim_after(RECLAIM_AFTER, at, run);
+                        self.halt_for_a_while(at, run, &error);
+                    }
+                    Err(error @ ProjectorError::BrokeOff { .. }) => {
+                        tracing::error!(projection = P::NAME, %at, %error, "partition halts for a while");
+                        self.halt_for_a_while(at, run, &error);
                     }
                     Err(error) => self.halt::<P>(at, head, error),
                 }
@@ -402,10 +405,13 @@ impl<M: ?Sized> Engine<M> {
         });
     }
 
-    fn reclaim_after(&mut self, wait: Duration, at: TopicPartition, run: u64) {
+    /// Leaves a partition to another owner for a while, or what broke to mend itself, and claims it again then.
+    fn halt_for_a_while(&mut self, at: TopicPartition, run: u64, why: &impl Display) {
+        self.halted.insert(at.clone(), why.to_string());
+        self.report_halted();
         let requests = self.requests.clone();
         self.workers.spawn(async move {
-            tokio::time::sleep(wait).await;
+            tokio::time::sleep(RECLAIM_AFTER).await;
             // The engine may be gone by then.
             let _ = requests.send(Request::Reclaim { at, run });
         });

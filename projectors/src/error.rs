@@ -14,6 +14,9 @@ pub enum FoldError {
     /// The engine refuses such a generation before it reads an event; a caller of the fold alone gets to know here.
     #[error("this program has no fold version {fold}")]
     UnknownFold { fold: u32 },
+    /// A mistake in the fold, which shows with this event.
+    #[error("the fold panicked: {problem}")]
+    Panicked { problem: String },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -67,7 +70,7 @@ pub enum ProjectorError {
         told(folds)
     )]
     UnknownFold { generation: String, fold_version: u32, folds: &'static [u32] },
-    /// A piece of work ended early, by a panic perhaps: a walk over the log is begun again.
+    /// A piece of work ended early, by a panic perhaps: it is begun again, from what the store has.
     #[error("work broke off: {problem}")]
     BrokeOff { problem: String },
     /// Not a topic of this projection.

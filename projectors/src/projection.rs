@@ -1,7 +1,9 @@
 //! What a projection is: which contexts it reads, which row an event touches, and the fold. Pure.
 
+use std::any::Any;
 use std::fmt;
 use std::hash::Hash;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use schemas::{Context, Event};
 
@@ -37,4 +39,18 @@ pub struct Facts {
     pub version: u64,
     /// When it was decided, in milliseconds since 1970.
     pub time: i64,
+}
+
+/// Calls a fold: the way to call any. One that panics has met poison, for which one key stands still, not all that share
+/// its partition.
+pub fn contained<T>(fold: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {
+    // A fold changes nothing but what it gives back: a panic leaves nothing half done.
+    catch_unwind(AssertUnwindSafe(fold))
+        .unwrap_or_else(|panic| Err(FoldError::Panicked { problem: panic_message(&*panic) }))
+}
+
+/// What a panic said.
+pub(crate) fn panic_message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "without a message".to_owned())
 }

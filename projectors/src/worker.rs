@@ -1,10 +1,12 @@
 //! The partition worker: claims its partition, then sequence check, decode, fold, one atomic write, again.
 //! Stop 7 of an event's path.
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, Record, TopicPartition};
+use futures::FutureExt;
 use metrics::{SharedString, counter};
 use read_models::{PartitionRef, ReadModel};
 use resilience::Policy;
@@ -23,7 +25,7 @@ use crate::event_table::{Onward, onward};
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
 use crate::history::check_same;
 use crate::metrics::{DIFFERS, GAPS};
-use crate::projection::Projection;
+use crate::projection::{Projection, panic_message};
 use crate::settings::{ProjectorSettings, Role};
 use crate::write::{load_rows, write};
 
@@ -97,9 +99,11 @@ where
     }
     let result = tokio::select! {
         biased;
-        result = run::<P, M>(&mut context) => result,
-        () = cancelled.cancelled() => Ok(()),
+        result = AssertUnwindSafe(run::<P, M>(&mut context)).catch_unwind() => result,
+        () = cancelled.cancelled() => Ok(Ok(())),
     };
+    // What it held of the store is not used any more: whoever goes on claims the partition anew.
+    let result = result.unwrap_or_else(|panic| Err(ProjectorError::BrokeOff { problem: panic_message(&*panic) }));
     // The engine may be gone at shutdown; then nobody asks.
     let _ = context.requests.send(Request::Ended { at: context.at, run: context.run, head: context.head, result });
 }

@@ -6,10 +6,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::KafkaError;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::metadata::Metadata;
 use rdkafka::{Offset, TopicPartitionList};
 
-use super::client_log::ClientLog;
+use super::client_log::{ClientLog, code_of};
 use super::settings::KafkaSettings;
 use crate::error::EventLogError;
 use crate::log::{PartitionEnds, TopicPartition};
@@ -18,6 +19,10 @@ use crate::log::{PartitionEnds, TopicPartition};
 const NEW_LEADERS_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for an answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
+/// The same in pieces. librdkafka keeps a question for the broker that it gave it to, also when that one has died; asked
+/// anew, it takes one that is up, or that leads by now.
+const ANSWER_IN_PIECES: [Duration; 4] =
+    [Duration::from_secs(2), Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(3)];
 
 /// A client that belongs to no group and reads nothing.
 pub(super) struct Lookup {
@@ -59,8 +64,7 @@ impl Lookup {
     }
 
     pub fn topic(&self, name: &str) -> Result<FoundTopic, EventLogError> {
-        let metadata =
-            self.client.fetch_metadata(Some(name), ANSWER_WITHIN).map_err(|error| self.log().classify(&error, name))?;
+        let metadata = self.metadata(name).map_err(|error| self.log().classify(&error, name))?;
         let found = metadata.topics().iter().find(|topic| topic.name() == name);
         let brokers = metadata.brokers().len();
         let missing = FoundTopic { partitions: None, has_leaders: false, replicas: 0, brokers };
@@ -135,8 +139,8 @@ impl Lookup {
                 .add_partition_offset(&at.topic, at.partition as i32, end)
                 .map_err(|error| self.log().classify(&error, about))?;
         }
-        let answer =
-            self.client.offsets_for_times(asked, ANSWER_WITHIN).map_err(|error| self.log().classify(&error, about))?;
+        let answer = asked_in_pieces(|within| self.client.offsets_for_times(asked.clone(), within))
+            .map_err(|error| self.log().classify(&error, about))?;
         places
             .iter()
             .map(|at| {
@@ -153,16 +157,75 @@ impl Lookup {
 
     pub fn ping(&self) -> Result<(), EventLogError> {
         // Any topic will do, one that does not exist is answered fastest; nothing creates it.
-        match self.client.fetch_metadata(Some("millrace.ping"), ANSWER_WITHIN) {
+        match self.metadata("millrace.ping") {
             Ok(_) => Ok(()),
             Err(error) => Err(self.log().classify(&error, "metadata")),
         }
     }
+
+    fn metadata(&self, topic: &str) -> Result<Metadata, KafkaError> {
+        asked_in_pieces(|within| self.client.fetch_metadata(Some(topic), within))
+    }
+}
+
+fn asked_in_pieces<T>(ask: impl Fn(Duration) -> Result<T, KafkaError>) -> Result<T, KafkaError> {
+    let [first @ .., last] = ANSWER_IN_PIECES;
+    for within in first {
+        match ask(within) {
+            Err(error) if may_be_its_broker(&error) => tracing::debug!(%error, "kafka is asked again"),
+            answer => return answer,
+        }
+    }
+    ask(last)
+}
+
+/// Whether another broker may answer where this one does not.
+fn may_be_its_broker(error: &KafkaError) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code_of(error),
+        Some(
+            Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::BrokerTransportFailure
+                | Code::BrokerDestroy
+                | Code::DestroyBroker
+        )
+    )
 }
 
 fn listen(client: &Weak<BaseConsumer<ClientLog>>) {
     while let Some(client) = client.upgrade() {
         // Nothing is assigned, so nothing but events comes here.
         let _event = client.poll(Duration::from_millis(500));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+    use rdkafka::mocking::MockCluster;
+
+    use super::*;
+
+    #[test]
+    fn a_question_that_died_with_its_broker_is_asked_of_another() {
+        let cluster = MockCluster::new(2).unwrap();
+        let address = format!("kafka://{}", cluster.bootstrap_servers());
+        let lookup = Arc::new(Lookup::new(&KafkaSettings::parse(&address).unwrap()).unwrap());
+        lookup.ping().unwrap();
+        // The second time the broker is killed that must have been asked: it was the only one.
+        for killed in [1, 2, 1, 2] {
+            for broker in [1, 2] {
+                cluster.broker_round_trip_time(broker, Duration::from_millis(300)).unwrap();
+            }
+            let asking = Arc::clone(&lookup);
+            let asked = thread::spawn(move || asking.ping());
+            thread::sleep(Duration::from_millis(100));
+            cluster.broker_down(killed).unwrap();
+            asked.join().unwrap().unwrap();
+            cluster.broker_up(killed).unwrap();
+        }
     }
 }

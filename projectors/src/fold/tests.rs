@@ -7,6 +7,7 @@ use schemas::event::{StockChange, StockUpdated};
 use schemas::{RegionId, Sku, StorePosition, WarehouseId};
 
 use super::*;
+use crate::error::FoldError;
 use crate::stock::StockProjection;
 
 pub(crate) fn stock_updated(sku: &str, warehouse: &str, on_hand: i64, reserved: i64) -> Event {
@@ -133,6 +134,45 @@ fn records_of_nobody_are_kept_up_to_a_bound_and_cut() {
     assert_eq!(fold.parked[1].headers, [("c".to_owned(), "d".to_owned())]);
     // What is not kept is read past all the same.
     assert_eq!(fold.checkpoint.next_offset, 5);
+}
+
+/// Stock whose fold has a mistake that shows with one count.
+struct Panicking;
+
+impl Projection for Panicking {
+    type Key = StockKey;
+    type Row = StockRow;
+
+    const NAME: &'static str = StockProjection::NAME;
+    const FOLDS: &'static [u32] = StockProjection::FOLDS;
+    const CURRENT_FOLD: u32 = StockProjection::CURRENT_FOLD;
+    const CONTEXTS: &'static [schemas::Context] = StockProjection::CONTEXTS;
+
+    fn key(event: &Event) -> Option<StockKey> {
+        StockProjection::key(event)
+    }
+
+    fn project(fold: u32, row: Option<&StockRow>, event: &Event, facts: Facts) -> Result<Option<StockRow>, FoldError> {
+        let folded = StockProjection::project(fold, row, event, facts)?;
+        assert!(folded.as_ref().is_none_or(|row| row.on_hand != 13), "unlucky");
+        Ok(folded)
+    }
+}
+
+#[test]
+fn an_event_at_which_the_fold_panics_is_poison_for_its_key_alone() {
+    let mut fold = Fold::<Panicking>::new(1, Checkpoint::default());
+    let events = [("A", 1, 5), ("B", 1, 6), ("A", 2, 13), ("B", 2, 7), ("A", 3, 8)];
+    for (offset, (sku, version, on_hand)) in events.into_iter().enumerate() {
+        let read = read(sku, offset as u64 + 1, version, Ok(stock_updated(sku, "w", on_hand, 0)));
+        fold.take(&record(offset as u64), read, &HashSet::new(), none, 0);
+    }
+    let reasons: Vec<_> = fold.parked.iter().map(|parked| (parked.key.as_str(), parked.reason.as_str())).collect();
+    assert_eq!(reasons, [("A", "the fold panicked: unlucky"), ("A", BEHIND)]);
+    let mut rows: Vec<_> = fold.changes.iter().map(|(key, row)| (key.sku.as_str(), row.on_hand)).collect();
+    rows.sort();
+    assert_eq!(rows, [("A", 5), ("B", 7)]);
+    assert_eq!(fold.checkpoint.sequence, 5);
 }
 
 proptest! {

@@ -103,10 +103,15 @@ impl Scenario {
         self
     }
 
+    /// How long all of it may take, load and comparison included.
+    pub const fn within(mut self, seconds: u64) -> Self {
+        self.bound = Duration::from_secs(seconds);
+        self
+    }
+
     pub const fn replayed(mut self, model: &'static str) -> Self {
         self.replayed = Some(model);
-        self.bound = Duration::from_secs(900);
-        self
+        self.within(900)
     }
 
     /// `7`, or `7-files` for a variant; what is no row of the list has its variant alone.

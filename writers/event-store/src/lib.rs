@@ -11,7 +11,7 @@ mod rebuild;
 mod sqlite;
 mod store;
 
-pub use connect::connect_event_store;
+pub use connect::{connect_event_store, connect_event_store_read_only};
 pub use domain::StreamId;
 pub use error::EventStoreError;
 pub use outcome_row::bounded_message;

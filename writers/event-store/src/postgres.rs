@@ -63,14 +63,26 @@ impl PostgresEventStore {
         let connection = server.connect().await?;
         let migrated = within(migrate::migrate(&connection.client)).await;
         migrated.map_err(|failure| failure.into_error(server.address()))?;
-        Ok(Self {
+        Ok(Self::on(server))
+    }
+
+    /// Connects for reading only: nothing can be written, and tables of another build are refused, not changed.
+    pub async fn connect_read_only(url: &str) -> Result<Self, EventStoreError> {
+        let server = Server::of(url)?.read_only();
+        let connection = server.connect().await?;
+        within(migrate::check(&connection.client)).await.map_err(|failure| failure.into_error(server.address()))?;
+        Ok(Self::on(server))
+    }
+
+    fn on(server: Server) -> Self {
+        Self {
             pool: Pool::new(server),
             relay_lock: RelayLock::default(),
             early: EarlyTransaction::default(),
             horizon: HorizonWatch::new(),
             appended: Notify::new(),
             topology: OnceLock::new(),
-        })
+        }
     }
 
     async fn fixed_topology(&self, session: &Session) -> Result<Option<Topology>, Failure> {

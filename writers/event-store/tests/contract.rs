@@ -98,6 +98,7 @@ postgres_only!(
     what_is_restored_lies_below_the_server_s_next_transaction,
     a_published_place_that_the_table_lost_hides_nothing,
     many_lost_rows_come_back_in_one_transaction_of_many_statements,
+    a_reader_changes_no_tables,
     tables_of_a_newer_build_are_refused,
     tables_of_the_first_version_are_brought_up_to_date,
     four_that_start_at_once_make_the_tables_once,

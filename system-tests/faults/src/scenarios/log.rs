@@ -22,6 +22,8 @@ pub fn scenarios() -> Vec<Scenario> {
         Scenario::new(5, "the broker killed, and restarted", broker_killed),
         Scenario::new(5, "one broker after the other killed, of three", broker_killed)
             .variant("three")
+            // Three restarts, each of a JVM that warms up anew beside the others, the load and all of ours on two cores.
+            .within(300)
             .on(On::Servers(Reach::Direct, 3)),
         Scenario::new(5, "the network to the broker cut, swallowing, slow", broker_unreachable)
             .variant("network")

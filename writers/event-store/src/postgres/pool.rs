@@ -56,6 +56,7 @@ pub(super) struct Server {
     tls: MakeTlsConnector,
     /// `host:port`, for errors.
     address: Arc<str>,
+    is_read_only: bool,
 }
 
 /// One connection with its prepared statements. Dropping it closes the connection at once: the server rolls back.
@@ -115,7 +116,12 @@ impl Server {
             .build()
             .map_err(|error| setting(format!("TLS cannot be set up: {error}")))?;
         let address = address_of(&config);
-        Ok(Self { config, tls: MakeTlsConnector::new(tls), address: address.into() })
+        Ok(Self { config, tls: MakeTlsConnector::new(tls), address: address.into(), is_read_only: false })
+    }
+
+    /// With sessions in which the server refuses to write.
+    pub(super) fn read_only(self) -> Self {
+        Self { is_read_only: true, ..self }
     }
 
     pub(super) fn address(&self) -> &str {
@@ -133,6 +139,9 @@ impl Server {
             .abort_handle();
             let connection = Connection { client, driver };
             connection.client.batch_execute(SESSION_SETTINGS).await?;
+            if self.is_read_only {
+                connection.client.batch_execute("SET default_transaction_read_only = on").await?;
+            }
             Ok(connection)
         };
         within(connecting).await.map_err(|failure: Failure| failure.into_error(&self.address))

@@ -93,8 +93,8 @@ impl Fixture {
         store
     }
 
-    /// The store as a process sees it that only reads; on a file it could not write.
-    pub async fn reading(&self, writing: &Arc<dyn EventStore>) -> Arc<dyn EventStore> {
+    /// The store as a process sees it that only reads, and could not write.
+    pub async fn reading(&self) -> Arc<dyn EventStore> {
         match &self.place {
             Place::File { path, .. } => {
                 let reading = SqliteEventStore::open_read_only(path).unwrap();
@@ -102,7 +102,11 @@ impl Fixture {
                 Arc::new(reading)
             }
             Place::Elsewhere { open, .. } => open(),
-            Place::Database { .. } => Arc::clone(writing),
+            Place::Database { url, .. } => {
+                let reading = PostgresEventStore::connect_read_only(url).await.unwrap();
+                assert!(reading.append(&batch(vec![set_prices("b", 0, &[1])])).await.is_err());
+                Arc::new(reading)
+            }
         }
     }
 

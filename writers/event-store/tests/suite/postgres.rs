@@ -13,8 +13,8 @@ use tokio::net::{TcpListener, TcpStream};
 use uuid::Uuid;
 
 use super::{
-    DEADLINE, Fixture, NOW, batch, committed, committed_when, conflict_of, connect_raw, load_stream, price_stream,
-    set_prices,
+    DEADLINE, Fixture, NOW, PARTITIONS, batch, committed, committed_when, conflict_of, connect_raw, load_stream,
+    price_stream, set_prices,
 };
 
 /// Fault 2: the lower place commits later.
@@ -422,6 +422,26 @@ pub async fn tables_of_the_first_version_are_brought_up_to_date(fixture: &Fixtur
     let store = fixture.started().await;
     assert_eq!(store.lease_relay().await.unwrap().epoch, 4);
     assert_eq!(store.unpublished().await.unwrap(), 0);
+}
+
+pub async fn a_reader_changes_no_tables(fixture: &Fixture) {
+    let raw = fixture.raw().await;
+    let refused = async || match PostgresEventStore::connect_read_only(fixture.url()).await.err() {
+        Some(EventStoreError::Permanent { problem }) => problem,
+        other => panic!("{other:?}"),
+    };
+    assert!(refused().await.contains("no tables yet"));
+    raw.batch_execute(include_str!("../../sql/postgres/0001_tables.sql")).await.unwrap();
+    let first = "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+                 INSERT INTO migrations (version) VALUES (1)";
+    raw.batch_execute(first).await.unwrap();
+    let problem = refused().await;
+    assert!(problem.contains("version 1") && problem.contains("`relay` of this build"), "{problem}");
+    let applied = raw.query_one("SELECT max(version) FROM migrations", &[]).await.unwrap();
+    assert_eq!(applied.get::<_, i32>(0), 1);
+    drop(fixture.started().await);
+    let reading = PostgresEventStore::connect_read_only(fixture.url()).await.unwrap();
+    assert_eq!(reading.topology().await.unwrap().unwrap().partitions, PARTITIONS);
 }
 
 pub async fn tables_of_a_newer_build_are_refused(fixture: &Fixture) {

@@ -84,14 +84,14 @@ pub async fn the_cursor_comes_back_and_nothing_in_it_is_lowered(fixture: &Fixtur
 
 pub async fn the_cursor_is_read_without_a_lease(fixture: &Fixture) {
     let store = fixture.started().await;
-    assert_eq!(fixture.reading(&store).await.relay_cursor().await.unwrap(), RelayCursor::default());
+    assert_eq!(fixture.reading().await.relay_cursor().await.unwrap(), RelayCursor::default());
     let epoch = store.lease_relay().await.unwrap().epoch;
     store.append(&batch(vec![set_prices("a", 0, &[1])])).await.unwrap();
     let position = committed_when(&*store, 1).await[0].position;
     let cursor = RelayCursor { position, sequences: HashMap::from([(("pricing.events".to_owned(), 4), 1)]) };
     store.save_cursor(epoch, &cursor).await.unwrap();
 
-    let reading = fixture.reading(&store).await;
+    let reading = fixture.reading().await;
     let read = tokio::time::timeout(DEADLINE, reading.relay_cursor()).await.expect("waits for no leader").unwrap();
     assert_eq!(read, cursor);
     assert_eq!(reading.read_committed(StorePosition::default(), 10).await.unwrap().len(), 1);
