@@ -9,7 +9,7 @@ use std::hash::Hash;
 
 use async_trait::async_trait;
 use event_store::{StoredEvent, StreamId};
-use projectors::{Facts, Projection, SearchProjection, StockProjection, contained};
+use projectors::{Facts, Projection, SearchProjection, StockProjection, fold_event};
 use read_models::search::{SearchKey, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow};
 use read_models::{DeadLetters, Loaded, PartitionRef, ReadModelError, ReadModelStatus, RowPage};
@@ -159,11 +159,7 @@ impl<P: Audited> Oracle<P> {
         let poison = || Poison { sequence, stream: stored.stream.clone(), version };
         let Some(event) = event else { return partition.poison.push(poison()) };
         let facts = Facts { version, time: stored.time };
-        let folded = contained(|| {
-            let Some(key) = P::key(event) else { return Ok(None) };
-            Ok(P::project(fold, None, event, facts)?.map(|row| (key, row)))
-        });
-        match folded {
+        match fold_event::<P>(fold, event, facts, |_| None) {
             Ok(Some((key, row))) => {
                 let digest = row_digest::<P>(&key, &row);
                 partition.take(Later { sequence, key, version, digest });

@@ -284,6 +284,20 @@ mod tests {
         }
     }
 
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_subscription_hears_that_no_broker_is_left() {
+        let cluster = MockCluster::new(2).unwrap();
+        cluster.create_topic("events", 1, 1).unwrap();
+        let log = connect(&cluster.bootstrap_servers());
+        let mut subscription = log.subscribe("group", &["events"]).await.unwrap();
+        assert!(matches!(subscription.next().await.unwrap(), Signal::Assigned(_)));
+        for broker in [1, 2] {
+            cluster.broker_down(broker).unwrap();
+        }
+        let told = tokio::time::timeout(Duration::from_secs(60), subscription.next()).await.unwrap();
+        assert!(told.as_ref().is_err_and(EventLogError::is_transient), "{told:?}");
+    }
+
     #[tokio::test]
     async fn a_topic_with_too_few_replicas_is_told_once() {
         let cluster = MockCluster::new(3).unwrap();

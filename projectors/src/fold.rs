@@ -10,7 +10,7 @@ use read_models::{Checkpoint, FOREIGN_KEY, ParkedEvent};
 use resilience::{Guard, guard};
 use schemas::Event;
 
-use crate::projection::{Facts, Projection, contained};
+use crate::projection::{Facts, Projection, fold_event};
 
 /// What a record turned out to be.
 #[derive(Debug)]
@@ -153,13 +153,8 @@ impl<P: Projection> Fold<P> {
     where
         P::Row: 'r,
     {
-        let folded = tracing::trace_span!("project").in_scope(|| {
-            contained(|| {
-                let Some(key) = P::key(event) else { return Ok(None) };
-                let current = self.changes.get(&key).or_else(|| row(&key));
-                Ok(P::project(self.fold, current, event, facts)?.map(|new| (key, new)))
-            })
-        });
+        let folded = tracing::trace_span!("project")
+            .in_scope(|| fold_event::<P>(self.fold, event, facts, |key| self.changes.get(key).or_else(|| row(key))));
         if let Some((key, new)) = folded.map_err(|error| error.to_string())? {
             self.changes.insert(key, new);
         }

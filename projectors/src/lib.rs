@@ -28,7 +28,7 @@ pub use engine::run_projector;
 pub use error::{FoldError, ProjectorError};
 pub use generations::{FeedSettings, GenerationStores, OpenGeneration, run_generations};
 pub use metrics::describe_metrics;
-pub use projection::{Facts, Projection, contained};
+pub use projection::{Facts, Folded, Projection, contained, fold_event};
 pub use search::SearchProjection;
 pub use settings::{ProjectorSettings, Role};
 pub use stock::StockProjection;

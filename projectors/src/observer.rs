@@ -31,6 +31,9 @@ pub(crate) struct Observer<M: ?Sized> {
 /// How often the lag is measured: a count over all partitions, of every process of the group.
 const MEASURE_EVERY: Duration = Duration::from_secs(2);
 
+/// How long the log's ends may be unknown: nobody can say how far behind the read model is then.
+const UNSEEN_FOR: Duration = Duration::from_secs(30);
+
 /// How long the read model may take to answer. Past it the lag is reckoned without its answer.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,7 @@ impl<M: ReadModel + ?Sized> Observer<M> {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut measured_at: Option<Instant> = None;
         let mut known: Option<ReadModelStatus> = None;
+        let mut unseen_since: Option<Instant> = None;
         self.lag.ready();
         loop {
             tokio::select! {
@@ -49,14 +53,25 @@ impl<M: ReadModel + ?Sized> Observer<M> {
                 _ = ticks.tick() => {}
                 () = shutdown.cancelled() => return,
             }
-            let heads = self.heads().await;
+            let (heads, problem) = self.heads().await;
             self.note(&heads).await;
+            unseen_since = problem.as_ref().map(|_| unseen_since.unwrap_or_else(Instant::now));
             if measured_at.is_some_and(|at| at.elapsed() < MEASURE_EVERY) {
                 continue;
             }
             measured_at = Some(Instant::now());
             let told = tokio::time::timeout(PATIENCE, self.read_model.status()).await;
             self.reckon(&mut known, told.ok().and_then(Result::ok), &heads);
+            if let (Some(problem), Some(since)) = (problem, unseen_since) {
+                self.tell_unseen(&problem, since.elapsed());
+            }
+        }
+    }
+
+    /// The lag that was known last says less the older it gets.
+    fn tell_unseen(&self, problem: &str, unseen_for: Duration) {
+        if unseen_for >= UNSEEN_FOR {
+            self.lag.not_ready(format!("the log's ends are not seen for {} s: {problem}", unseen_for.as_secs()));
         }
     }
 
@@ -80,8 +95,10 @@ impl<M: ReadModel + ?Sized> Observer<M> {
         self.measure(status);
     }
 
-    async fn heads(&self) -> Vec<(PartitionRef, Head)> {
+    /// Where the partitions end, and why of some it is not known.
+    async fn heads(&self) -> (Vec<(PartitionRef, Head)>, Option<String>) {
         let mut heads = Vec::new();
+        let mut problem = None;
         for context in self.contexts {
             match self.log.ends(context.events_topic()).await {
                 Ok(ends) => heads.extend(ends.into_iter().filter_map(|ends| {
@@ -92,10 +109,13 @@ impl<M: ReadModel + ?Sized> Observer<M> {
                     };
                     Some((partition, Head { next_offset, seen_at: now() }))
                 })),
-                Err(error) => tracing::debug!(%error, "log ends not seen"),
+                Err(error) => {
+                    tracing::debug!(%error, "log ends not seen");
+                    problem = Some(error.to_string());
+                }
             }
         }
-        heads
+        (heads, problem)
     }
 
     async fn note(&self, heads: &[(PartitionRef, Head)]) {
@@ -174,5 +194,17 @@ mod tests {
         assert!(health.report().ready);
         observer.reckon(&mut known, None, &heads(12));
         assert_eq!(health.report().components["stock projector lag"], "12 events behind the log, the bound is 10");
+        // Nobody knows where the log ends; for a while that is a restart of a broker.
+        observer.measure(&behind(0));
+        let (_, problem) = observer.heads().await;
+        let problem = problem.unwrap();
+        observer.tell_unseen(&problem, UNSEEN_FOR - Duration::from_secs(1));
+        assert!(health.report().ready);
+        observer.tell_unseen(&problem, UNSEEN_FOR);
+        let told = health.report().components["stock projector lag"].clone();
+        assert!(
+            told.starts_with("the log's ends are not seen for 30 s: ") && told.contains("inventory.events"),
+            "{told}"
+        );
     }
 }

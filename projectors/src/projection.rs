@@ -41,6 +41,25 @@ pub struct Facts {
     pub time: i64,
 }
 
+/// A row that an event changed, as it is then.
+pub type Folded<P> = (<P as Projection>::Key, <P as Projection>::Row);
+
+/// The row that an event touches, and what the fold makes of it; `None` when the event changes nothing.
+pub fn fold_event<'r, P: Projection>(
+    fold: u32,
+    event: &Event,
+    facts: Facts,
+    row: impl FnOnce(&P::Key) -> Option<&'r P::Row>,
+) -> Result<Option<Folded<P>>, FoldError>
+where
+    P::Row: 'r,
+{
+    contained(|| {
+        let Some(key) = P::key(event) else { return Ok(None) };
+        Ok(P::project(fold, row(&key), event, facts)?.map(|new| (key, new)))
+    })
+}
+
 /// Calls a fold: the way to call any. One that panics has met poison, for which one key stands still, not all that share
 /// its partition.
 pub fn contained<T>(fold: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {

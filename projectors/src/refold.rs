@@ -16,7 +16,7 @@ use uuid::Uuid;
 use crate::claim::{Owned, claim_again, unmoved};
 use crate::dead_letters::answered;
 use crate::error::ProjectorError;
-use crate::projection::{Facts, Projection};
+use crate::projection::{Facts, Projection, fold_event};
 use crate::worker::WorkerContext;
 use crate::write::apply;
 
@@ -198,10 +198,9 @@ impl<P: Projection> Walk<P> {
                 self.events += 1;
                 match decoder.decode(record).await {
                     Ok(decoded) => {
-                        let Some(key) = P::key(&decoded.event) else { continue };
-                        let folded = P::project(self.fold, self.rows.get(&key), &decoded.event, Facts::of(&envelope));
-                        match folded {
-                            Ok(Some(row)) => {
+                        let facts = Facts::of(&envelope);
+                        match fold_event::<P>(self.fold, &decoded.event, facts, |key| self.rows.get(key)) {
+                            Ok(Some((key, row))) => {
                                 self.rows.insert(key, row);
                             }
                             Ok(None) => {}

@@ -14,7 +14,7 @@ use crate::fold::{Fold, Read};
 use crate::metrics::{
     APPLIED, BATCH_EVENTS, DUPLICATES, FOREIGN, FOREIGN_DROPPED, PARKED, SUPERSEDED, VISIBLE_SECONDS,
 };
-use crate::projection::Projection;
+use crate::projection::{Projection, contained};
 use crate::worker::{WorkerContext, now};
 
 /// Rows kept in memory by one worker.
@@ -41,7 +41,8 @@ where
     let mut seen = HashSet::new();
     for (_, read) in reads {
         let Read::Event { event: Ok(event), .. } = read else { continue };
-        if let Some(key) = P::key(event)
+        // The fold finds the same error, and parks it.
+        if let Ok(Some(key)) = contained(|| Ok(P::key(event)))
             && !owned.rows.contains_key(&key)
             && seen.insert(key.clone())
         {

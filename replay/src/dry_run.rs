@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 use async_trait::async_trait;
 use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
-use projectors::{Facts, Projection};
+use projectors::{Facts, Projection, fold_event};
 use read_models::{Checkpoint, Loaded, PartitionRef, PartitionStatus, ReadModelError, ReadModelStatus, RowPage};
 use resilience::{Policy, retry};
 use serde::Serialize;
@@ -193,15 +193,11 @@ impl<P: Projection> Folded<P> {
         {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => Err(error.to_string()),
-            Ok(decoded) => match P::key(&decoded.event) {
-                None => Ok(None),
-                Some(key) => {
-                    let facts = Facts { version: envelope.stream_version, time: envelope.time };
-                    P::project(self.fold, self.rows.get(&key), &decoded.event, facts)
-                        .map(|row| row.map(|row| (key, row)))
-                        .map_err(|error| error.to_string())
-                }
-            },
+            Ok(decoded) => {
+                let facts = Facts { version: envelope.stream_version, time: envelope.time };
+                fold_event::<P>(self.fold, &decoded.event, facts, |key| self.rows.get(key))
+                    .map_err(|error| error.to_string())
+            }
         };
         match folded {
             Ok(None) => {}

@@ -298,7 +298,9 @@ impl Poller {
                 ),
             ) => self.find_lost_offsets(),
             // One broker of several: librdkafka goes on with the others, and says so when none is left.
-            (_, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) => {}
+            (_, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) => {
+                tracing::warn!(group = self.group, problem = log.last_problem(), "a Kafka broker does not answer");
+            }
             // Topics were looked up before: a broker that does not know one yet, or no longer, may be catching up.
             (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
                 self.inbox.report(log.unavailable(error));

@@ -11,6 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, TopicPartition};
+use projectors::contained;
 use read_models::{Checkpoint, PartitionRef};
 
 use super::tail::{Tail, TailEvent};
@@ -284,7 +285,7 @@ impl<P: Compared> Compare<'_, P> {
             if parked.contains(&event.partition_key) {
                 break;
             }
-            match P::project(fold, row.as_ref(), &event.event, event.facts) {
+            match contained(|| P::project(fold, row.as_ref(), &event.event, event.facts)) {
                 Ok(Some(new)) => row = Some(new),
                 Ok(None) => {}
                 // It will be parked, and the row stays as it is.

@@ -66,11 +66,12 @@ impl PostgresEventStore {
         Ok(Self::on(server))
     }
 
-    /// Connects for reading only: nothing can be written, and tables of another build are refused, not changed.
+    /// Connects for reading only: nothing can be written, and tables of an older build wait for somebody to bring them up to date.
     pub async fn connect_read_only(url: &str) -> Result<Self, EventStoreError> {
         let server = Server::of(url)?.read_only();
         let connection = server.connect().await?;
-        within(migrate::check(&connection.client)).await.map_err(|failure| failure.into_error(server.address()))?;
+        let checked = within(migrate::check_to_read(&connection.client, server.address())).await;
+        checked.map_err(|failure| failure.into_error(server.address()))?;
         Ok(Self::on(server))
     }
 

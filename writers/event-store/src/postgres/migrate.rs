@@ -38,18 +38,25 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
 /// Refuses tables that this build cannot read, and changes none: what reads beside an older build must not shut it out.
 pub(super) async fn check(client: &Client) -> Result<(), Failure> {
     let (applied, newest) = (applied(client).await?, newest());
+    if applied > newest {
+        let problem = format!("the tables are of version {applied}, this build knows {newest}: run a newer build");
+        return Err(EventStoreError::Permanent { problem }.into());
+    }
+    check_transaction_ids(client).await
+}
+
+/// As [`check`], for one who must not bring tables up to date. Somebody else may yet do it: trying again may help.
+pub(super) async fn check_to_read(client: &Client, address: &str) -> Result<(), Failure> {
+    let (applied, newest) = (applied(client).await?, newest());
     let problem = match applied {
         0 => "it has no tables yet: start `millrace up` or `millrace write` to make them".to_owned(),
         older if older < newest => format!(
-            "the tables are of version {older}, this build reads {newest}: start a `write` or `relay` of this build once, \
+            "its tables are of version {older}, this build reads {newest}: start a `write` or `relay` of this build once, \
              which brings them up to date, or read them with the build that made them"
         ),
-        newer if newer > newest => {
-            format!("the tables are of version {newer}, this build knows {newest}: run a newer build")
-        }
-        _ => return check_transaction_ids(client).await,
+        _ => return check(client).await,
     };
-    Err(EventStoreError::Permanent { problem }.into())
+    Err(EventStoreError::Unavailable { address: address.to_owned(), problem }.into())
 }
 
 /// A dump that was restored into another cluster keeps its xids, while that cluster counts from its own: what is

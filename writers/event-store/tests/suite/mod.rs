@@ -104,7 +104,8 @@ impl Fixture {
             Place::Elsewhere { open, .. } => open(),
             Place::Database { url, .. } => {
                 let reading = PostgresEventStore::connect_read_only(url).await.unwrap();
-                assert!(reading.append(&batch(vec![set_prices("b", 0, &[1])])).await.is_err());
+                let refused = reading.append(&batch(vec![set_prices("b", 0, &[1])])).await.unwrap_err().to_string();
+                assert!(refused.contains("read-only transaction"), "{refused}");
                 Arc::new(reading)
             }
         }
