@@ -129,6 +129,14 @@ async fn until_applied(stock: &SharedStock, sequences: [u64; 2], health: &Health
     }
 }
 
+async fn until_told(health: &Health, told: &str) {
+    let begun = Instant::now();
+    while health.report().components["stock"] != told {
+        assert!(begun.elapsed() < DEADLINE, "{:?}", health.report());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_panics_halts_its_partition_and_tries_again() {
     let folder = tempfile::tempdir().unwrap();
@@ -160,19 +168,11 @@ async fn a_worker_that_panics_halts_its_partition_and_tries_again() {
     until_applied(&stock, [1, 1], &health).await;
     log.publish(vec![record(1, 2, None)]).await.unwrap();
     until_applied(&stock, [1, 2], &health).await;
-    let begun = Instant::now();
-    while !health.report().components["stock"].contains("inventory.events/0 halted: work broke off: cursed") {
-        assert!(begun.elapsed() < DEADLINE, "{:?}", health.report());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_told(&health, "inventory.events/0 halted: work broke off: cursed").await;
 
     registry.is_mended.store(true, Ordering::SeqCst);
     until_applied(&stock, [2, 2], &health).await;
-    let begun = Instant::now();
-    while health.report().components["stock"] != "ready" {
-        assert!(begun.elapsed() < DEADLINE, "{:?}", health.report());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until_told(&health, "ready").await;
     shutdown.cancel();
     projector.await.unwrap().unwrap();
 }

@@ -199,32 +199,3 @@ fn listen(client: &Weak<BaseConsumer<ClientLog>>) {
         let _event = client.poll(Duration::from_millis(500));
     }
 }
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
-
-    use rdkafka::mocking::MockCluster;
-
-    use super::*;
-
-    #[test]
-    fn a_question_that_died_with_its_broker_is_asked_of_another() {
-        let cluster = MockCluster::new(2).unwrap();
-        let address = format!("kafka://{}", cluster.bootstrap_servers());
-        let lookup = Arc::new(Lookup::new(&KafkaSettings::parse(&address).unwrap()).unwrap());
-        lookup.ping().unwrap();
-        // The second time the broker is killed that must have been asked: it was the only one.
-        for killed in [1, 2, 1, 2] {
-            for broker in [1, 2] {
-                cluster.broker_round_trip_time(broker, Duration::from_millis(300)).unwrap();
-            }
-            let asking = Arc::clone(&lookup);
-            let asked = thread::spawn(move || asking.ping());
-            thread::sleep(Duration::from_millis(100));
-            cluster.broker_down(killed).unwrap();
-            asked.join().unwrap().unwrap();
-            cluster.broker_up(killed).unwrap();
-        }
-    }
-}

@@ -35,8 +35,8 @@ pub(super) async fn migrate(client: &Client) -> Result<(), Failure> {
     check(client).await
 }
 
-/// Refuses tables that this build cannot read, and changes none: what reads beside an older build must not shut it out.
-pub(super) async fn check(client: &Client) -> Result<(), Failure> {
+/// Refuses tables of a newer build.
+async fn check(client: &Client) -> Result<(), Failure> {
     let (applied, newest) = (applied(client).await?, newest());
     if applied > newest {
         let problem = format!("the tables are of version {applied}, this build knows {newest}: run a newer build");
@@ -45,7 +45,8 @@ pub(super) async fn check(client: &Client) -> Result<(), Failure> {
     check_transaction_ids(client).await
 }
 
-/// As [`check`], for one who must not bring tables up to date. Somebody else may yet do it: trying again may help.
+/// As [`migrate`], but changes nothing: what reads beside an older build must not shut it out. Somebody else may yet bring the
+/// tables up to date: trying again may help.
 pub(super) async fn check_to_read(client: &Client, address: &str) -> Result<(), Failure> {
     let (applied, newest) = (applied(client).await?, newest());
     let problem = match applied {

@@ -413,12 +413,19 @@ pub async fn many_lost_rows_come_back_in_one_transaction_of_many_statements(fixt
     assert_eq!(raw.query_one("SELECT count(*) FROM events", &[]).await.unwrap().get::<_, i64>(0), 1);
 }
 
+/// As the first release made them.
+async fn make_first_tables(raw: &tokio_postgres::Client) {
+    raw.batch_execute(include_str!("../../sql/postgres/0001_tables.sql")).await.unwrap();
+    let migrations =
+        "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
+         INSERT INTO migrations (version) VALUES (1)";
+    raw.batch_execute(migrations).await.unwrap();
+}
+
 pub async fn tables_of_the_first_version_are_brought_up_to_date(fixture: &Fixture) {
     let raw = fixture.raw().await;
-    raw.batch_execute(include_str!("../../sql/postgres/0001_tables.sql")).await.unwrap();
-    let first = "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
-                 INSERT INTO migrations (version) VALUES (1); UPDATE relay SET epoch = 3";
-    raw.batch_execute(first).await.unwrap();
+    make_first_tables(&raw).await;
+    raw.batch_execute("UPDATE relay SET epoch = 3").await.unwrap();
     let store = fixture.started().await;
     assert_eq!(store.lease_relay().await.unwrap().epoch, 4);
     assert_eq!(store.unpublished().await.unwrap(), 0);
@@ -431,10 +438,7 @@ pub async fn a_reader_changes_no_tables(fixture: &Fixture) {
         other => panic!("{other:?}"),
     };
     assert!(refused().await.contains("no tables yet"));
-    raw.batch_execute(include_str!("../../sql/postgres/0001_tables.sql")).await.unwrap();
-    let first = "CREATE TABLE migrations (version integer PRIMARY KEY, applied_at timestamptz NOT NULL DEFAULT now());
-                 INSERT INTO migrations (version) VALUES (1)";
-    raw.batch_execute(first).await.unwrap();
+    make_first_tables(&raw).await;
     let problem = refused().await;
     assert!(problem.contains("version 1") && problem.contains("`relay` of this build"), "{problem}");
     let applied = raw.query_one("SELECT max(version) FROM migrations", &[]).await.unwrap();
