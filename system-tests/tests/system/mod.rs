@@ -7,6 +7,7 @@ use std::fs::File;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -160,9 +161,14 @@ impl System {
         for name in names {
             let url = format!("http://{}/readyz", self.processes[name].address);
             let begun = Instant::now();
-            while !self.client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success()) {
+            loop {
+                let is_ready = self.client.get(&url).send().await.is_ok_and(|answer| answer.status().is_success());
+                // Looked at in both cases: what answers there may be somebody else.
                 let ended = self.processes.get_mut(name).unwrap().child.as_mut().unwrap().try_wait().unwrap();
                 assert!(ended.is_none(), "{name} ended: {}", self.log(name));
+                if is_ready {
+                    break;
+                }
                 assert!(begun.elapsed() < PATIENCE, "{name} is not ready: {}", self.log(name));
                 tokio::time::sleep(Duration::from_millis(50)).await;
             }
@@ -333,8 +339,17 @@ pub fn millrace() -> Command {
     command
 }
 
+/// An address that is given once. A port that the kernel chose could be handed out again before the program that it is meant for
+/// listens; these are below its range, and below that of the servers.
 pub fn free_address() -> String {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    loop {
+        let next = std::process::id().wrapping_mul(31).wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed));
+        let address = format!("127.0.0.1:{}", 10_000 + next % 10_000);
+        if TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
 }
 
 /// Sends a signal such as `INT`.
