@@ -161,9 +161,16 @@ impl TableWalk {
     ) -> Result<bool, AuditError> {
         let begun = Instant::now();
         let page = match store.read_committed(self.cursor.position, PAGE).await {
-            // The store says so where its table ends before the place that is asked for.
-            Err(EventStoreError::Permanent { problem }) if self.cursor.position > StorePosition::default() => {
-                self.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), problem));
+            Err(error @ EventStoreError::TableEndsBefore { .. }) => {
+                // Met again in each round.
+                if self.findings.total() == 0 {
+                    self.findings.push(table(
+                        Kind::Lost,
+                        String::new(),
+                        "the table's end".to_owned(),
+                        error.to_string(),
+                    ));
+                }
                 return Ok(false);
             }
             page => page?,

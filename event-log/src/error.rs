@@ -11,7 +11,9 @@ pub enum EventLogError {
     Unavailable { address: String, problem: String },
     #[error("schema registry {address} does not answer: {problem}")]
     RegistryUnavailable { address: String, problem: String },
-    #[error("{topic} has {found} partitions, {wanted} are wanted: keys would move; use another topic generation")]
+    #[error(
+        "{topic} has {found} partitions, {wanted} are wanted: keys would move; see docs/runbooks/20-partitions-raised.md"
+    )]
     PartitionCount { topic: String, found: u32, wanted: u32 },
     #[error("topic {topic} does not exist; start `millrace relay` or `millrace up` once to create it")]
     UnknownTopic { topic: String },

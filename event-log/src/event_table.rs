@@ -19,9 +19,14 @@ pub struct TablePlace {
 }
 
 /// An event table, to read what was published.
+#[async_trait]
 pub trait EventTable: Send + Sync + fmt::Debug {
     /// Begins a walk over the records of one partition. Walks that are open at once share what they read.
     fn walk(&self, at: TopicPartition, after: TablePlace) -> Box<dyn TableWalk>;
+
+    /// The last sequence that a partition must have. `None` while what the topics lost is published again: where they end says
+    /// nothing then of how much there is.
+    async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError>;
 }
 
 /// A walk over one partition.

@@ -128,7 +128,13 @@ async fn the_cache_file_answers_while_the_registry_is_away() {
     let asked = HttpRegistry::new(&url, Some(cache.clone())).unwrap();
     let id = asked.register(&topic, stock_updated().contract()).await.unwrap();
     assert_eq!(asked.id_of(&topic, stock_updated()).await.unwrap(), id);
-    asked.schema(id).await.unwrap();
+    // Another process looked up something else, and has the same file.
+    let beside = HttpRegistry::new(&url, Some(folder.path().join("another.json"))).unwrap();
+    beside.schema(id).await.unwrap();
+    std::fs::rename(folder.path().join("another.json"), &cache).unwrap();
+    let again = format!("{}.{TOPIC}", Uuid::new_v4());
+    asked.register(&again, stock_updated().contract()).await.unwrap();
+    asked.id_of(&again, stock_updated()).await.unwrap();
     // Nobody listens at the new address; the file is told that it is of that registry.
     let dead = "http://127.0.0.1:9/apis/ccompat/v7";
     let text = std::fs::read_to_string(&cache).unwrap().replace(url.trim_end_matches('/'), dead);

@@ -2,6 +2,8 @@
 
 use anyhow::Context;
 use comfy_table::Table;
+use event_log::EventLog;
+use event_store::{EventStore, Topology};
 use indicatif::{ProgressBar, ProgressStyle};
 use outbox_relay::{Finding, PublishAgain, ReconcileOptions, ReconcileReport, Step};
 
@@ -15,10 +17,10 @@ pub async fn run(args: ReconcileArgs) -> anyhow::Result<Exit> {
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
-    let topology = store
-        .topology()
-        .await?
-        .context("the event store was never set up, so nothing was published; check --event-store and --data")?;
+    let topology = match store.topology().await? {
+        Some(fixed) => fixed,
+        None => lost_topology(&*store, &*log, &args).await?,
+    };
     let again = match (args.from_start, args.from_sequence) {
         (true, _) => PublishAgain::From(1),
         (false, Some(sequence)) => PublishAgain::From(sequence),
@@ -46,6 +48,18 @@ pub async fn run(args: ReconcileArgs) -> anyhow::Result<Exit> {
     }
     drop(connector.into_held());
     Ok(if report.is_open() { Exit::Refused } else { Exit::Done })
+}
+
+/// Of a store that was lost and is begun anew: as many partitions as the topics have.
+async fn lost_topology(store: &dyn EventStore, log: &dyn EventLog, args: &ReconcileArgs) -> anyhow::Result<Topology> {
+    let partitions = stores::partitions_of_log(log)
+        .await
+        .context("the event store was never set up, and nothing was published; check --event-store and --data")?;
+    let topology = Topology { partitions };
+    if args.restore_from_log && !args.dry_run {
+        return Ok(store.fix_topology(topology).await?);
+    }
+    Ok(topology)
 }
 
 fn print(report: &ReconcileReport, args: &ReconcileArgs) -> std::io::Result<()> {

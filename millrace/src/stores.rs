@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::{EventLog, EventTable, SchemaRegistry};
+use event_log::{EventLog, EventLogError, EventTable, SchemaRegistry};
 use event_store::{EventStore, SqliteEventStore, Topology};
 use outbox_relay::{ConnectStore, PublishedRows};
 use read_models::search::SearchReader;
@@ -114,20 +114,53 @@ pub fn registry(args: &RegistryArgs) -> anyhow::Result<Arc<dyn SchemaRegistry>> 
 }
 
 /// The topology: as it was fixed, or as asked for at the first start.
-pub async fn topology(store: &dyn EventStore, args: &EventStoreArgs, log: &EventLogArgs) -> anyhow::Result<Topology> {
+pub async fn topology(
+    store: &dyn EventStore,
+    log: Option<&dyn EventLog>,
+    args: &EventStoreArgs,
+    log_args: &EventLogArgs,
+) -> anyhow::Result<Topology> {
+    if let Some(log) = log
+        && store.topology().await?.is_none()
+    {
+        check_nothing_was_published(store, log).await?;
+    }
     if let Some(partitions) = args.partitions {
         return Ok(store.fix_topology(Topology { partitions }).await?);
     }
     if let Some(fixed) = store.topology().await? {
         return Ok(fixed);
     }
-    let is_kafka = log.event_log.as_ref().is_some_and(|url| url.expose().starts_with("kafka:"));
+    let is_kafka = log_args.event_log.as_ref().is_some_and(|url| url.expose().starts_with("kafka:"));
     let partitions = if is_kafka { KAFKA_PARTITIONS } else { EMBEDDED_PARTITIONS };
     Ok(store.fix_topology(Topology { partitions }).await?)
 }
 
+/// An event store that was never set up, beside topics with events, is the wrong one, or what is left of the right one: what it
+/// took now would be a second history.
+async fn check_nothing_was_published(store: &dyn EventStore, log: &dyn EventLog) -> anyhow::Result<()> {
+    for topic in outbox_relay::stamped_topics() {
+        match log.ends(topic).await {
+            // Another role may have set it up meanwhile.
+            Ok(ends) if ends.iter().any(|ends| ends.next > 0) && store.topology().await?.is_none() => anyhow::bail!(
+                "the event store is empty, and {topic} has events: check --event-store, --event-log and --data; where the store \
+                 is lost, restore it from a backup, then `millrace relay reconcile --restore-from-log` puts back what the topics \
+                 have beyond it, or all that they have where there is no backup"
+            ),
+            Ok(_) | Err(EventLogError::UnknownTopic { .. }) => {}
+            // The relay finds it, too.
+            Err(error) if error.is_transient() => {
+                tracing::warn!(%error, "not known whether anything was published before");
+                return Ok(());
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 /// A projector without an event store learns the partition count from the topics.
-pub async fn partitions_of_log(log: &dyn EventLog) -> Result<u32, event_log::EventLogError> {
+pub async fn partitions_of_log(log: &dyn EventLog) -> Result<u32, EventLogError> {
     let ends = log.ends(schemas::Context::Inventory.events_topic()).await?;
     Ok(ends.len() as u32)
 }

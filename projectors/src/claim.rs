@@ -23,6 +23,8 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) live: bool,
     /// The log's end when the partition was claimed: from there on it counts as live.
     pub(crate) head: u64,
+    /// Since when it is not known whether the log has all that was published to it: it is not live before.
+    pub(crate) may_lack_since: Option<Instant>,
     /// Nothing beyond its bound is applied, and it is there: it is live though the log goes on.
     pub(crate) is_at_bound: bool,
     /// The store has no row but those in `rows`: a partition that is folded from its beginning needs to load none.
@@ -117,6 +119,7 @@ where
         foreign_records: claimed.foreign_records,
         live: claimed.live,
         head,
+        may_lack_since: (!claimed.live && context.settings.event_table.is_some()).then(Instant::now),
         is_at_bound: false,
         // Where nothing was applied there is no row.
         has_all_rows: claimed.checkpoint.sequence == 0,

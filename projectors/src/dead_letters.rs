@@ -176,6 +176,8 @@ where
         let is_answered = !resolution.answers.is_empty();
         apply(context, &Batch { dead_letters: resolution, ..unmoved(context, owned) }).await?;
         claim_again(context, owned).await?;
+        // A walk that is under way folds what is taken out here; its request is still there, and is taken up anew.
+        owned.refolding = None;
         counter!(DISCARDED, "projection" => P::NAME).increment(leaving as u64);
         if is_answered {
             tracing::info!(partition = %context.partition, key = %request.key, resolved, left, "parked events discarded");

@@ -169,7 +169,8 @@ where
     // It ends with the engine, also with one that is dropped.
     let mut observing = JoinSet::new();
     observing.spawn(observer.run(shutdown.clone()));
-    health.ready();
+    // What halted before the subscription was lost is found again.
+    engine.report_halted();
     let result = loop {
         let step = tokio::select! {
             biased;
@@ -300,8 +301,16 @@ impl<M: ?Sized> Engine<M> {
                         tracing::warn!(%at, %error, "partition was taken over");
                         self.halt_for_a_while(at, run, &error);
                     }
-                    Err(error @ ProjectorError::BrokeOff { .. }) => {
-                        tracing::error!(projection = P::NAME, %at, %error, "partition halts for a while");
+                    // What the store refuses may be mended there, and nobody would tell this process.
+                    Err(
+                        error @ (ProjectorError::BrokeOff { .. }
+                        | ProjectorError::ReadModel(
+                            ReadModelError::Permanent { .. } | ReadModelError::Damaged { .. },
+                        )),
+                    ) => {
+                        if self.halted.get(&at) != Some(&error.to_string()) {
+                            tracing::error!(projection = P::NAME, %at, %error, "partition halts for a while");
+                        }
                         self.halt_for_a_while(at, run, &error);
                     }
                     Err(error) => self.halt::<P>(at, head, error),

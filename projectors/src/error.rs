@@ -53,7 +53,7 @@ pub enum ProjectorError {
     HistoryDiffers { at: TopicPartition, sequence: u64, id: Uuid },
     /// Keys would move between partitions (fault 20).
     #[error(
-        "{at} is beyond the {partitions} partitions of this generation: partitions were added to the topic, and keys would move; create another topic generation instead"
+        "{at} is beyond the {partitions} partitions of this generation: partitions were added to the topic, and keys would move; see docs/runbooks/20-partitions-raised.md"
     )]
     AddedPartition { at: TopicPartition, partitions: u32 },
     /// Readers would look for the key in another partition (fault 20).
@@ -118,7 +118,9 @@ fn told(folds: &[u32]) -> String {
 
 fn lost(wanted: u64, highest: u64) -> &'static str {
     // Of an emptied partition that was never read only retention is known.
-    if highest < wanted && wanted > 1 {
+    if highest == 0 && wanted > 1 {
+        "the log lost its records or was made anew, run `millrace relay reconcile`, or retention removed them, then with `--from-start`"
+    } else if highest < wanted && wanted > 1 {
         "the log lost records or was made anew, run `millrace relay reconcile`"
     } else {
         "retention removed it or it was never published, run `millrace relay reconcile --from-start`, or rebuild the read model with `millrace replay start --from event-table`"

@@ -25,8 +25,9 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use crate::error::ProjectorError;
+use crate::metrics::fed_no_more;
 use crate::projection::Projection;
-use crate::settings::{ProjectorSettings, Role};
+use crate::settings::{ProjectorSettings, Role, label_of};
 use crate::throttle::{Pressure, STEP};
 use crate::worker::now;
 use feed::Feed;
@@ -233,6 +234,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             if let Some(feed) = self.feeds.remove(&number) {
                 tracing::info!(projection = P::NAME, generation = number, "generation is fed no more");
                 feed.stop().await;
+                fed_no_more(label_of::<P>(number));
             }
         }
         if !wanted.contains_key(&1) {

@@ -88,8 +88,9 @@ pub(crate) async fn place_of(
         // All that is there is applied.
         Found { behind_checkpoint: Some(offset), highest, .. } if highest < wanted => Ok(offset),
         Found { lowest: None, .. } if checkpoint.sequence == 0 => Ok(ends.first),
-        // Retention removed all that was applied. Had it removed more, what comes next would not be the next one.
-        Found { lowest: None, .. } if is_emptied && checkpoint.next_offset <= ends.next => Ok(ends.next),
+        // Retention removed what was applied, and nothing else. Of what it removed beyond that nobody knows whether it was
+        // twins: the next event says so.
+        Found { lowest: None, .. } if is_emptied && checkpoint.next_offset == ends.next => Ok(ends.next),
         _ => Err(lost()),
     }
 }

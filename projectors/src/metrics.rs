@@ -1,6 +1,6 @@
 //! The metrics of this crate, each described once.
 
-use metrics::{describe_counter, describe_gauge, describe_histogram};
+use metrics::{SharedString, describe_counter, describe_gauge, describe_histogram, gauge};
 
 pub(crate) const APPLIED: &str = "millrace_events_applied_total";
 pub(crate) const DUPLICATES: &str = "millrace_events_duplicate_total";
@@ -44,4 +44,11 @@ pub fn describe_metrics() {
         "Events per second that the shadow generations of a process may apply; a million where nothing holds them back"
     );
     describe_counter!(SUPERSEDED, "Writes refused because another owner took the partition over, by projection");
+}
+
+/// A gauge stays as it was last set: a generation that nobody feeds any more neither lags nor waits for anybody.
+pub(crate) fn fed_no_more(label: SharedString) {
+    for name in [LAG_EVENTS, PARKED_KEYS, HALTED] {
+        gauge!(name, "projection" => label.clone()).set(0.0);
+    }
 }

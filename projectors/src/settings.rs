@@ -99,11 +99,15 @@ impl ProjectorSettings {
         if *self.role.borrow() == Role::Shadow { self.buffered.max(4 * self.shadow_batch) } else { self.buffered }
     }
 
-    /// The value of the metrics' label: a generation built beside must not be taken for the first.
     pub(crate) fn label<P: Projection>(&self) -> SharedString {
-        match self.generation {
-            1 => P::NAME.into(),
-            number => format!("{}@{number}", P::NAME).into(),
-        }
+        label_of::<P>(self.generation)
+    }
+}
+
+/// The value of the metrics' label: a generation built beside must not be taken for the first.
+pub(crate) fn label_of<P: Projection>(generation: u32) -> SharedString {
+    match generation {
+        1 => P::NAME.into(),
+        number => format!("{}@{number}", P::NAME).into(),
     }
 }

@@ -23,11 +23,11 @@ use crate::dead_letters;
 use crate::error::ProjectorError;
 use crate::event_table::{Onward, onward};
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
-use crate::history::check_same;
+use crate::history::{check_same, ends_of};
 use crate::metrics::{DIFFERS, GAPS};
 use crate::projection::{Projection, panic_message};
 use crate::settings::{ProjectorSettings, Role};
-use crate::write::{load_rows, write};
+use crate::write::{load_rows, retrying, write};
 
 /// What a worker asks of the engine, which alone holds the subscription.
 #[derive(Debug)]
@@ -71,6 +71,9 @@ pub(crate) struct WorkerContext<M: ?Sized> {
 const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// How often a worker looks for what is asked of its dead letters.
 pub(crate) const ATTEND_EVERY: Duration = Duration::from_secs(1);
+/// How long an event table may take to say what was published, and for how long it is asked where it does not.
+const TOLD_WITHIN: Duration = Duration::from_millis(500);
+const UNTOLD_FOR: Duration = Duration::from_secs(10);
 /// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold up
 /// those who wait for the live side.
 const AT_ONCE: usize = 64;
@@ -128,14 +131,13 @@ where
     let Onward::Topic(offset) = onward else { return stand_still(context, &mut owned).await };
     let start = Request::Start { at: context.at.clone(), offset, run: context.run };
     let _ = context.requests.send(start);
-    if !owned.live && owned.checkpoint.next_offset == owned.head {
-        // Nothing to fold: without this an idle partition would stay "rebuilding".
-        let fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
-        write(context, &mut owned, fold).await?;
-    }
+    look_whether_whole(context, &mut owned).await?;
     let mut attended = None;
     loop {
         if attended.is_none_or(|at: Instant| at.elapsed() >= ATTEND_EVERY) {
+            if owned.may_lack_since.is_some() {
+                look_whether_whole(context, &mut owned).await?;
+            }
             dead_letters::attend(context, &mut owned).await?;
             attended = Some(Instant::now());
         }
@@ -173,6 +175,35 @@ where
         };
         let _ = context.requests.send(done);
     }
+}
+
+/// A partition with nothing left to fold is live. But not before it has what was published to it: an empty read model beside a
+/// topic that lost its records would answer that there is nothing. Without an event table nobody can tell.
+async fn look_whether_whole<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
+where
+    P: Projection,
+    M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
+{
+    if let (Some(since), Some(table)) = (owned.may_lack_since, context.settings.event_table.as_ref()) {
+        let published = match tokio::time::timeout(TOLD_WITHIN, table.published(&context.at)).await {
+            Ok(Ok(Some(published))) => published,
+            Ok(Ok(None)) => return Ok(()),
+            // Whoever cannot reach the table goes on as those who have none.
+            _ if since.elapsed() >= UNTOLD_FOR => 0,
+            _ => return Ok(()),
+        };
+        if owned.checkpoint.sequence < published {
+            return Ok(());
+        }
+        owned.may_lack_since = None;
+        owned.head = owned.head.max(retrying(|| ends_of(&*context.log, &context.at)).await?.next);
+    }
+    if !owned.live && owned.checkpoint.next_offset >= owned.head {
+        // Nothing to fold: without this an idle partition would stay "rebuilding".
+        let fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
+        write(context, owned, fold).await?;
+    }
+    Ok(())
 }
 
 /// How far a batch was worked off.

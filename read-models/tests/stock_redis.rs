@@ -218,6 +218,33 @@ async fn a_killed_server_is_unavailable_and_then_goes_on() {
     goes_on(&store, &skus).await;
 }
 
+/// Its password is another one for a while, as when another instance answers. The client's own way back ends there.
+#[tokio::test]
+#[ignore = "needs servers: run make test"]
+async fn a_server_that_refused_the_password_for_a_while_is_used_again() {
+    let server = OwnServer::start(&[]).await;
+    let with = |password: &str| server.url().replace("redis://", &format!("redis://:{password}@"));
+    server.ask(&["CONFIG", "SET", "requirepass", "right"]).await;
+    let store = Fixture::at(&with("right")).await;
+    let skus = skus_of(0, 1);
+    store.live().await;
+    goes_on(&store, &skus).await;
+    ask(&with("right"), &["CONFIG", "SET", "requirepass", "another"]).await;
+    ask(&with("another"), &["CLIENT", "KILL", "TYPE", "normal"]).await;
+    let begun = Instant::now();
+    // For longer than the client tries to connect again.
+    while begun.elapsed().as_secs() < 3 {
+        let refused = store.stock.claim(at(0)).await.unwrap_err();
+        assert!(refused.is_transient(), "{refused}");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert!(matches!(connect_stock(&store.url).await, Err(ReadModelError::Permanent { .. })));
+    ask(&with("another"), &["CONFIG", "SET", "requirepass", "right"]).await;
+    until_available(|| store.stock.claim(at(0))).await;
+    until_available(|| store.stock.answers(&skus)).await;
+    goes_on(&store, &skus).await;
+}
+
 /// Reads until they are refused without asking.
 async fn until_refused(store: &Fixture, skus: &[Sku]) {
     let begun = Instant::now();

@@ -209,9 +209,14 @@ impl Running {
     }
 }
 
+#[async_trait::async_trait]
 impl EventTable for Stuck {
     fn walk(&self, at: TopicPartition, after: TablePlace) -> Box<dyn TableWalk> {
         Box::new(StuckWalk { walk: self.table.walk(at, after), reads: Arc::clone(&self.reads) })
+    }
+
+    async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError> {
+        self.table.published(at).await
     }
 }
 

@@ -8,6 +8,7 @@
 mod versions;
 
 use std::collections::{BTreeMap, HashMap};
+use std::fs::File;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -30,6 +31,9 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
 /// How long one question is asked again; its caller waits meanwhile.
 const ASK_FOR: Duration = Duration::from_secs(3);
+/// How often the lock of the cache file is tried, and how long after the last time.
+const LOCK_TRIES: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
 const CONTENT_TYPE: &str = "application/vnd.schemaregistry.v1+json";
 
 /// A registry at `http(s)://[user:password@]host:port[/path]`.
@@ -156,19 +160,31 @@ impl HttpRegistry {
         let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
         for one in cached.ids {
             if let Some(schema) = SchemaRef::find(&one.name, one.version) {
-                known.ids.insert((one.topic, schema), one.id);
+                known.ids.entry((one.topic, schema)).or_insert(one.id);
             }
         }
         for (id, text) in cached.schemas {
             if let Ok(schema) = WriterSchema::parse(&text) {
-                known.schemas.insert(id, Arc::new(schema));
+                known.schemas.entry(id).or_insert_with(|| Arc::new(schema));
             }
         }
     }
 
-    /// Writes the cache file whole and puts it in place: a reader never sees half of one.
+    /// Writes the cache file whole and puts it in place: a reader never sees half of one. What other processes put there
+    /// since it was read stays: each looks up what its role needs, and the file may be that of them all.
     fn write_cache(&self) {
         let Some(path) = &self.cache_file else { return };
+        // Two that write at once may lose what one of them added. Who holds the lock may be frozen, and is not waited for.
+        let lock = File::create(path.with_added_extension("lock"));
+        let _held = lock.inspect(|lock| {
+            for _ in 0..LOCK_TRIES {
+                if lock.try_lock().is_ok() {
+                    break;
+                }
+                std::thread::sleep(LOCK_PAUSE);
+            }
+        });
+        self.read_cache();
         let cached = {
             let known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
             let ids = known.ids.iter().map(|((topic, schema), id)| CachedId {

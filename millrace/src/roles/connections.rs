@@ -20,8 +20,9 @@ use tokio_util::sync::CancellationToken;
 /// Most connections of one process; further ones wait in the system's queue. Half of the file descriptors that most systems
 /// give a process: the stores need some, too.
 pub const MOST_CONNECTIONS: usize = 512;
-/// How long a caller may take for the head of a request, and be idle before the next one.
-pub const HEAD_TIME: Duration = Duration::from_secs(30);
+/// How long a caller may take for the head of a request, and be idle before the next one. Longer than the 60 and 90 s for which
+/// proxies and clients keep an idle connection: closed from here just when one sends a request, that request would fail.
+pub const HEAD_TIME: Duration = Duration::from_secs(100);
 /// Pause when the system gives no connection, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 

@@ -19,7 +19,7 @@ pub async fn run(args: RelayArgs) -> anyhow::Result<Exit> {
     let store = connector.event_store(&args.event_store).await?;
     let log = connector.event_log(&args.event_log).await?;
     let registry = stores::registry(&args.event_log.registry)?;
-    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    let topology = stores::topology(store.as_ref(), Some(&*log), &args.event_store, &args.event_log).await?;
     parts::relay(&mut process, &store, &log, &registry, topology, args.relay.settings(), OnFailure::EndProcess);
     let _held = connector.into_held();
     output::notice(format!("millrace relay answers for its health on http://{}", process.address()?));

@@ -47,11 +47,11 @@ pub async fn start(mut process: Process, args: &UpArgs, ownership: Arc<Ownership
     let stock = connector.stock(&args.stock).await?;
     let search_generations = connector.search_generations(&args.search).await?;
     let search = connector.search_reader(&args.search).await?;
-    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    let topology = stores::topology(store.as_ref(), Some(&*log), &args.event_store, &args.event_log).await?;
     let relay_log = connector.event_log_beside(&log, &args.event_log).await?;
     if Arc::ptr_eq(&log, &relay_log) {
         // A file, and nobody else's: before anybody reads it. Elsewhere only the relay that leads may make topics.
-        log.ensure_topics(&outbox_relay::topic_specs(topology)).await?;
+        outbox_relay::make_topics(&*log, store.as_ref(), topology).await?;
     }
 
     let (handler, commands) = parts::command_side(&mut process, &store, topology, &args.intake);

@@ -14,10 +14,13 @@ pub async fn run(args: WriteArgs) -> anyhow::Result<Exit> {
     let mut process = Process::start(&args.listen).await?;
     let mut connector = Connector::new(args.data.clone());
     let store = connector.event_store(&args.event_store).await?;
-    let topology = stores::topology(store.as_ref(), &args.event_store, &args.event_log).await?;
+    let log = match args.command_topics.no_command_topics {
+        true => None,
+        false => Some(connector.event_log(&args.event_log).await?),
+    };
+    let topology = stores::topology(store.as_ref(), log.as_deref(), &args.event_store, &args.event_log).await?;
     let (handler, routes) = parts::command_side(&mut process, &store, topology, &args.intake);
-    if !args.command_topics.no_command_topics {
-        let log = connector.event_log(&args.event_log).await?;
+    if let Some(log) = log {
         let registry = stores::registry(&args.event_log.registry)?;
         let settings = TopicIntakeSettings { topology, outcome_retention: args.intake.outcome_retention };
         parts::command_topics(&mut process, handler, &store, &log, &registry, settings, OnFailure::EndProcess);

@@ -152,11 +152,18 @@ async fn a_level_partition_that_retention_emptied_goes_on_at_its_end() {
     for after_halt in [false, true] {
         let level = place_of(&Emptied(50), &at(), &checkpoint(30, 50), after_halt).await;
         assert_eq!(level.unwrap(), 50);
-        // Only twins stood behind what was applied.
-        let before_twins = place_of(&Emptied(50), &at(), &checkpoint(30, 40), after_halt).await;
-        assert_eq!(before_twins.unwrap(), 50);
         let only_foreign = place_of(&Emptied(50), &at(), &checkpoint(0, 50), after_halt).await;
         assert_eq!(only_foreign.unwrap(), 50);
+    }
+}
+
+/// Fault 19: whether they were twins or events, the next event says.
+#[tokio::test]
+async fn a_partition_that_retention_emptied_of_what_was_not_read_says_so() {
+    for after_halt in [false, true] {
+        let refused = place_of(&Emptied(50), &at(), &checkpoint(30, 40), after_halt).await;
+        let Err(error @ ProjectorError::NotOnLog { wanted: 31, .. }) = refused else { panic!("{refused:?}") };
+        assert!(error.to_string().contains("--from-start"), "{error}");
     }
 }
 

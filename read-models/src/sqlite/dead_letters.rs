@@ -111,19 +111,23 @@ impl<T: InSqlite> DeadLetters for T {
     ) -> Result<Vec<ParkedKey>, ReadModelError> {
         let after = after.map(str::to_owned);
         reading(self, move |transaction, generation| {
-            // Within a partition places sort as their offsets do, so the lowest offset is the first event.
+            // By sequence first: in a topic that was made anew a later event may have the lower offset.
             let place = place!(generation, partition, after, rows(limit));
             all(
                 transaction,
                 "SELECT first.key, waiting.events, first.sequence, first.offset, first.reason, first.parked_at
                  FROM (
-                     SELECT key, count(*) AS events, min(offset) AS offset FROM parked_events
+                     SELECT key, count(*) AS events FROM parked_events
                      WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND (?4 IS NULL OR key > ?4)
                      GROUP BY key ORDER BY key LIMIT ?5
                  ) AS waiting
                  JOIN parked_events AS first
                      ON first.generation = ?1 AND first.context = ?2 AND first.partition = ?3
-                     AND first.key = waiting.key AND first.offset = waiting.offset
+                     AND (first.sequence, first.offset) = (
+                         SELECT sequence, offset FROM parked_events
+                         WHERE generation = ?1 AND context = ?2 AND partition = ?3 AND key = waiting.key
+                         ORDER BY sequence, offset LIMIT 1
+                     )
                  ORDER BY first.key",
                 place,
                 |row| {

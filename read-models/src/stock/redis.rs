@@ -14,6 +14,7 @@ mod connection;
 mod dead_letters;
 mod generations;
 mod keys;
+mod node;
 mod reader;
 mod removal;
 mod scan;

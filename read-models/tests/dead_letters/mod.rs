@@ -74,7 +74,8 @@ pub async fn keys_and_queues_are_listed_in_pages<M: ReadModel + ?Sized>(model: &
         event("B", 7, 13),
         // Its name begins like that of another.
         event("A.1", 8, 14),
-        event("B", 9, 15),
+        // Of a topic that was made anew since.
+        event("B", 9, 4),
         // And these as if they went on with a place, or were the next byte.
         event("B\u{0}000", 10, 16),
         event("B\u{1}", 11, 17),

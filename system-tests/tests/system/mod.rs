@@ -175,6 +175,14 @@ impl System {
         }
     }
 
+    /// What a process says of its health; nothing while it does not answer.
+    pub async fn told(&self, name: &str) -> String {
+        match self.client.get(format!("http://{}/readyz", self.processes[name].address)).send().await {
+            Ok(answer) => answer.text().await.unwrap_or_default(),
+            Err(_) => String::new(),
+        }
+    }
+
     pub fn commands_url(&self) -> String {
         let name = if self.servers.is_some() { "write" } else { "up" };
         format!("http://{}", self.processes[name].address)

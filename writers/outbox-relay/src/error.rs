@@ -40,7 +40,7 @@ pub enum RelayError {
     NotRead { problem: String },
     /// Two histories were published to one topic.
     #[error(
-        "{at} holds events {one} and {other} as sequence {sequence}: two histories are in one topic; it cannot be mended, use another topic generation"
+        "{at} holds events {one} and {other} as sequence {sequence}: two histories are in one topic; decide which is right, then make the topic anew: see docs/runbooks/06-log-lost-data.md"
     )]
     LogContradicts { at: TopicPartition, sequence: u64, one: Uuid, other: Uuid },
     /// The event table does not hold what it was published from.

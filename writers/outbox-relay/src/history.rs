@@ -29,6 +29,9 @@ const MOST_AHEAD: usize = 100_000;
 /// Partitions looked at together.
 const AT_ONCE: usize = 4;
 const PAGE: usize = 1_000;
+/// How often a topic that is not known is asked for, and how long after the last time.
+const GONE_AFTER: u32 = 10;
+const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How often the relay looks whether the log shrank.
 const SHRINK_CHECK_EVERY: Duration = Duration::from_secs(3);
 
@@ -84,6 +87,31 @@ pub(crate) async fn check_history(
     }
     check_ahead(store, topology, cursor, tails).await?;
     Ok(seen)
+}
+
+/// An error where a topic is gone that was published to: made anew, it would be empty, and whoever reads it would take that for
+/// all there is.
+pub(crate) async fn check_topics(log: &dyn EventLog, cursor: &RelayCursor) -> Result<(), RelayError> {
+    for topic in stamped_topics() {
+        let of_topic = cursor.sequences.iter().filter(|((of, _), published)| of == topic && **published > 0);
+        let Some(((_, partition), published)) = of_topic.min_by_key(|((_, partition), _)| *partition) else { continue };
+        if is_gone(log, topic).await? {
+            let at = TopicPartition::new(topic, *partition);
+            return Err(RelayError::LogLost { at, published: *published, found: 0 });
+        }
+    }
+    Ok(())
+}
+
+/// A broker that was just started may not know a topic yet: it is asked for a while.
+async fn is_gone(log: &dyn EventLog, topic: &str) -> Result<bool, RelayError> {
+    for _ in 0..GONE_AFTER {
+        match log.ends(topic).await {
+            Err(EventLogError::UnknownTopic { .. }) => tokio::time::sleep(ASK_AGAIN).await,
+            known => return Ok(known.map(|_| false)?),
+        }
+    }
+    Ok(true)
 }
 
 /// Looks again and again whether a partition ends before where it was seen to end. Returns only with an error.

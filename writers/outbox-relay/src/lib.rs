@@ -19,4 +19,4 @@ pub use metrics::describe_metrics;
 pub use published_rows::{ConnectStore, PublishedRows};
 pub use reconcile::{Finding, PartitionReport, PublishAgain, ReconcileOptions, ReconcileReport, Step, reconcile};
 pub use relay::{Relay, RelaySettings};
-pub use topics::topic_specs;
+pub use topics::{make_topics, stamped_topics, topic_specs};

@@ -10,6 +10,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use event_log::{EventLogError, EventTable, NewRecord, SchemaRegistry, TablePlace, TableWalk, TopicPartition};
@@ -42,9 +43,20 @@ const ROW: usize = 500;
 /// Most records given at once: the less a walk takes at once, the closer together they all go on.
 const AT_ONCE: usize = 1_000;
 
+/// How long a count holds.
+const COUNTED_FOR: Duration = Duration::from_secs(1);
+
 struct Store {
     connect: ConnectStore,
     connected: OnceCell<(Arc<dyn EventStore>, Topology)>,
+    counted: tokio::sync::Mutex<Option<Counted>>,
+}
+
+/// Whether something was published again, when that was counted, and where the cursor was.
+struct Counted {
+    at: Instant,
+    cursor: StorePosition,
+    is_again: bool,
 }
 
 /// The rows after a place, without a gap.
@@ -77,11 +89,12 @@ struct Walk {
 
 impl PublishedRows {
     pub fn new(connect: ConnectStore, registry: Arc<dyn SchemaRegistry>) -> Self {
-        let store = Arc::new(Store { connect, connected: OnceCell::new() });
+        let store = Arc::new(Store { connect, connected: OnceCell::new(), counted: tokio::sync::Mutex::default() });
         Self { store, registry, pages: Mutex::default() }
     }
 }
 
+#[async_trait]
 impl EventTable for PublishedRows {
     fn walk(&self, at: TopicPartition, after: TablePlace) -> Box<dyn TableWalk> {
         let mut shared = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
@@ -89,6 +102,10 @@ impl EventTable for PublishedRows {
         *shared = Arc::downgrade(&pages);
         let (store, registry) = (Arc::clone(&self.store), Arc::clone(&self.registry));
         Box::new(Walk { store, registry, pages, at, place: after, schema_ids: HashMap::new() })
+    }
+
+    async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError> {
+        self.store.published(at).await.map_err(told)
     }
 }
 
@@ -103,10 +120,14 @@ impl fmt::Debug for PublishedRows {
 #[async_trait]
 impl TableWalk for Walk {
     async fn next(&mut self, limit: usize) -> Result<Vec<NewRecord>, EventLogError> {
-        self.read(limit.min(AT_ONCE)).await.map_err(|error| match error {
-            RelayError::Log(error) => error,
-            error => EventLogError::EventTable { is_transient: error.is_transient(), source: Box::new(error) },
-        })
+        self.read(limit.min(AT_ONCE)).await.map_err(told)
+    }
+}
+
+fn told(error: RelayError) -> EventLogError {
+    match error {
+        RelayError::Log(error) => error,
+        error => EventLogError::EventTable { is_transient: error.is_transient(), source: Box::new(error) },
     }
 }
 
@@ -167,6 +188,30 @@ impl Store {
             Ok::<_, EventStoreError>((store, topology))
         };
         Ok(self.connected.get_or_try_init(|| connecting).await?)
+    }
+
+    async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, RelayError> {
+        let (store, _) = self.get().await?;
+        let cursor = store.relay_cursor().await?;
+        if self.is_published_again(store.as_ref(), cursor.position).await? {
+            return Ok(None);
+        }
+        Ok(Some(cursor.sequences.get(&(at.topic.clone(), at.partition)).copied().unwrap_or(0)))
+    }
+
+    /// Whether more waits to go out than never did. Rows are counted for it: once for all partitions that ask together.
+    async fn is_published_again(&self, store: &dyn EventStore, cursor: StorePosition) -> Result<bool, RelayError> {
+        let mut counted = self.counted.lock().await;
+        // A cursor that went back was set back.
+        let holds = |counted: &&Counted| counted.at.elapsed() < COUNTED_FOR && counted.cursor <= cursor;
+        if let Some(counted) = counted.as_ref().filter(holds) {
+            return Ok(counted.is_again);
+        }
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
+        let (waiting, _) = store.relay_lag(now).await?;
+        let is_again = waiting > store.unpublished().await?;
+        *counted = Some(Counted { at: Instant::now(), cursor, is_again });
+        Ok(is_again)
     }
 }
 

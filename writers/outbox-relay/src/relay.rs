@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use crate::batch::BatchSize;
 use crate::error::RelayError;
-use crate::history::{SeenEnds, check_history, has_gap, watch_log};
+use crate::history::{SeenEnds, check_history, check_topics, has_gap, watch_log};
 use crate::metrics::{BATCH_SECONDS, EVENTS, HALTED, LAG_EVENTS, LAG_SECONDS, LEADER};
 use crate::schema_ids::look_up_ahead;
 use crate::stamp::Stamper;
@@ -212,6 +212,7 @@ impl Relay {
         let checked = async {
             // By the one that leads, and not before: a topic that is gone must not come back, empty, under another one
             // that still publishes to it.
+            check_topics(&*self.log, &lease.cursor).await?;
             ensure_topics(&*self.log, self.topology, &mut self.told_topics).await?;
             let history = check_history(&*self.log, &*self.store, self.topology, &lease.cursor, self.settings.batch);
             let ends = history.await?;

@@ -3,11 +3,13 @@
 use std::collections::HashSet;
 
 use event_log::{EventLog, EventLogError, TopicSpec};
-use event_store::Topology;
+use event_store::{EventStore, Topology};
 use schemas::Context;
 
+use crate::error::RelayError;
+
 /// Topics whose records the relay stamps: the event and outcome topics.
-pub(crate) fn stamped_topics() -> impl Iterator<Item = &'static str> {
+pub fn stamped_topics() -> impl Iterator<Item = &'static str> {
     Context::ALL.into_iter().flat_map(|context| [context.events_topic(), context.outcomes_topic()])
 }
 
@@ -38,6 +40,16 @@ pub(crate) async fn ensure_topics(
             ensured => return ensured,
         }
     }
+}
+
+/// Makes the topics of a log that nobody else has, before anybody reads it: all but those that were published to. Where one of
+/// these is gone, that is for the relay to find and for `reconcile` to mend.
+pub async fn make_topics(log: &dyn EventLog, store: &dyn EventStore, topology: Topology) -> Result<(), RelayError> {
+    let cursor = store.relay_cursor().await?;
+    let was_published_to =
+        |spec: &TopicSpec| cursor.sequences.iter().any(|((topic, _), published)| *topic == spec.name && *published > 0);
+    let specs: Vec<TopicSpec> = topic_specs(topology).into_iter().filter(|spec| !was_published_to(spec)).collect();
+    Ok(log.ensure_topics(&specs).await?)
 }
 
 /// Event, command, outcome and dead-letter topics of every context, all with the topology's partition count.

@@ -10,7 +10,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use event_log::{
-    EmbeddedRegistry, EventEnvelope, EventLog, Headers, NewRecord, Record, SqliteEventLog, TopicPartition,
+    EmbeddedRegistry, EventEnvelope, EventLog, EventLogError, Headers, NewRecord, Record, SqliteEventLog,
+    TopicPartition,
 };
 use event_store::{AppendBatch, EventStore, RestoredOutcome, RestoredRows};
 use outbox_relay::{Finding, PublishAgain, ReconcileOptions, ReconcileReport, RelayError, reconcile, topic_specs};
@@ -170,6 +171,8 @@ async fn a_halted_relay_goes_on_by_itself_once_it_may() {
         assert!(begun.elapsed() < DEADLINE);
         tokio::task::yield_now().await;
     }
+    // Made anew, and empty, a topic would pass for all there is.
+    assert!(matches!(log.ends("pricing.events").await, Err(EventLogError::UnknownTopic { .. })));
     // It has given up the lead: another process may take it.
     let repaired = files.reconcile(REPAIR).await.unwrap();
     assert!(repaired.repaired);

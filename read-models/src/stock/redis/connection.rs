@@ -4,9 +4,10 @@
 //! restart without its file, a flush, or a new master.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::Duration;
 
-use redis::aio::{ConnectionManager, ConnectionManagerConfig};
+use redis::aio::ConnectionManagerConfig;
 use redis::cluster::ClusterClientBuilder;
 use redis::cluster_async::ClusterConnection;
 use redis::cluster_routing::{Route, RoutingInfo, SingleNodeRoutingInfo, SlotAddr};
@@ -21,6 +22,7 @@ use crate::error::ReadModelError;
 use crate::stock::NAME;
 
 use super::address::{RedisAddress, setting};
+use super::node::{Node, is_of_the_connection};
 
 const FUNCTIONS: &str = include_str!("functions.lua");
 /// Raised with every change of the functions.
@@ -44,7 +46,7 @@ pub(super) struct RedisServers {
 
 #[derive(Clone)]
 enum Link {
-    Node(ConnectionManager),
+    Node(Arc<Node>),
     Cluster(ClusterConnection),
 }
 
@@ -80,8 +82,7 @@ impl RedisServers {
                 .set_response_timeout(Some(ANSWER))
                 .set_number_of_retries(1)
                 .set_max_delay(RECONNECT);
-            let client = redis::Client::open(info)?;
-            Ok(Link::Node(ConnectionManager::new_with_config(client, config).await?))
+            Ok(Link::Node(Arc::new(Node::connect(info, config).await?)))
         };
         let opened: RedisResult<Link> = match tokio::time::timeout(ANSWER, opening).await {
             Ok(opened) => opened,
@@ -142,19 +143,22 @@ impl RedisServers {
 
     /// Servers that let a read wait for all of its time.
     pub(super) fn late(&self, waited: Duration) -> ReadModelError {
-        let problem = format!("no answer within {} ms", waited.as_millis());
-        ReadModelError::Unavailable { name: NAME.to_owned(), address: self.shown.clone(), problem }
+        unavailable(&self.shown, &format_args!("no answer within {} ms", waited.as_millis()))
     }
 
+    /// Of a server that was right when it was connected to: what it refuses to everybody by now may pass, too.
     fn told(&self, error: RedisError) -> ReadModelError {
+        if is_of_the_connection(&error) || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) {
+            return unavailable(&self.shown, &error);
+        }
         told(&self.shown, error)
     }
 
     async fn query(&self, command: &Cmd) -> RedisResult<Value> {
         let asked = async {
-            match self.link.clone() {
-                Link::Node(mut connection) => command.query_async(&mut connection).await,
-                Link::Cluster(mut connection) => command.query_async(&mut connection).await,
+            match &self.link {
+                Link::Node(node) => node.query(command).await,
+                Link::Cluster(connection) => command.query_async(&mut connection.clone()).await,
             }
         };
         match tokio::time::timeout(ANSWER, asked).await {
@@ -170,7 +174,7 @@ impl RedisServers {
 
     /// A server that may drop single keys would answer zero where there is stock.
     async fn check(&self) -> Result<(), ReadModelError> {
-        let info = self.command(&cmd("INFO")).await?;
+        let info = self.query(&cmd("INFO")).await.map_err(|error| told(&self.shown, error))?;
         for text in texts(info) {
             let field = |name: &str| {
                 text.lines()
@@ -256,13 +260,13 @@ fn told(shown: &str, error: RedisError) -> ReadModelError {
         // Loaded, and gone again: a flush between the two.
         || is_function_missing(&error);
     if may_pass {
-        return ReadModelError::Unavailable {
-            name: NAME.to_owned(),
-            address: shown.to_owned(),
-            problem: error.to_string(),
-        };
+        return unavailable(shown, &error);
     }
     ReadModelError::Permanent { name: NAME.to_owned(), problem: format!("{shown}: {error}") }
+}
+
+fn unavailable(shown: &str, problem: &dyn std::fmt::Display) -> ReadModelError {
+    ReadModelError::Unavailable { name: NAME.to_owned(), address: shown.to_owned(), problem: problem.to_string() }
 }
 
 // === impl Call ===

@@ -1,6 +1,7 @@
 //! A replay while the projector, Redis, the broker and the commands themselves are killed: it goes on where it was, the
 //! operator gives again what was not done, and at every moment the catalogue is before or after a flip.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
@@ -76,10 +77,15 @@ async fn through(walk: &mut Walk, counts: &Counts, seed: u64) -> anyhow::Result<
     let (model, verification) = (walk.model, walk.verification());
     let begun = Instant::now();
     steps.insist(walk, &format!("start {model} --as ann --reason new-field --fold 2"), 200, is_there).await?;
+    let progress = RefCell::new(Value::Null);
     until("the new generation has caught up", IN_THE_END * walk.slack, async || {
-        walk.look().await.is_some_and(|view| is_caught_up(&generation(&view, 2)["progress"]))
+        if let Some(view) = walk.look().await {
+            progress.replace(generation(&view, 2)["progress"].clone());
+        }
+        is_caught_up(&progress.borrow())
     })
-    .await?;
+    .await
+    .with_context(|| format!("it stands at {}", progress.borrow()))?;
     walk.built.seconds = begun.elapsed().as_secs_f64();
     if let Some(view) = walk.look().await {
         walk.built.records = generation(&view, 2)["progress"]["records"].as_u64().unwrap_or(0);
