@@ -3,13 +3,14 @@
 
 mod system;
 
-use std::process::Output;
+use std::io::Read;
+use std::process::{Output, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use uuid::Uuid;
 
-use system::{PATIENCE, System, millrace};
+use system::{PATIENCE, System, millrace, wait};
 
 const SKUS: usize = 300;
 const ROUNDS: u64 = 10;
@@ -111,13 +112,16 @@ async fn an_event_table_that_is_lost_takes_no_commands_and_is_put_back_from_the_
     remove(&system, "events.db");
     std::fs::write(system.path("data/events.db"), "").unwrap();
     let data = system.path("data").display().to_string();
-    let refused = millrace()
+    let mut refused = millrace()
         .current_dir(system.path(""))
         .args(["up", "--data", &data, "--listen", "127.0.0.1:0"])
-        .output()
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
-    let told = String::from_utf8_lossy(&refused.stderr).into_owned();
-    assert!(!refused.status.success() && told.contains("has events"), "{told}");
+    assert_eq!(wait(&mut refused, PATIENCE), 1);
+    let mut told = String::new();
+    refused.stderr.take().unwrap().read_to_string(&mut told).unwrap();
+    assert!(told.contains("has events"), "{told}");
     assert!(told.contains("millrace relay reconcile --restore-from-log"), "{told}");
 
     // What it would do, then that.
