@@ -23,8 +23,8 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) live: bool,
     /// The log's end when the partition was claimed: from there on it counts as live.
     pub(crate) head: u64,
-    /// Since when it is not known whether the log has all that was published to it: it is not live before.
-    pub(crate) may_lack_since: Option<Instant>,
+    /// It is not known yet whether it has all that was published: it is not live before.
+    pub(crate) may_lack: Option<MayLack>,
     /// Nothing beyond its bound is applied, and it is there: it is live though the log goes on.
     pub(crate) is_at_bound: bool,
     /// The store has no row but those in `rows`: a partition that is folded from its beginning needs to load none.
@@ -40,6 +40,13 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) refolding: Option<Refolding<P>>,
     /// Dead letters were written, and the partition is not claimed anew yet: nothing else may be.
     pub(crate) is_unsure: bool,
+}
+
+/// What a partition must have before it is live, where there is an event table to say so.
+pub(crate) struct MayLack {
+    /// The last sequence that was published, once that was told.
+    pub(crate) published: Option<u64>,
+    pub(crate) since: Instant,
 }
 
 /// A write of the owner that leaves the checkpoint where it is.
@@ -119,7 +126,8 @@ where
         foreign_records: claimed.foreign_records,
         live: claimed.live,
         head,
-        may_lack_since: (!claimed.live && context.settings.event_table.is_some()).then(Instant::now),
+        may_lack: (!claimed.live && context.settings.event_table.is_some())
+            .then(|| MayLack { since: Instant::now(), published: None }),
         is_at_bound: false,
         // Where nothing was applied there is no row.
         has_all_rows: claimed.checkpoint.sequence == 0,

@@ -23,11 +23,11 @@ use crate::dead_letters;
 use crate::error::ProjectorError;
 use crate::event_table::{Onward, onward};
 use crate::fold::{FOREIGN_KEPT, Fold, Order, Read, order};
-use crate::history::{check_same, ends_of};
+use crate::history::check_same;
 use crate::metrics::{DIFFERS, GAPS};
 use crate::projection::{Projection, panic_message};
 use crate::settings::{ProjectorSettings, Role};
-use crate::write::{load_rows, retrying, write};
+use crate::write::{load_rows, write};
 
 /// What a worker asks of the engine, which alone holds the subscription.
 #[derive(Debug)]
@@ -135,7 +135,7 @@ where
     let mut attended = None;
     loop {
         if attended.is_none_or(|at: Instant| at.elapsed() >= ATTEND_EVERY) {
-            if owned.may_lack_since.is_some() {
+            if owned.may_lack.is_some() {
                 look_whether_whole(context, &mut owned).await?;
             }
             dead_letters::attend(context, &mut owned).await?;
@@ -184,19 +184,19 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
-    if let (Some(since), Some(table)) = (owned.may_lack_since, context.settings.event_table.as_ref()) {
-        let published = match tokio::time::timeout(TOLD_WITHIN, table.published(&context.at)).await {
-            Ok(Ok(Some(published))) => published,
-            Ok(Ok(None)) => return Ok(()),
-            // Whoever cannot reach the table goes on as those who have none.
-            _ if since.elapsed() >= UNTOLD_FOR => 0,
-            _ => return Ok(()),
-        };
-        if owned.checkpoint.sequence < published {
+    if let (Some(lack), Some(table)) = (&mut owned.may_lack, context.settings.event_table.as_ref()) {
+        // Once: what is published from then on is lag, as it is for those that are live.
+        if lack.published.is_none() {
+            lack.published = match tokio::time::timeout(TOLD_WITHIN, table.published(&context.at)).await {
+                Ok(Ok(published)) => published,
+                // Whoever cannot reach the table goes on as those who have none.
+                _ => (lack.since.elapsed() >= UNTOLD_FOR).then_some(0),
+            };
+        }
+        if lack.published.is_none_or(|published| owned.checkpoint.sequence < published) {
             return Ok(());
         }
-        owned.may_lack_since = None;
-        owned.head = owned.head.max(retrying(|| ends_of(&*context.log, &context.at)).await?.next);
+        owned.may_lack = None;
     }
     if !owned.live && owned.checkpoint.next_offset >= owned.head {
         // Nothing to fold: without this an idle partition would stay "rebuilding".

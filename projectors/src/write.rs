@@ -67,7 +67,7 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
-    let has_all = owned.may_lack_since.is_none() && fold.checkpoint.next_offset >= owned.head;
+    let has_all = owned.may_lack.is_none() && fold.checkpoint.next_offset >= owned.head;
     let live = owned.live || owned.is_at_bound || has_all;
     if fold.checkpoint == owned.checkpoint && live == owned.live {
         return Ok(());
