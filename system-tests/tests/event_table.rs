@@ -2,10 +2,10 @@
 //! checkpoints as one that was folded from the whole topics. Real event store, relay, log, projectors and rows, in files.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use event_log::{
@@ -58,6 +58,14 @@ type Shown = (BTreeMap<StockKey, StockRow>, Vec<(PartitionRef, Checkpoint, u64, 
 struct Stuck {
     table: Arc<dyn EventTable>,
     reads: Arc<AtomicUsize>,
+}
+
+/// A table whose topics are filled again until that is said to be over, and to which more is published all the time then.
+#[derive(Debug)]
+struct Filling {
+    table: Arc<dyn EventTable>,
+    is_over: Arc<AtomicBool>,
+    told: Mutex<HashSet<u32>>,
 }
 
 struct StuckWalk {
@@ -221,6 +229,22 @@ impl EventTable for Stuck {
 }
 
 #[async_trait::async_trait]
+impl EventTable for Filling {
+    fn walk(&self, at: TopicPartition, after: TablePlace) -> Box<dyn TableWalk> {
+        self.table.walk(at, after)
+    }
+
+    async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError> {
+        if !self.is_over.load(Ordering::SeqCst) {
+            return Ok(None);
+        }
+        let published = self.table.published(at).await?;
+        let is_first = self.told.lock().unwrap().insert(at.partition);
+        Ok(published.map(|published| if is_first { published } else { published + 1_000 }))
+    }
+}
+
+#[async_trait::async_trait]
 impl TableWalk for StuckWalk {
     async fn next(&mut self, limit: usize) -> Result<Vec<NewRecord>, EventLogError> {
         let left = |reads: usize| reads.checked_sub(1);
@@ -363,6 +387,28 @@ async fn what_retention_removed_comes_from_the_event_table_also_after_a_stop_in_
     let running = world.project(2, Source::EventTable, None);
     running.level(world.published().await).await;
     assert_eq!(running.shown().await, gone_on, "who has all that was removed needs no event store");
+    running.stop().await;
+    world.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nothing_is_live_while_the_topics_are_filled_again_and_all_is_soon_after() {
+    let mut world = World::new().await;
+    world.append(400).await;
+    let published = world.published().await;
+    let is_over = Arc::new(AtomicBool::new(false));
+    let filling = Filling { table: world.table(), is_over: Arc::clone(&is_over), told: Mutex::default() };
+    let running = world.project(1, Source::Log, Some(Arc::new(filling)));
+    running.until(|status| applied(status) == published).await;
+    let begun = Instant::now();
+    // It is looked at once a second.
+    while begun.elapsed() < Duration::from_secs(3) {
+        let status = running.stock.status().await.unwrap();
+        assert!(status.partitions.iter().all(|partition| !partition.live), "{status:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    is_over.store(true, Ordering::SeqCst);
+    running.level(published).await;
     running.stop().await;
     world.end().await;
 }
