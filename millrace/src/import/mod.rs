@@ -288,9 +288,9 @@ impl Direct {
     async fn open(args: &ProductsArgs) -> anyhow::Result<(Target, Self)> {
         let mut connector = Connector::new(args.data.clone());
         let store = connector.event_store(&args.event_store).await?;
-        // As at the start of a role: whoever comes first fixes it for all.
         // It publishes nothing, and needs no log: one that is there may say that this store is not the right one.
         let log = stores::event_log_to_read(&args.data, &args.event_log).await.ok();
+        // As at the start of a role: whoever comes first fixes it for all.
         let topology = stores::topology(store.as_ref(), log.as_deref(), &args.event_store, &args.event_log).await?;
         let shutdown = CancellationToken::new();
         let settings = HandlerSettings::default();
