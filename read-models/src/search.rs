@@ -16,6 +16,7 @@ mod reader;
 mod removal;
 mod rows;
 mod scan;
+mod scores;
 mod sums;
 mod view;
 

@@ -19,6 +19,7 @@ use crate::search::documents::{self, DocumentCheck};
 use crate::search::index::{self, Commit, Fields, META_FILE};
 use crate::search::read_model::{INDEX_DIR, ROWS_FILE};
 use crate::search::rows::{self, RowsState};
+use crate::search::scores::Counts;
 use crate::search::view::View;
 use crate::sqlite::SqliteFile;
 
@@ -54,6 +55,7 @@ struct OpenIndex {
     commit: Commit,
     fields: Fields,
     reader: IndexReader,
+    counts: Arc<Counts>,
 }
 
 /// The generation as of one look.
@@ -77,12 +79,12 @@ impl OpenIndex {
         let meta = meta.to_vec();
         if let Some(open) = open.filter(|open| open.commit.index == commit.index) {
             open.reader.reload()?;
-            return Ok(Self { meta, commit, ..open });
+            return Ok(Self { meta, commit, counts: Arc::default(), ..open });
         }
         // It may have gone bad while nobody wrote here.
         let (index, fields) = index::open_whole(dir, checked)?;
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-        Ok(Self { meta, commit, fields, reader })
+        Ok(Self { meta, commit, fields, reader, counts: Arc::default() })
     }
 }
 
@@ -212,6 +214,7 @@ impl LoadedGeneration {
             position: open.commit.position.clone(),
             live: open.commit.live,
             commit: open.commit.clone(),
+            counts: Arc::clone(&open.counts),
         })
     }
 

@@ -1,11 +1,13 @@
 //! One state of the index, and everything that is answered from it: hits, facets, completions.
 
+use std::sync::Arc;
+
 use schemas::{PositionToken, Sku};
 use tantivy::aggregation::agg_req::{Aggregation, AggregationVariants, Aggregations};
 use tantivy::aggregation::agg_result::{AggregationResult, AggregationResults, BucketResult};
 use tantivy::aggregation::bucket::TermsAggregation;
 use tantivy::aggregation::{AggContextParams, AggregationCollector, Key};
-use tantivy::collector::sort_key::{SortBySimilarityScore, SortByString};
+use tantivy::collector::sort_key::SortByString;
 use tantivy::collector::{Count, TopDocs};
 use tantivy::query::Query;
 use tantivy::schema::Value;
@@ -14,6 +16,7 @@ use tantivy::{DocAddress, Order, Searcher, TantivyDocument, TantivyError};
 use crate::error::ReadModelError;
 use crate::search::index::{Commit, Fields, Shown};
 use crate::search::query::{self, Page, Plan};
+use crate::search::scores::{BySettledScore, Counts, Present};
 use crate::search::{FacetCount, NAME, SearchAnswer, SearchFacets, SearchHit, SearchRequest};
 
 /// Values of one facet.
@@ -30,6 +33,7 @@ pub(super) struct View {
     /// At least the commit's.
     pub(super) position: PositionToken,
     pub(super) live: bool,
+    pub(super) counts: Arc<Counts>,
 }
 
 // === impl View ===
@@ -73,8 +77,10 @@ impl View {
         Ok(match plan.page {
             Page::After(_) => addresses(self.searcher.search(&query, &TopDocs::with_limit(limit).order_by(by_sku()))?),
             Page::Offset(offset) => {
-                let order = ((SortBySimilarityScore, Order::Desc), by_sku());
-                addresses(self.searcher.search(&query, &TopDocs::with_limit(limit).and_offset(offset).order_by(order))?)
+                let present = Present { searcher: &self.searcher, fields: &self.fields, counts: &self.counts };
+                let best =
+                    TopDocs::with_limit(limit).and_offset(offset).order_by(((BySettledScore, Order::Desc), by_sku()));
+                addresses(self.searcher.search_with_statistics_provider(&query, &best, &present)?)
             }
         })
     }

@@ -9,6 +9,7 @@ mod deleted;
 mod full_disk;
 mod generations;
 mod killed;
+mod order;
 mod recovery;
 mod scanning;
 

@@ -46,7 +46,7 @@ struct Cli {
     /// Seconds that a load is spread over
     #[arg(long, global = true, value_name = "N", default_value_t = 20)]
     seconds: u64,
-    /// Commands a second while a read model is replayed
+    /// Commands a second while a read model is replayed; half of them where everything is killed meanwhile
     #[arg(long, global = true, value_name = "N", default_value_t = 2_000)]
     rate: u64,
     /// Reads a second while a read model is replayed

@@ -104,7 +104,7 @@ impl Told {
     /// For messages: what was given, and what came of it.
     pub fn explain(&self) -> String {
         let code = self.code.map_or_else(|| "killed".to_owned(), |code| format!("exit code {code}"));
-        let end: String = self.text.trim().chars().take(600).collect();
+        let end: String = self.text.trim().chars().take(4_000).collect();
         format!("millrace {}: {code}: {end}", self.line)
     }
 }

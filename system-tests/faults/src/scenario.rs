@@ -38,6 +38,8 @@ pub struct Scenario {
     pub clock: bool,
     /// The read model that is replayed: readers and commands come at a steady rate, and are looked at more closely.
     pub replayed: Option<&'static str>,
+    /// Which part of the rate of a replay is given: one of so many.
+    pub slowed: u64,
     pub inject: Inject,
 }
 
@@ -69,6 +71,7 @@ impl Scenario {
             disk: None,
             clock: false,
             replayed: None,
+            slowed: 1,
             inject,
         }
     }
@@ -112,6 +115,12 @@ impl Scenario {
     pub const fn replayed(mut self, model: &'static str) -> Self {
         self.replayed = Some(model);
         self.within(900)
+    }
+
+    /// Where so much stands still that what comes at the whole rate is never caught up with on a slow machine.
+    pub const fn slowed(mut self, one_of: u64) -> Self {
+        self.slowed = one_of;
+        self
     }
 
     /// `7`, or `7-files` for a variant; what is no row of the list has its variant alone.

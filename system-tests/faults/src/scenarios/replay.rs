@@ -33,10 +33,12 @@ pub fn scenarios() -> Vec<Scenario> {
         of("replay-wrong", "a new generation with a wrong field in one region", wrong).replayed("stock"),
         of("replay-wrong-files", "the same, one process on files", wrong).replayed("stock").on(On::Files),
         of("replay-killed", "projector, Redis, broker and the command killed while stock is replayed", stock_killed)
-            .replayed("stock"),
-        of("replay-killed-search", "the same while search is replayed", search_killed).replayed("search"),
+            .replayed("stock")
+            .slowed(2),
+        of("replay-killed-search", "the same while search is replayed", search_killed).replayed("search").slowed(2),
         of("replay-killed-files", "the same while stock is replayed, one process on files", stock_killed)
             .replayed("stock")
+            .slowed(2)
             .on(On::Files),
     ]
 }
