@@ -11,7 +11,7 @@ use bytes::Bytes;
 ///
 /// For each header: the length of its name (2 bytes, big endian), the name, the length of its value (4 bytes) and the
 /// value; names and values are UTF-8.
-#[derive(Clone, PartialEq, Eq, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, Default)]
 pub struct Headers {
     bytes: Bytes,
 }

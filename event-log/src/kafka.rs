@@ -124,8 +124,10 @@ impl KafkaEventLog {
                     topic = topic.set("min.insync.replicas", min_insync);
                 }
                 if spec.name.ends_with(".events") {
-                    // Read models are rebuilt from it: an operator may shorten this, Kafka's default week may not.
-                    topic = topic.set("retention.ms", "-1").set("retention.bytes", "-1");
+                    // Read models are rebuilt from it: an operator may shorten this, Kafka's default week may not. And
+                    // each event is one of many of its key: a cluster that compacts by default would keep the last.
+                    topic =
+                        topic.set("retention.ms", "-1").set("retention.bytes", "-1").set("cleanup.policy", "delete");
                 }
                 topic
             })

@@ -4,8 +4,11 @@
 //! The walk over the log is beside the fold of new events, which may take as long as it likes; what came meanwhile is
 //! folded at the end, between two batches, so that the rows are true at the checkpoint that they are written at. Only the
 //! owner writes, fenced like every batch: an event that comes while one looks is neither lost nor folded twice.
+//!
+//! A key that has parked events, or an event that cannot be folded, is left out and named: its rows stay, the others are
+//! written. The answer counts it as left.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
@@ -21,6 +24,8 @@ use crate::worker::WorkerContext;
 use crate::write::apply;
 
 const PAGE: usize = 2_000;
+/// Keys that an answer names of those that were left out.
+const NAMED: usize = 20;
 
 /// A walk that is under way, or waits to be taken up.
 pub(crate) struct Refolding<P: Projection> {
@@ -31,17 +36,21 @@ pub(crate) struct Refolding<P: Projection> {
 
 /// The rows of some keys, folded up to a place.
 struct Walk<P: Projection> {
-    keys: HashSet<String>,
+    keys: BTreeSet<String>,
     fold: u32,
     /// Sequences of events that were taken out for good: they stay out. Not their offsets, which a log that was filled
     /// again has others of.
     discarded: HashSet<u64>,
     next_offset: u64,
     sequence: u64,
+    /// By partition key; those that no event was met of are not there.
+    folded: HashMap<String, FoldedKey<P>>,
+}
+
+/// What came of the events of one partition key: no row depends on another key's.
+struct FoldedKey<P: Projection> {
     rows: HashMap<P::Key, P::Row>,
     events: u64,
-    /// Keys that no event was met of.
-    seen: HashSet<String>,
     /// The first event that cannot be folded.
     poison: Option<String>,
 }
@@ -91,39 +100,35 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
-    let parked: Vec<&String> = walk.keys.iter().filter(|key| owned.parked_keys.contains(*key)).collect();
-    let (outcome, message, rows) = if walk.poison.is_none() && walk.sequence != owned.checkpoint.sequence {
-        let message = format!(
-            "the log gives events 1 to {} in order, the rows stand at {}: retention took some, or they are lost; \
-             rebuild by a whole replay, or see `millrace audit`",
-            walk.sequence, owned.checkpoint.sequence
-        );
-        (DeadLetterOutcome::Failed, message, HashMap::new())
-    } else if let Some(key) = parked.first() {
-        let message = format!("events of {key} are parked: redrive or discard them, which brings it level");
-        (DeadLetterOutcome::Failed, message, HashMap::new())
-    } else if let Some(poison) = walk.poison {
-        (DeadLetterOutcome::Failed, poison, HashMap::new())
-    } else {
-        let unseen = walk.keys.iter().filter(|key| !walk.seen.contains(*key)).count();
-        let message = match unseen {
-            0 => format!("{} rows folded anew from {} events", walk.rows.len(), walk.events),
-            _ => format!(
-                "{} rows folded anew from {} events; the log has no event of {unseen} keys, whose rows stay",
-                walk.rows.len(),
-                walk.events
-            ),
-        };
-        (DeadLetterOutcome::Done, message, walk.rows)
+    let Refolded { outcome, message, rows, left } = match walk.sequence == owned.checkpoint.sequence {
+        true => walk.refolded(&owned.parked_keys),
+        false => {
+            let message = format!(
+                "the log gives events 1 to {} in order, the rows stand at {}: retention took some, or they are lost; \
+                 rebuild by a whole replay, or see `millrace audit`",
+                walk.sequence, owned.checkpoint.sequence
+            );
+            let left = walk.keys.len() as u64;
+            Refolded { outcome: DeadLetterOutcome::Failed, message, rows: Vec::new(), left }
+        }
     };
     let resolved = rows.len() as u64;
     let mut batch = unmoved(context, owned);
-    batch.changes = rows.into_iter().collect();
-    batch.dead_letters.answers.push(answered(request, outcome, message, resolved, 0));
+    batch.changes = rows;
+    batch.dead_letters.answers.push(answered(request, outcome, message, resolved, left));
     apply(context, &batch).await?;
     claim_again(context, owned).await?;
-    tracing::info!(partition = %context.partition, request = %request.id, rows = resolved, "keys folded anew");
+    tracing::info!(partition = %context.partition, request = %request.id, rows = resolved, left, "keys folded anew");
     Ok(())
+}
+
+/// What is written of a walk, and what is told of it.
+struct Refolded<P: Projection> {
+    outcome: DeadLetterOutcome,
+    message: String,
+    rows: Vec<(P::Key, P::Row)>,
+    /// Keys whose rows stay as they are, though the log has events of them.
+    left: u64,
 }
 
 // === impl Refolding ===
@@ -144,11 +149,43 @@ impl<P: Projection> Walk<P> {
             discarded,
             next_offset: 0,
             sequence: 0,
-            rows: HashMap::new(),
-            events: 0,
-            seen: HashSet::new(),
-            poison: None,
+            folded: HashMap::new(),
         }
+    }
+
+    /// Rows of all keys but those that have parked events or one that cannot be folded.
+    fn refolded(self, parked_keys: &HashSet<String>) -> Refolded<P> {
+        let unseen = self.keys.iter().filter(|key| !self.folded.contains_key(*key)).count();
+        let is_parked = |key: &String| parked_keys.contains(key);
+        let parked: Vec<&str> = self.keys.iter().filter(|key| is_parked(key)).map(String::as_str).collect();
+        let poisoned: BTreeMap<&String, &String> = self
+            .folded
+            .iter()
+            .filter(|(key, _)| !is_parked(key))
+            .filter_map(|(key, folded)| folded.poison.as_ref().map(|why| (key, why)))
+            .collect();
+        let poisoned: Vec<&str> = poisoned.into_values().map(String::as_str).collect();
+        let left = parked.len() + poisoned.len();
+        let mut told = Vec::new();
+        if !parked.is_empty() {
+            let named = first_of(&parked, ", ");
+            told.push(format!("events of {named} are parked: redrive or discard them, which brings it level"));
+        }
+        if !poisoned.is_empty() {
+            told.push(first_of(&poisoned, "; "));
+        }
+        if unseen > 0 {
+            told.push(format!("the log has no event of {unseen} keys, whose rows stay"));
+        }
+        let right = self.folded.into_iter().filter(|(key, folded)| !is_parked(key) && folded.poison.is_none());
+        let (mut rows, mut events) = (Vec::new(), 0);
+        for (_, folded) in right {
+            events += folded.events;
+            rows.extend(folded.rows);
+        }
+        told.insert(0, format!("{} rows folded anew from {events} events", rows.len()));
+        let outcome = if left == 0 { DeadLetterOutcome::Done } else { DeadLetterOutcome::Failed };
+        Refolded { outcome, message: told.join("; "), rows, left: left as u64 }
     }
 
     async fn walk_from_the_beginning(
@@ -172,7 +209,7 @@ impl<P: Projection> Walk<P> {
         at: &TopicPartition,
         to: u64,
     ) -> Result<(), ProjectorError> {
-        while self.sequence < to && self.poison.is_none() {
+        while self.sequence < to {
             let records = log.read(at, self.next_offset, PAGE).await?;
             if records.is_empty() {
                 return Ok(());
@@ -195,28 +232,47 @@ impl<P: Projection> Walk<P> {
                 if !self.keys.contains(&envelope.partition_key) || self.discarded.contains(&envelope.sequence) {
                     continue;
                 }
-                self.events += 1;
+                let folded = self.folded.entry(envelope.partition_key.clone()).or_default();
+                if folded.poison.is_some() {
+                    continue;
+                }
+                folded.events += 1;
                 match decoder.decode(record).await {
                     Ok(decoded) => {
                         let facts = Facts::of(&envelope);
-                        match fold_event::<P>(self.fold, &decoded.event, facts, |key| self.rows.get(key)) {
+                        match fold_event::<P>(self.fold, &decoded.event, facts, |key| folded.rows.get(key)) {
                             Ok(Some((key, row))) => {
-                                self.rows.insert(key, row);
+                                folded.rows.insert(key, row);
                             }
                             Ok(None) => {}
-                            Err(error) => self.poison = Some(poison(&envelope, &error.to_string())),
+                            Err(error) => folded.poison = Some(poison(&envelope, &error.to_string())),
                         }
                     }
                     // The request waits, and is tried again from the beginning.
                     Err(error) if error.is_transient() => {
                         return Err(ProjectorError::BrokeOff { problem: error.to_string() });
                     }
-                    Err(error) => self.poison = Some(poison(&envelope, &error.to_string())),
+                    Err(error) => folded.poison = Some(poison(&envelope, &error.to_string())),
                 }
-                self.seen.insert(envelope.partition_key);
             }
         }
         Ok(())
+    }
+}
+
+// === impl FoldedKey ===
+
+impl<P: Projection> Default for FoldedKey<P> {
+    fn default() -> Self {
+        Self { rows: HashMap::new(), events: 0, poison: None }
+    }
+}
+
+fn first_of(all: &[&str], between: &str) -> String {
+    let named = all.iter().take(NAMED).copied().collect::<Vec<_>>().join(between);
+    match all.len().saturating_sub(NAMED) {
+        0 => named,
+        more => format!("{named} and {more} more"),
     }
 }
 

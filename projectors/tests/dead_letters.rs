@@ -18,7 +18,10 @@ use projectors::{
 };
 use read_models::generations::GenerationEntry;
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockReadModel, StockRow, connect_stock};
-use read_models::{Generation, PartitionRef, ReadChoice, ReadModelStatus};
+use read_models::{
+    DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, Generation, PartitionRef, ReadChoice,
+    ReadModelStatus,
+};
 use schemas::contract::embedded_id;
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Context, Event, RegionId, Sku, StorePosition, WarehouseId, encode_event};
@@ -238,6 +241,25 @@ impl Fixture {
                 return found;
             }
             assert!(begun.elapsed() < DEADLINE, "{} of {count} are mirrored", found.len());
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    /// Has keys folded anew from all of their events.
+    async fn refold(&self, keys: &[&str]) -> DeadLetterAnswer {
+        let at = PartitionRef { context: Context::Inventory, partition: 0 };
+        let keys: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
+        let (id, key) = (Uuid::new_v4(), keys[0].clone());
+        let action = DeadLetterAction::Refold { keys };
+        let request = DeadLetterRequest { id, key, action, by: None, note: None, requested_at: 0 };
+        self.stock.request_dead_letter(at, &request).await.unwrap();
+        let begun = Instant::now();
+        loop {
+            let answers = self.stock.dead_letter_answers(at, 9).await.unwrap();
+            if let Some(answer) = answers.into_iter().find(|answer| answer.request.id == id) {
+                return answer;
+            }
+            assert!(begun.elapsed() < DEADLINE, "nobody answers");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -519,4 +541,34 @@ async fn a_discard_takes_nothing_out_of_another_generation_that_nobody_looked_at
     for running in running {
         running.stop().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_cannot_be_folded_anew_is_left_out_and_named_and_the_others_are_folded() {
+    let mut system = Fixture::new().await;
+    for (sku, version, on_hand) in [("A", 1, 1), ("B", 1, 1), ("A", 2, POISON), ("B", 2, 2), ("C", 1, 3)] {
+        system.publish(sku, version, on_hand).await;
+    }
+    // Folded by a build that can, and then folded anew by one that cannot.
+    let running = system.run::<Strict<false>>();
+    system.level().await;
+    running.stop().await;
+    let running = system.run::<Strict<true>>();
+    system.level().await;
+    let answer = system.refold(&["A", "B", "C", "D"]).await;
+    assert_eq!((answer.outcome, answer.resolved, answer.left), (DeadLetterOutcome::Failed, 2, 1), "{answer:?}");
+    assert!(answer.message.starts_with("2 rows folded anew from 3 events; event "), "{}", answer.message);
+    assert!(answer.message.contains("of A (sequence 3) cannot be folded"), "{}", answer.message);
+    assert!(answer.message.ends_with("the log has no event of 1 keys, whose rows stay"), "{}", answer.message);
+    assert_eq!((row(&system.stock("A").await), row(&system.stock("B").await)), ((POISON, 2), (2, 2)));
+
+    // One that is parked is left out, too.
+    system.publish("C", 2, POISON).await;
+    system.parked(1, 1).await;
+    let answer = system.refold(&["B", "C"]).await;
+    assert_eq!((answer.outcome, answer.resolved, answer.left), (DeadLetterOutcome::Failed, 1, 1), "{answer:?}");
+    assert!(answer.message.contains("events of C are parked"), "{}", answer.message);
+    let answer = system.refold(&["B"]).await;
+    assert_eq!((answer.outcome, answer.resolved, answer.left), (DeadLetterOutcome::Done, 1, 0), "{answer:?}");
+    running.stop().await;
 }

@@ -1,20 +1,26 @@
 //! Mirrored reads: what was just answered is read from the candidate as well, and the two are compared where both are
 //! true at one position.
 
+mod hits;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use read_models::ReadChoice;
+use read_models::generations::fields::of_row;
+use read_models::generations::meant::{MeantDifference, unmeant};
 use read_models::search::{SearchAnswer, SearchReader, SearchRequest};
 use read_models::stock::{SharedStock, StockAnswer, StockRead, StockRow};
+use read_models::{ReadChoice, ReadModelError};
 use schemas::{PositionToken, Sku};
-use serde_json::Value;
 
+use self::hits::Compared;
 use crate::watch::{MirrorOrder, Mirroring, Watch};
 
 /// How often a comparison waits for the side that is behind, and how long.
 const TRIES: u32 = 10;
 const PAUSE: Duration = Duration::from_millis(50);
+/// How long a search waits for one generation to have what the other one told: several commits of an index.
+const CATCH_UP: Duration = Duration::from_millis(500);
 /// Share of the hits that two pages must have in common.
 const OVERLAP: f64 = 0.9;
 /// How many times longer a page may be on which a hit of the other generation's page is looked for.
@@ -52,7 +58,7 @@ async fn compare_stock(
     for _ in 0..TRIES {
         let pairs = served.answers.iter().zip(&mirrored.answers);
         let judged: Vec<Judged> =
-            pairs.map(|(served, mirrored)| judge(served, mirrored, &order.candidate.excused_fields)).collect();
+            pairs.map(|(served, mirrored)| judge(served, mirrored, &order.candidate.meant)).collect();
         if let Some(differing) = judged.iter().position(|judged| *judged == Judged::Differs) {
             return Mirroring::Differs(served.answers[differing].sku.to_string());
         }
@@ -82,7 +88,7 @@ enum Judged {
     ServedIsBehind,
 }
 
-fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Judged {
+fn judge(served: &StockAnswer, mirrored: &StockAnswer, meant: &[MeantDifference]) -> Judged {
     if !mirrored.position.covers(&served.position) {
         return Judged::CandidateIsBehind;
     }
@@ -92,7 +98,7 @@ fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Ju
             None => return Judged::Differs,
             Some((_, other)) if other.version < row.version => return Judged::Differs,
             Some((_, other)) if other.version > row.version => is_newer = true,
-            Some((_, other)) if fields(row, excused) != fields(other, excused) => return Judged::Differs,
+            Some((_, other)) if !agree(row, other, meant) => return Judged::Differs,
             Some(_) => {}
         }
     }
@@ -105,9 +111,12 @@ fn judge(served: &StockAnswer, mirrored: &StockAnswer, excused: &[String]) -> Ju
     }
 }
 
-fn fields(row: &StockRow, excused: &[String]) -> Vec<(String, Value)> {
-    let Ok(Value::Object(fields)) = serde_json::to_value(row) else { return Vec::new() };
-    fields.into_iter().filter(|(name, value)| !value.is_null() && !excused.contains(name)).collect()
+/// Whether two rows differ in nothing but what is meant.
+fn agree(served: &StockRow, mirrored: &StockRow, meant: &[MeantDifference]) -> bool {
+    let (live, candidate) = (of_row(served), of_row(mirrored));
+    let region = Some(&served.region);
+    unmeant(&live, &candidate, |field, was, is| meant.iter().any(|meant| meant.covers(field, region, was, is)))
+        .is_empty()
 }
 
 /// Mirrors a search in the background, as [`stock`].
@@ -137,7 +146,8 @@ pub(crate) fn search(
     });
 }
 
-/// Pages are of different moments nearly always: they differ only if they still do once both were read again.
+/// Pages are of different moments nearly always: they differ only if they still do once both were read again, and hits
+/// only if the live generation said the same before and after.
 async fn compare_search(
     reader: &SearchReader,
     request: SearchRequest,
@@ -145,24 +155,49 @@ async fn compare_search(
     mut mirrored: SearchAnswer,
     order: &MirrorOrder,
 ) -> Mirroring {
-    let generation = served.generation;
+    let (of_served, of_candidate) = (pinned(served.generation), pinned(order.candidate.generation));
+    let meant = &order.candidate.meant;
     let told = served.position.clone();
     let wider = SearchRequest { limit: WIDER * request.limit, facets: false, ..request.clone() };
+    let mut compared = Compared::default();
+    compared.note(&served, &mirrored, &served, meant);
+    let mut has_been_near = is_alike(&served, &mirrored, request.limit);
+    if has_been_near && compared.all_agreed(&served, &mirrored) {
+        return Mirroring::Same;
+    }
     for _ in 0..TRIES {
-        if is_alike(&served, &mirrored, request.limit) {
+        tokio::time::sleep(PAUSE).await;
+        let again = async {
+            let mirrored = read_from(reader, &wider, &of_candidate, &served.position).await?;
+            let now = read_from(reader, &wider, &of_served, &mirrored.position).await?;
+            Ok::<_, ReadModelError>((mirrored, now))
+        };
+        let Ok((candidate, now)) = again.await else { return Mirroring::Passed };
+        compared.note(&served, &candidate, &now, meant);
+        (served, mirrored) = (now, candidate);
+        let is_near = is_near(&served, &mirrored, &request);
+        if is_near && compared.all_agreed(&served, &mirrored) {
             return Mirroring::Same;
         }
-        tokio::time::sleep(PAUSE).await;
-        let (of_served, of_candidate) = (pinned(generation), pinned(order.candidate.generation));
-        let again =
-            tokio::try_join!(reader.search(wider.clone(), &of_served), reader.search(wider.clone(), &of_candidate));
-        match again {
-            Ok((served, mirrored)) if is_near(&served, &mirrored, &request) => return Mirroring::Same,
-            Ok(again) => (served, mirrored) = again,
-            Err(_) => return Mirroring::Passed,
-        }
+        has_been_near |= is_near;
     }
-    has_differed(&told, &mirrored, request)
+    match compared.differing() {
+        Some(sku) => Mirroring::Differs(sku.to_string()),
+        // Of hits that changed all the time nothing is known.
+        None if has_been_near => Mirroring::Passed,
+        None => has_differed(&told, &mirrored, request),
+    }
+}
+
+/// Reads from a generation once it has what another one told, or as it is where that takes too long.
+async fn read_from(
+    reader: &SearchReader,
+    request: &SearchRequest,
+    of: &ReadChoice,
+    told: &PositionToken,
+) -> Result<SearchAnswer, ReadModelError> {
+    reader.wait_for(told, of, CATCH_UP).await?;
+    reader.search(request.clone(), of).await
 }
 
 /// What it means that a candidate still says something else in the end. One that has not even applied what was told at
@@ -201,6 +236,7 @@ fn pinned(generation: u32) -> ReadChoice {
 
 #[cfg(test)]
 mod tests {
+    use read_models::generations::meant::Kind;
     use read_models::search::SearchHit;
     use schemas::{Context, RegionId, StorePosition, WarehouseId};
 
@@ -233,12 +269,22 @@ mod tests {
         );
     }
 
+    fn rule(kind: Kind, field: &str, regions: &[&str]) -> MeantDifference {
+        let regions = regions.iter().map(|region| RegionId::new(*region).unwrap()).collect();
+        MeantDifference { field: field.to_owned(), kind, regions }
+    }
+
     #[test]
     fn meant_differences_are_none() {
         let mut newer = answer(5, 1, 3);
         newer.warehouses[0].1.updated_at = Some(7);
         assert_eq!(judge(&answer(5, 1, 3), &newer, &[]), Judged::Differs);
-        assert_eq!(judge(&answer(5, 1, 3), &newer, &["updated_at".to_owned()]), Judged::Same);
+        assert_eq!(judge(&answer(5, 1, 3), &newer, &[rule(Kind::New, "updated_at", &[])]), Judged::Same);
+        let counted = |on_hand, regions| {
+            judge(&answer(5, 1, 3), &answer(5, on_hand, 3), &[rule(Kind::Within(1.0), "on_hand", regions)])
+        };
+        assert_eq!(counted(2, &["eu"]), Judged::Same);
+        assert_eq!((counted(3, &["eu"]), counted(2, &["us"])), (Judged::Differs, Judged::Differs));
     }
 
     fn found(skus: &[&str], total: u64) -> SearchAnswer {

@@ -252,7 +252,7 @@ async fn a_candidate_that_is_given_up_while_a_read_waits_for_it_is_left_for_what
                 generation: 2,
                 share: Share::Percent(100),
                 mirror_percent: 0,
-                excused_fields: Vec::new(),
+                meant: Vec::new(),
                 since: 0,
             });
         })

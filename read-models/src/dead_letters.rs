@@ -60,7 +60,7 @@ pub struct DeadLetterAnswer {
     pub message: String,
     /// Events that left the queue.
     pub resolved: u64,
-    /// Events of the key that are still parked.
+    /// Events of the key that are still parked; of a refold, keys that were left out.
     pub left: u64,
     /// Milliseconds since 1970.
     pub answered_at: i64,

@@ -4,6 +4,9 @@
 //! are written as one, so that the pointer never moves without a trace, and never half. Readers look at it with each
 //! read. The store of the rows keeps it: switching back needs nothing but that store.
 
+pub mod fields;
+pub mod meant;
+
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -14,6 +17,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use self::meant::MeantDifference;
 use crate::error::ReadModelError;
 use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
@@ -97,9 +101,9 @@ pub struct Candidate {
     pub share: Share,
     /// Percent of the other requests that are read from it too, for comparison; nobody is answered from these.
     pub mirror_percent: u8,
-    /// Fields of a row whose differences are meant: mirrored answers are compared without them.
-    #[serde(default)]
-    pub excused_fields: Vec<String>,
+    /// Differences that are meant: mirrored answers may have them.
+    #[serde(default, alias = "excused_fields")]
+    pub meant: Vec<MeantDifference>,
     /// Version of the catalogue that began its stage: mirrored reads are counted from there.
     #[serde(default)]
     pub since: u64,

@@ -23,7 +23,7 @@ use crate::observed::Observed;
 use crate::operations::Operations;
 use crate::outcome::Outcome;
 use crate::ownership::Ownership;
-use crate::record::{ReplayRecord, current_replay};
+use crate::record::{ReplayRecord, current_replays};
 use crate::triggers::{Passed, TriggerWatch, watched};
 
 /// One for a read model and a process.
@@ -137,12 +137,15 @@ impl Controller {
     }
 }
 
+/// The newest replay that goes on by itself; while there is a candidate, it alone may.
 fn automatic(catalogue: &Catalogue) -> Result<Option<(u32, ReplayRecord)>, ReplayError> {
-    let Some(number) = current_replay(catalogue) else {
-        return Ok(None);
-    };
-    let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
-    Ok(record.filter(|record| record.automatic).map(|record| (number, record)))
+    for number in current_replays(catalogue) {
+        let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
+        if let Some(record) = record.filter(|record| record.automatic) {
+            return Ok(Some((number, record)));
+        }
+    }
+    Ok(None)
 }
 
 fn figures(fired: &[Passed]) -> Value {

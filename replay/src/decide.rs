@@ -7,6 +7,7 @@ mod compared;
 
 use read_models::Generation;
 use read_models::generations::{Candidate, Catalogue, GenerationEntry, GenerationState, Source, Until, Verdict};
+use schemas::Context;
 use serde_json::{Value, json};
 
 use crate::by::By;
@@ -17,7 +18,7 @@ use crate::observed::Observed;
 use crate::outcome::Reversal;
 use crate::ownership::Ownership;
 use crate::plan::Plan;
-use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back};
+use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back, ways_back_to};
 pub(crate) use compared::{approve, note_parity};
 
 /// What a new replay is to build, and how it comes to serve.
@@ -70,6 +71,23 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
         let sentence = format!("nothing serves yet; start `millrace project {name}` once, which builds {name}@1");
         return refuse("nothing_serves", sentence);
     };
+    let unnamed = match &request.until {
+        Some(Until::Position(token)) => {
+            let contexts = contexts_of(name);
+            let named = token.of_contexts(contexts).iter().count();
+            if named == 0 {
+                let topics: Vec<String> = contexts.iter().map(|context| format!("{context}.events")).collect();
+                let sentence = format!(
+                    "{token} names no partition of {}: {name} would stand still before its first event; use a token of \
+                     an answer of {name}, or a time",
+                    topics.join(", ")
+                );
+                return refuse("until_nothing", sentence);
+            }
+            (contexts.len() * serving.partitions as usize).saturating_sub(named)
+        }
+        _ => 0,
+    };
     let number = catalogue.next_number();
     let record = ReplayRecord::new(request, by);
     let entry = GenerationEntry {
@@ -99,7 +117,13 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
             let (serving, fold) = (catalogue.serving, request.fold_version);
             format!("{name}@{number} is built beside {name}@{serving}, with fold {fold}{from}")
         }
-        Some(until) => format!("{name}@{number} is built up to {until}{from}, to be asked for by its number"),
+        Some(until) => {
+            let stays_empty = match unnamed {
+                0 => String::new(),
+                unnamed => format!("; {unnamed} partitions that the token does not name stay empty"),
+            };
+            format!("{name}@{number} is built up to {until}{from}, to be asked for by its number{stays_empty}")
+        }
     };
     change(name, to, number, by, "started", evidence, done)
 }
@@ -145,7 +169,7 @@ pub(crate) fn cutover(
                 generation: number,
                 share,
                 mirror_percent: stage.mirror_percent,
-                excused_fields: record.excused_fields.clone(),
+                meant: record.meant.clone(),
                 since: catalogue.version + 1,
             });
             ("stage_entered", format!("{name}@{number} is in stage {}: {}", stage.name, stage.share))
@@ -242,8 +266,8 @@ pub(crate) fn retire(
     if let Some(missing) = still_answers(name, catalogue, number, "retired") {
         return Ok(Ruling::Refuse(vec![missing]));
     }
-    let way_back = way_back(catalogue)?.filter(|(cut_over, _)| cut_over.from == number);
-    if let Some((cut_over, record)) = &way_back {
+    let ways_back = ways_back_to(catalogue, number)?;
+    for (cut_over, record) in &ways_back {
         let window = i64::try_from(record.plan.rollback.window.as_millis()).unwrap_or(i64::MAX);
         let ends = cut_over.at.saturating_add(window);
         let is_let = |approver: &str| {
@@ -273,13 +297,13 @@ pub(crate) fn retire(
     }
     let mut to = catalogue.clone();
     end(&mut to, number);
-    let done = if way_back.is_some() {
+    let done = if ways_back.is_empty() {
+        format!("{name}@{number} is removed")
+    } else {
         format!(
-            "{name}@{number} is removed; nothing leads back behind {name}@{} any more: only a forward fix is left",
+            "{name}@{number} is removed; nothing leads back to it from {name}@{} any more: only a forward fix is left",
             catalogue.serving
         )
-    } else {
-        format!("{name}@{number} is removed")
     };
     let evidence = json!({"serving": format!("{name}@{}", catalogue.serving), "early": early});
     change(name, to, number, by, "retired", evidence, done)
@@ -317,6 +341,14 @@ pub(crate) fn wanted_stage(catalogue: &Catalogue, request: &CutoverRequest) -> R
 }
 
 // === What they are made of ===
+
+/// Whose events make a read model.
+fn contexts_of(name: &str) -> &'static [Context] {
+    match name {
+        read_models::search::NAME => &read_models::search::CONTEXTS,
+        _ => &[Context::Inventory],
+    }
+}
 
 fn change(
     name: &str,

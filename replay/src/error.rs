@@ -25,6 +25,14 @@ pub enum ReplayError {
         "no replay of {name} is under way; `millrace replay start {name}` begins one, `millrace replay list` tells what there is"
     )]
     NoReplay { name: &'static str },
+    #[error(
+        "several replays of {name} are under way: name one, as in {name}@{newest}; `millrace replay list` tells which there are"
+    )]
+    SeveralReplays { name: &'static str, newest: u32 },
+    #[error(
+        "no generation of {name} served before the one that serves; name the one to retire, as in {name}@2, or end a replay with `millrace replay abort`"
+    )]
+    NothingBefore { name: &'static str },
     #[error("the catalogue of {name} changed {attempts} times while this was decided; try again")]
     Contended { name: &'static str, attempts: u32 },
     #[error("what a replay keeps of itself is damaged: {problem}")]
@@ -74,6 +82,8 @@ impl ReplayError {
             | ReplayError::Damaged { .. }
             | ReplayError::NotThere { .. }
             | ReplayError::NoReplay { .. }
+            | ReplayError::SeveralReplays { .. }
+            | ReplayError::NothingBefore { .. }
             | ReplayError::SameGeneration { .. }
             | ReplayError::OtherPartitions { .. }
             | ReplayError::NotOnLog { .. } => false,

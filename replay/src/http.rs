@@ -136,7 +136,7 @@ async fn show(State(api): State<Arc<Shared>>, Path(name): Path<String>) -> Resul
 )]
 async fn start(State(api): State<Arc<Shared>>, body: Body<StartBody>) -> Result<Response, Problem> {
     let body = taken(body)?;
-    let by = body.by.at(api.now)?;
+    let by = body.by(api.now)?;
     let (replayed, _) = api.find(&body.read_model)?;
     let outcome = replayed.operations().start(&body.request(replayed.folds())?, &by).await?;
     told(outcome, StatusCode::CREATED)
@@ -236,7 +236,7 @@ async fn approve(
     body: Body<ApproveBody>,
 ) -> Result<Response, Problem> {
     let body = taken(body)?;
-    let by = body.by.at(api.now)?;
+    let by = body.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
     told(replayed.operations().approve(number, body.report.as_deref(), &by).await?, StatusCode::OK)
@@ -257,7 +257,7 @@ async fn cutover(
     body: Body<CutoverBody>,
 ) -> Result<Response, Problem> {
     let body = taken(body)?;
-    let by = body.by.at(api.now)?;
+    let by = body.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let catalogue = replayed.catalogue().await?;
     let generation = target.resolve(&catalogue)?;
@@ -280,7 +280,7 @@ async fn rollback(
     Path(name): Path<String>,
     body: Body<DecideBody>,
 ) -> Result<Response, Problem> {
-    let by = taken(body)?.by.at(api.now)?;
+    let by = taken(body)?.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     told(replayed.operations().rollback(target.number, &by).await?, StatusCode::OK)
 }
@@ -300,7 +300,7 @@ async fn retire(
     body: Body<RetireBody>,
 ) -> Result<Response, Problem> {
     let body = taken(body)?;
-    let by = body.by.at(api.now)?;
+    let by = body.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.to_retire(&replayed.catalogue().await?)?;
     told(replayed.operations().retire(number, body.early.as_deref(), &by).await?, StatusCode::OK)
@@ -320,7 +320,7 @@ async fn abort(
     Path(name): Path<String>,
     body: Body<DecideBody>,
 ) -> Result<Response, Problem> {
-    let by = taken(body)?.by.at(api.now)?;
+    let by = taken(body)?.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
     told(replayed.operations().abort(number, &by).await?, StatusCode::OK)

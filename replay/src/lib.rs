@@ -51,7 +51,7 @@ pub use outcome::{Done, NextStep, Outcome, Refused, Reversal};
 pub use ownership::Ownership;
 pub use plan::Plan;
 pub use publish::{command_id, publish_decisions};
-pub use record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replay};
+pub use record::{Approval, CutOver, EnteredStage, ReplayRecord, ThrottleBounds, current_replays};
 pub use replayed::{LogReader, Replayed, Selected};
 pub use target::{Target, time_of, until_of};
 pub use view::{GenerationView, MirrorView, ProgressView, ReplayView, ReplaysView, Role, ThrottleView};

@@ -6,13 +6,15 @@ use read_models::generations::{Catalogue, GenerationState};
 use crate::decide::taken_back;
 use crate::error::ReplayError;
 use crate::outcome::{NextStep, Reversal};
-use crate::record::{ReplayRecord, current_replay, way_back};
+use crate::record::{ReplayRecord, current_replays, way_back};
 
 /// In the order in which one thinks of them. Whether the gates let one do it is another question.
 pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, ReplayError> {
     let mut steps = Vec::new();
-    if let Some(number) = current_replay(catalogue) {
-        steps.extend(of_replay(name, catalogue, number)?);
+    let replays = current_replays(catalogue);
+    for number in &replays {
+        let target = if replays.len() == 1 { name.to_owned() } else { format!("{name}@{number}") };
+        steps.extend(of_replay(name, &target, catalogue, *number)?);
     }
     let serving = catalogue.serving;
     match way_back(catalogue)? {
@@ -46,7 +48,8 @@ pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, Re
     Ok(steps)
 }
 
-fn of_replay(name: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextStep>, ReplayError> {
+/// `target`: what commands name it by.
+fn of_replay(name: &str, target: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextStep>, ReplayError> {
     let Some(entry) = catalogue.generations.get(&number).filter(|entry| entry.state == GenerationState::Fed) else {
         return Ok(Vec::new());
     };
@@ -59,26 +62,26 @@ fn of_replay(name: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextS
     match &record.parity {
         None => {
             let effect = format!("compares {name}@{number} with {name}@{serving} at one position");
-            steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
+            steps.push(NextStep::new(format!("verify {target}"), effect, Reversal::Reversible));
         }
         Some(parity) if !parity.is_clean() => {
             let effect = "compares again, with rules for the differences that are meant".to_owned();
-            steps.push(NextStep::new(format!("verify {name}"), effect, Reversal::Reversible));
+            steps.push(NextStep::new(format!("verify {target}"), effect, Reversal::Reversible));
         }
         Some(_) if approvals < record.plan.approvals.needed as usize => {
             let effect = format!("an approver other than {} takes the comparison as good", record.started_by);
-            steps.push(NextStep::new(format!("approve {name}"), effect, Reversal::Reversible));
+            steps.push(NextStep::new(format!("approve {target}"), effect, Reversal::Reversible));
         }
         Some(_) => {}
     }
     let due = record.stage.as_ref().map_or(0, |stage| stage.index + 1);
     if let Some(stage) = record.plan.stages.get(due) {
         let effect = format!("enters stage {}: {}", stage.name, stage.share);
-        steps.push(NextStep::new(format!("cutover {name}"), effect, Reversal::Reversible));
+        steps.push(NextStep::new(format!("cutover {target}"), effect, Reversal::Reversible));
     }
     if catalogue.candidate.is_some() {
         let effect = format!("{name}@{serving} answers everything again; {name}@{number} stays fed");
-        steps.push(NextStep::new(format!("rollback {name}"), effect, Reversal::Reversible));
+        steps.push(NextStep::new(format!("rollback {target}"), effect, Reversal::Reversible));
     }
     let end = if record.has_served { "retire" } else { "abort" };
     let effect = format!("{name}@{number} is removed; another replay may be started");

@@ -3,6 +3,8 @@
 //! Each is one compare-and-set. Where somebody else changed the catalogue meanwhile it is decided anew, on what is there
 //! then; what was refused or done is the answer of one moment. A process that is killed has written all of it or nothing.
 
+mod repaired;
+
 use std::sync::Arc;
 
 use read_models::generations::{Catalogue, Decision};
@@ -17,6 +19,8 @@ use crate::next_steps::next_steps;
 use crate::observed::Observed;
 use crate::outcome::{Done, Outcome, Refused};
 use crate::ownership::Ownership;
+use crate::repair::Selection;
+use crate::replayed::Selected;
 use crate::rules::Rules;
 
 /// Operations on the generations of one read model. Cheap to clone.
@@ -116,6 +120,17 @@ impl Operations {
     /// Ends a replay that never served.
     pub async fn abort(&self, generation: u32, by: &By) -> Result<Outcome, ReplayError> {
         self.change(|catalogue| decide::abort(self.name(), catalogue, generation, by)).await
+    }
+
+    /// Notes that keys of the generation that serves are to be folded anew, before their owners are asked.
+    pub async fn note_repair(
+        &self,
+        generation: u32,
+        selection: &Selection,
+        selected: &Selected,
+        by: &By,
+    ) -> Result<Outcome, ReplayError> {
+        self.change(|catalogue| repaired::repaired(self.name(), catalogue, generation, selection, selected, by)).await
     }
 
     async fn change(&self, decide: impl Fn(&Catalogue) -> Result<Ruling, ReplayError>) -> Result<Outcome, ReplayError> {

@@ -13,8 +13,8 @@ use schemas::PositionToken;
 use tokio::time::Instant;
 
 use crate::error::ReplayError;
-use crate::report::{KeyDifference, MOST_LISTED, ParityReport, PartitionParity, RuleUse};
-use crate::rules::Rules;
+use crate::report::{KeyDifference, MOST_LISTED, ParityReport, PartitionParity};
+use crate::rules::{Rule, Rules};
 use crate::sides::{Compared, GenerationRows};
 
 /// Partitions that are compared at once.
@@ -99,12 +99,7 @@ pub async fn compare<P: Compared>(
         *kinds.entry(difference.kind).or_insert(0) += 1;
     }
     let rules_sha256 = rules.sha256();
-    let rules = rules.iter().map(|rule| RuleUse {
-        field: rule.field.clone(),
-        kind: rule.kind_name(),
-        reason: rule.reason.clone(),
-        covered: rule.covered(),
-    });
+    let rules = rules.iter().map(Rule::in_use);
     let mut report = ParityReport {
         projection: P::NAME.to_owned(),
         live: live.generation,

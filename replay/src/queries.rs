@@ -22,7 +22,7 @@ const FIRST: usize = 20;
 const PERSISTENCE: f64 = 0.9;
 /// How long queries are asked again whose answers differ, and how long is waited between: one side may have applied what
 /// the other has not shown yet.
-const AGAIN_FOR: Duration = Duration::from_secs(5);
+pub const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 
 /// What a query must reach.
@@ -100,33 +100,50 @@ impl QueryResult {
     }
 }
 
-/// Asks both generations the same. A query that the read model refuses is an error: it says nothing about either.
+/// Asks both generations the same, and again what differs, for `patience`. A query that the read model refuses is an
+/// error: it says nothing about either.
 pub async fn compare(
     live: &SearchReader,
     candidate: &SearchReader,
     queries: &[String],
     bounds: QueryBounds,
+    patience: Duration,
 ) -> Result<QueryParity, ReadModelError> {
-    let mut results = Vec::with_capacity(queries.len());
+    let mut asked = Vec::with_capacity(queries.len());
     for query in queries {
-        results.push(ask(live, candidate, query).await?);
+        asked.push(ask(live, candidate, query).await?);
     }
-    let until = Instant::now() + AGAIN_FOR;
-    while results.iter().any(|result| result.is_below(&bounds)) && Instant::now() < until {
+    let until = Instant::now() + patience;
+    let may_change = |one: &Asked| !one.is_of_one_moment && one.result.is_below(&bounds);
+    while asked.iter().any(may_change) && Instant::now() < until {
         tokio::time::sleep(PAUSE).await;
-        for result in results.iter_mut().filter(|result| result.is_below(&bounds)) {
-            *result = ask(live, candidate, &result.query).await?;
+        for one in asked.iter_mut().filter(|one| may_change(one)) {
+            if Instant::now() >= until {
+                break;
+            }
+            match ask(live, candidate, &one.result.query).await {
+                Ok(again) => *one = again,
+                // It has been answered before, and may be again.
+                Err(error) if error.is_transient() => {}
+                Err(error) => return Err(error),
+            }
         }
     }
-    Ok(QueryParity { bounds, queries: results })
+    Ok(QueryParity { bounds, queries: asked.into_iter().map(|one| one.result).collect() })
 }
 
-async fn ask(live: &SearchReader, candidate: &SearchReader, query: &str) -> Result<QueryResult, ReadModelError> {
-    let request =
-        SearchRequest { text: Some(query.to_owned()), limit: FIRST, facets: false, ..SearchRequest::default() };
+/// One query, asked of both.
+struct Asked {
+    result: QueryResult,
+    /// Both answers are true at the same position: asking again would change nothing.
+    is_of_one_moment: bool,
+}
+
+async fn ask(live: &SearchReader, candidate: &SearchReader, query: &str) -> Result<Asked, ReadModelError> {
+    let request = SearchRequest { text: Some(query.to_owned()), limit: FIRST, ..SearchRequest::default() };
     let choice = ReadChoice { key: query.to_owned(), ..ReadChoice::default() };
     let (was, is) = tokio::try_join!(live.search(request.clone(), &choice), candidate.search(request, &choice))?;
-    Ok(result(query, &was, &is))
+    Ok(Asked { result: result(query, &was, &is), is_of_one_moment: was.position == is.position })
 }
 
 fn result(query: &str, live: &SearchAnswer, candidate: &SearchAnswer) -> QueryResult {

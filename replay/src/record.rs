@@ -3,6 +3,7 @@
 //!
 //! What the generation is built of (until when, from which source) is in the entry itself.
 
+use read_models::generations::meant::MeantDifference;
 use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -28,9 +29,9 @@ pub struct ReplayRecord {
     /// The newest comparison.
     #[serde(default)]
     pub parity: Option<ParityEvidence>,
-    /// Fields whose differences its rules excuse: mirrored answers are compared without them.
-    #[serde(default)]
-    pub excused_fields: Vec<String>,
+    /// What its rules declared: mirrored answers may differ so, too.
+    #[serde(default, alias = "excused_fields")]
+    pub meant: Vec<MeantDifference>,
     /// For that comparison: a newer one voids them.
     #[serde(default)]
     pub approvals: Vec<Approval>,
@@ -97,7 +98,7 @@ impl ReplayRecord {
             automatic: request.automatic,
             throttle: request.throttle,
             parity: None,
-            excused_fields: Vec::new(),
+            meant: Vec::new(),
             approvals: Vec::new(),
             stage: None,
             cut_over: None,
@@ -150,15 +151,29 @@ pub fn is_same_person(one: &str, other: &str) -> bool {
     one.trim().to_lowercase() == other.trim().to_lowercase()
 }
 
-/// The replay that an operation means when it names none: of the candidate, or the newest that may still come to serve.
-pub fn current_replay(catalogue: &Catalogue) -> Option<u32> {
+/// The replays that an operation may mean when it names none: the candidate's alone, or, the newest first, those that may
+/// still come to serve.
+pub fn current_replays(catalogue: &Catalogue) -> Vec<u32> {
     let may_serve = |entry: &GenerationEntry| {
         entry.state == GenerationState::Fed && entry.until.is_none() && !entry.replay.is_null()
     };
-    catalogue.candidate.as_ref().map(|candidate| candidate.generation).or_else(|| {
-        let newer = catalogue.generations.range(catalogue.serving + 1..).rev();
-        newer.into_iter().find(|(_, entry)| may_serve(entry)).map(|(number, _)| *number)
-    })
+    if let Some(candidate) = &catalogue.candidate {
+        return vec![candidate.generation];
+    }
+    let newer = catalogue.generations.range(catalogue.serving + 1..).rev();
+    newer.filter(|(_, entry)| may_serve(entry)).map(|(number, _)| *number).collect()
+}
+
+/// The cutovers that a rollback, or several, would take back to `number`: of each fed generation that took over from it.
+pub fn ways_back_to(catalogue: &Catalogue, number: u32) -> Result<Vec<(CutOver, ReplayRecord)>, ReplayError> {
+    let mut ways = Vec::new();
+    for entry in catalogue.generations.values().filter(|entry| entry.state == GenerationState::Fed) {
+        let Some(record) = ReplayRecord::of(entry)? else { continue };
+        if let Some(cut_over) = record.cut_over.clone().filter(|cut_over| cut_over.from == number) {
+            ways.push((cut_over, record));
+        }
+    }
+    Ok(ways)
 }
 
 /// Where a rollback of what serves would go, while that is still fed, and the cutover that led away from it.

@@ -10,14 +10,18 @@ use std::time::Duration;
 
 use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
 use projectors::Projection;
-use read_models::{DeadLetterAction, DeadLetterAnswer, DeadLetterRequest, DeadLetters, PartitionRef};
+use read_models::{
+    DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, DeadLetters, PartitionRef,
+};
 use resilience::{Policy, retry};
 use schemas::{Event, RegionId, Sku, partition_of};
 use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::error::ReplayError;
+use crate::gates::Missing;
 use crate::parity::Progress;
+use crate::replayed::Selected;
 
 const PAGE: usize = 2_000;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,8 +52,39 @@ pub struct Asked {
 // === impl Selection ===
 
 impl Selection {
-    fn needs_events(&self) -> bool {
+    /// Checked before anything is looked at.
+    pub fn check(&self) -> Result<(), ReplayError> {
+        if let (Some(since), Some(until)) = (self.since, self.until)
+            && since >= until
+        {
+            let problem = "it is not before --until: no event is of such a time".to_owned();
+            return Err(ReplayError::Setting { key: "since", problem });
+        }
+        Ok(())
+    }
+
+    /// Whether keys are chosen by what their events say, not by their names alone.
+    pub fn is_by_events(&self) -> bool {
         !self.regions.is_empty() || self.since.is_some() || self.until.is_some()
+    }
+
+    /// The SKUs that were named, and that none of the selected keys is of.
+    pub fn not_in(&self, selected: &Selected) -> Vec<Sku> {
+        let is_there = |sku: &Sku| selected.values().any(|keys| keys.contains(sku.as_str()));
+        self.skus.iter().filter(|sku| !is_there(sku)).cloned().collect()
+    }
+
+    /// What keeps it from being folded: no key at all, or a SKU that was named and that the log has no event of, which is
+    /// a slip most of the time. Where keys are chosen by region or time too, a SKU may well have none of these.
+    pub fn missing(&self, selected: &Selected) -> Option<Missing> {
+        let not_there = self.not_in(selected);
+        if !not_there.is_empty() && !self.is_by_events() {
+            let named: Vec<&str> = not_there.iter().map(Sku::as_str).collect();
+            let sentence = format!("the log has no event of {}; nothing was asked for", named.join(", "));
+            return Some(Missing::new("unknown_sku", sentence));
+        }
+        let nothing = "the log has no event that these keys, regions and times mean; nothing was asked for";
+        selected.is_empty().then(|| Missing::new("nothing_selected", nothing))
     }
 
     fn takes(&self, event: &Event, time: i64) -> bool {
@@ -66,7 +101,7 @@ fn region_of(event: &Event) -> Option<&RegionId> {
     }
 }
 
-/// The keys that a selection means, by partition. Without a region or a time the log is not looked at.
+/// The keys that a selection means, by partition: only those that the log has an event of. See [`Selection::not_in`].
 pub async fn select<P: Projection>(
     log: &dyn EventLog,
     decoder: &EventDecoder,
@@ -87,9 +122,7 @@ pub async fn select<P: Projection>(
             .copied()
             .filter(|sku| partition_of(sku.as_bytes(), partitions) == partition.partition)
             .collect();
-        let found = if !selection.needs_events() {
-            here.into_iter().map(str::to_owned).collect()
-        } else if named.is_empty() || !here.is_empty() {
+        let found = if named.is_empty() || !here.is_empty() {
             walk::<P>(log, decoder, partition, selection, &here, progress).await?
         } else {
             BTreeSet::new()
@@ -114,7 +147,8 @@ async fn walk<P: Projection>(
     let ends = log.ends(&at.topic).await?;
     let Some(ends) = ends.into_iter().find(|ends| ends.partition == at.partition) else { return Ok(BTreeSet::new()) };
     let (mut next, mut found) = (ends.first, BTreeSet::new());
-    while next < ends.next {
+    let is_all = |found: &BTreeSet<String>| !named.is_empty() && found.len() == named.len();
+    while next < ends.next && !is_all(&found) {
         let read = || log.read(&at, next, PAGE);
         let records =
             retry(Policy::STORE, Some(Instant::now() + PATIENCE), event_log::EventLogError::is_transient, read).await?;
@@ -124,6 +158,11 @@ async fn walk<P: Projection>(
             let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { continue };
             let key = &envelope.partition_key;
             if found.contains(key) || (!named.is_empty() && !named.contains(key.as_str())) {
+                continue;
+            }
+            // Its name is enough, also of one that does not decode: its owner says what is to be done with that.
+            if !selection.is_by_events() {
+                found.insert(envelope.partition_key);
                 continue;
             }
             // One that does not decode is parked, and no row follows from it.
@@ -164,6 +203,15 @@ pub async fn ask(
         }
     }
     Ok(asked)
+}
+
+/// How many keys of a request were folded anew. What an owner leaves out it counts as left; one of before that could not,
+/// and then folded none.
+pub fn folded(asked: &Asked, answer: &DeadLetterAnswer) -> usize {
+    match (answer.outcome, usize::try_from(answer.left).unwrap_or(usize::MAX)) {
+        (DeadLetterOutcome::Failed, 0) => 0,
+        (_, left) => asked.keys.saturating_sub(left),
+    }
 }
 
 /// What the owners have answered so far, in the order asked; `None` where a request still waits.

@@ -137,8 +137,9 @@ impl Replayed {
                 let sides = Sides::<SearchProjection> { live: &live, live_fold, candidate: &candidate, candidate_fold };
                 let mut report = parity::compare(&sides, log.log.as_ref(), &log.decoder, rules, progress, now).await?;
                 if !queries.is_empty() {
-                    let compared = queries::compare(&live, &candidate, queries, QueryBounds::default()).await?;
-                    report.queries = Some(compared);
+                    let bounds = QueryBounds::default();
+                    report.queries =
+                        Some(queries::compare(&live, &candidate, queries, bounds, queries::PATIENCE).await?);
                 }
                 Ok(report)
             }

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use read_models::{Checkpoint, PartitionRef};
-use schemas::{PositionToken, Sku};
+use schemas::{PositionToken, RegionId, Sku};
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
@@ -65,6 +65,10 @@ pub struct PartitionParity {
 pub struct RuleUse {
     pub field: String,
     pub kind: &'static str,
+    /// Of kind "within".
+    pub tolerance: Option<f64>,
+    /// Only rows of these; empty: of all.
+    pub regions: Vec<RegionId>,
     pub reason: String,
     pub covered: u64,
 }
@@ -203,7 +207,7 @@ impl ParityReport {
             let _ = writeln!(text, "  field     {field} differs in {count} keys");
         }
         for rule in &self.rules {
-            let _ = writeln!(text, "  rule      {} {}: {}", rule.field, rule.kind, rule.reason);
+            let _ = writeln!(text, "  rule      {} {}: {}", rule.field, rule.reach(), rule.reason);
         }
         for difference in self.differences.iter().take(most) {
             let _ = writeln!(text, "  {}", difference.line());
@@ -221,6 +225,18 @@ impl ParityReport {
     /// One file that a browser shows, with nothing to fetch.
     pub fn html(&self) -> String {
         html::page(self)
+    }
+}
+
+// === impl RuleUse ===
+
+impl RuleUse {
+    /// What it lets pass, and where: `within 1 in eu, us`.
+    pub fn reach(&self) -> String {
+        let tolerance = self.tolerance.map(|tolerance| format!(" {tolerance}")).unwrap_or_default();
+        let regions: Vec<&str> = self.regions.iter().map(RegionId::as_str).collect();
+        let regions = if regions.is_empty() { String::new() } else { format!(" in {}", regions.join(", ")) };
+        format!("{}{tolerance}{regions}", self.kind)
     }
 }
 

@@ -12,6 +12,7 @@
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use read_models::generations::meant::{Kind, MeantDifference, unmeant};
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -19,6 +20,7 @@ use sha2::{Digest, Sha256};
 
 use crate::error::ReplayError;
 use crate::fields::Fields;
+use crate::report::RuleUse;
 
 /// The rules of one projection.
 #[derive(Debug, Default)]
@@ -26,30 +28,15 @@ pub struct Rules {
     rules: Vec<Rule>,
 }
 
-/// One meant difference.
+/// One meant difference, and why it is.
 #[derive(Debug, Serialize)]
 pub struct Rule {
-    pub field: String,
-    pub kind: Kind,
-    /// Only rows of these regions; empty: of all.
-    pub regions: Vec<RegionId>,
+    #[serde(flatten)]
+    pub meant: MeantDifference,
     pub reason: String,
     /// Rows that it covered so far.
     #[serde(skip)]
     covered: AtomicU64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// The candidate has the field, the live generation has not.
-    New,
-    /// The live generation has the field, the candidate has not.
-    Removed,
-    /// Both are numbers, at most this far apart.
-    Within(f64),
-    /// Whatever it is: the last resort.
-    Any,
 }
 
 #[derive(Deserialize)]
@@ -113,14 +100,15 @@ impl Rules {
                 (KindName::Removed, None) => Kind::Removed,
                 (KindName::Any, None) => Kind::Any,
             };
-            let is_for_all = |rule: &&Rule| rule.field == entry.field && rule.regions.is_empty();
+            let is_for_all = |rule: &&Rule| rule.meant.field == entry.field && rule.meant.regions.is_empty();
             if entry.projection == projection && entry.regions.is_empty() && rules.iter().any(|rule| is_for_all(&rule))
             {
                 return Err(wrong("another rule covers this field everywhere: one of the two says too much"));
             }
             if entry.projection == projection {
                 let RuleEntry { field, regions, reason, .. } = entry;
-                rules.push(Rule { field, kind, regions, reason, covered: AtomicU64::new(0) });
+                let meant = MeantDifference { field, kind, regions };
+                rules.push(Rule { meant, reason, covered: AtomicU64::new(0) });
             }
         }
         Ok(Self { rules })
@@ -130,10 +118,9 @@ impl Rules {
         self.rules.iter()
     }
 
-    /// Fields whose differences are meant in every row, whatever their values.
-    pub fn excused_fields(&self) -> Vec<String> {
-        let excused = self.rules.iter().filter(|rule| rule.regions.is_empty() && !matches!(rule.kind, Kind::Within(_)));
-        excused.map(|rule| rule.field.clone()).collect()
+    /// What they declare, without the reasons.
+    pub fn meant(&self) -> Vec<MeantDifference> {
+        self.rules.iter().map(|rule| rule.meant.clone()).collect()
     }
 
     /// What was declared, for the decision that rests on it.
@@ -149,23 +136,15 @@ impl Rules {
 
     /// Names of the fields that differ and that no rule covers, and whether a rule covers any.
     pub fn uncovered(&self, region: Option<&RegionId>, live: &Fields, candidate: &Fields) -> (Vec<String>, bool) {
-        let mut uncovered = Vec::new();
         let mut is_covered = false;
-        let names = live.keys().chain(candidate.keys().filter(|name| !live.contains_key(*name)));
-        for name in names {
-            let (was, is) = (live.get(name), candidate.get(name));
-            if was == is {
-                continue;
+        let uncovered = unmeant(live, candidate, |field, was, is| {
+            let rule = self.rules.iter().find(|rule| rule.meant.covers(field, region, was, is));
+            if let Some(rule) = rule {
+                rule.covered.fetch_add(1, Ordering::Relaxed);
+                is_covered = true;
             }
-            match self.rules.iter().find(|rule| rule.covers(name, region, was, is)) {
-                Some(rule) => {
-                    rule.covered.fetch_add(1, Ordering::Relaxed);
-                    is_covered = true;
-                }
-                None => uncovered.push(name.clone()),
-            }
-        }
-        uncovered.sort();
+            rule.is_some()
+        });
         (uncovered, is_covered)
     }
 }
@@ -173,32 +152,21 @@ impl Rules {
 // === impl Rule ===
 
 impl Rule {
-    fn covers(&self, field: &str, region: Option<&RegionId>, live: Option<&Value>, candidate: Option<&Value>) -> bool {
-        let is_here = self.regions.is_empty() || region.is_some_and(|region| self.regions.contains(region));
-        self.field == field
-            && is_here
-            && match (self.kind, live, candidate) {
-                (Kind::Any, ..) | (Kind::New, None, Some(_)) | (Kind::Removed, Some(_), None) => true,
-                (Kind::Within(tolerance), Some(live), Some(candidate)) => match (live.as_f64(), candidate.as_f64()) {
-                    (Some(live), Some(candidate)) => (live - candidate).abs() <= tolerance,
-                    _ => false,
-                },
-                _ => false,
-            }
-    }
-
     /// Rows that it covered: a rule that covers none is one too many, or names no field.
     pub fn covered(&self) -> u64 {
         self.covered.load(Ordering::Relaxed)
     }
 
-    pub fn kind_name(&self) -> &'static str {
-        match self.kind {
-            Kind::New => "new",
-            Kind::Removed => "removed",
-            Kind::Within(_) => "within",
-            Kind::Any => "any",
-        }
+    /// As a report shows it.
+    pub(crate) fn in_use(&self) -> RuleUse {
+        let (kind, tolerance) = match self.meant.kind {
+            Kind::New => ("new", None),
+            Kind::Removed => ("removed", None),
+            Kind::Within(tolerance) => ("within", Some(tolerance)),
+            Kind::Any => ("any", None),
+        };
+        let MeantDifference { field, regions, .. } = self.meant.clone();
+        RuleUse { field, kind, tolerance, regions, reason: self.reason.clone(), covered: self.covered() }
     }
 }
 
@@ -243,6 +211,11 @@ mod tests {
         let has_it = fields(json!({"on_hand": 5, "price": 100, "updated_at": 6}));
         assert_eq!(rules.uncovered(Some(&eu), &has_it, &new).0, ["updated_at"]);
         assert_eq!(rules.iter().next().unwrap().covered(), 2);
+        // Mirrored reads are judged by the same, tolerance and regions with them.
+        let price = MeantDifference { field: "price".to_owned(), kind: Kind::Within(1.0), regions: vec![eu] };
+        assert_eq!(rules.meant().last(), Some(&price));
+        let shown: Vec<String> = rules.iter().map(|rule| rule.in_use().reach()).collect();
+        assert_eq!(shown, ["new", "within 1 in eu"]);
     }
 
     #[test]

@@ -8,14 +8,14 @@ use read_models::generations::{Catalogue, Until};
 use schemas::PositionToken;
 
 use crate::error::ReplayError;
-use crate::record::current_replay;
+use crate::record::current_replays;
 
 /// A read model, and a generation of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// `stock` or `search`.
     pub name: &'static str,
-    /// `None`: the replay that is under way.
+    /// `None`: the one replay that is under way.
     pub number: Option<u32>,
 }
 
@@ -40,12 +40,18 @@ pub fn until_of(text: &str) -> Result<Until, String> {
 impl Target {
     /// The generation that is meant.
     pub fn resolve(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
-        self.number.or_else(|| current_replay(catalogue)).ok_or(ReplayError::NoReplay { name: self.name })
+        match (self.number, &current_replays(catalogue)[..]) {
+            (Some(number), _) => Ok(number),
+            (None, [number]) => Ok(*number),
+            (None, []) => Err(ReplayError::NoReplay { name: self.name }),
+            (None, [newest, ..]) => Err(ReplayError::SeveralReplays { name: self.name, newest: *newest }),
+        }
     }
 
-    /// The generation to retire: without a number, what served before.
+    /// The generation to retire: without a number, what served before. Never a replay that is under way: who says `retire`
+    /// twice means the same one.
     pub fn to_retire(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
-        self.number.or(catalogue.previous).map_or_else(|| self.resolve(catalogue), Ok)
+        self.number.or(catalogue.previous).ok_or(ReplayError::NothingBefore { name: self.name })
     }
 }
 

@@ -4,7 +4,8 @@
 //! Watched is the candidate in every stage, also in one that answers nobody, and what serves, until its rollback window
 //! is over: also while the next candidate is on its way. Each is judged by its own reads, of the last seconds and of the
 //! last minute: what is sudden is seen at once and what is rare is seen, and what is over is no reason any more. What
-//! cannot be seen just now passes no bound: a report that is late is no reason to switch.
+//! cannot be seen just now passes no bound: a report that is late is no reason to switch. But for lag that is told of what
+//! would answer instead, and not of this one: that is how a generation looks that nobody feeds.
 
 use std::collections::BTreeMap;
 
@@ -25,6 +26,8 @@ pub struct Watched {
     pub bounds: TriggerBounds,
     /// The stage of the candidate; `None` of what serves.
     pub stage: Option<EnteredStage>,
+    /// What would answer in its place.
+    pub instead: u32,
 }
 
 /// A bound that is passed.
@@ -56,14 +59,15 @@ pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Vec<Watched>, ReplayEr
     if let Some((cut_over, record)) = way_back(catalogue)? {
         let open_for = u64::try_from(now.saturating_sub(cut_over.at)).unwrap_or(0);
         if u128::from(open_for) < record.plan.rollback.window.as_millis() {
-            watched.push(Watched { generation: catalogue.serving, bounds: record.plan.triggers, stage: None });
+            let (generation, instead) = (catalogue.serving, cut_over.from);
+            watched.push(Watched { generation, bounds: record.plan.triggers, stage: None, instead });
         }
     }
     if let Some(candidate) = &catalogue.candidate {
         let entry = catalogue.generations.get(&candidate.generation);
         if let Some(record) = entry.map(ReplayRecord::of).transpose()?.flatten() {
-            let generation = candidate.generation;
-            watched.push(Watched { generation, bounds: record.plan.triggers, stage: record.stage });
+            let (generation, instead) = (candidate.generation, catalogue.serving);
+            watched.push(Watched { generation, bounds: record.plan.triggers, stage: record.stage, instead });
         }
     }
     Ok(watched)
@@ -71,7 +75,7 @@ pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Vec<Watched>, ReplayEr
 
 /// The bounds that are passed at this moment.
 pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
-    let Watched { generation, bounds, stage } = watched;
+    let Watched { generation, bounds, stage, instead } = watched;
     let mut passed = Vec::new();
     let mut pass = |bound, sentence, figures| passed.push(Passed { bound, sentence, figures });
     if let Some(most) = bounds.max_lag_events {
@@ -82,6 +86,8 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
                 format!("it is {lag} events behind, more than {most}"),
                 json!({"lag_events": lag, "bound": most}),
             ),
+            // While the log cannot be reached nobody tells it of any generation, and another one would be no better.
+            None if observed.of(*instead).lag_events.is_none() => {}
             None => pass(
                 "max_lag_events",
                 "nobody tells how far it is behind: it seems that it is not fed".to_owned(),

@@ -420,9 +420,8 @@ mod tests {
             catalogue.generations.insert(number, GenerationEntry::fed(&of(number)));
         }
         catalogue.previous = Some(1);
-        let candidate = |share, since| {
-            Some(Candidate { generation: 3, share, mirror_percent: 100, excused_fields: Vec::new(), since })
-        };
+        let candidate =
+            |share, since| Some(Candidate { generation: 3, share, mirror_percent: 100, meant: Vec::new(), since });
         let shadows = |catalogue: &Catalogue| -> Vec<u32> {
             let entries = catalogue.generations.iter();
             entries.filter(|(number, entry)| is_shadow(catalogue, **number, entry)).map(|(number, _)| *number).collect()

@@ -103,6 +103,7 @@ async fn what_cannot_be_compared_is_refused_at_once() {
         (json!({}), "name the person"),
         (json!({ "by": "ann", "queries": ["onion"] }), "for search"),
         (json!({ "by": "ann", "rules": { "difference": [{ "field": "f" }] } }), "rules: "),
+        (json!({ "by": "ann", "dry_run": true }), "dry_run"),
     ] {
         let (status, problem) = asked(&routes, "POST", verify, body).await;
         assert_eq!(status, 422, "{problem}");

@@ -62,3 +62,36 @@ async fn a_sku_a_region_and_an_hour_end_right_while_events_keep_coming() {
     fixture.level(&live).await;
     assert_eq!(fixture.wrong_rows(&live).await, Vec::<String>::new());
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sku_that_the_log_has_no_event_of_is_named() {
+    let fixture = Fixture::with_events(300).await;
+    let decoder = EventDecoder::new(fixture.registry());
+    let selected = async |selection: &Selection| {
+        let progress = Progress::default();
+        select::<StockProjection>(fixture.log(), &decoder, PARTITIONS, selection, &progress).await.unwrap()
+    };
+    let sku = |sku: &str| Sku::new(sku).unwrap();
+    let typed = Selection { skus: vec![sku("sku-3"), sku("sku-TYPO")], ..Selection::default() };
+    let found = selected(&typed).await;
+    assert_eq!(found.values().flatten().collect::<Vec<_>>(), ["sku-3"]);
+    assert_eq!(typed.not_in(&found), [sku("sku-TYPO")]);
+    let missing = typed.missing(&found).unwrap();
+    assert_eq!((missing.code, missing.sentence.contains("no event of sku-TYPO;")), ("unknown_sku", true));
+    let right = Selection { skus: vec![sku("sku-3")], ..Selection::default() };
+    assert_eq!(right.missing(&selected(&right).await), None);
+
+    // Before its first event.
+    let early = Selection { until: Some(1), ..right };
+    assert_eq!(early.missing(&selected(&early).await).unwrap().code, "nothing_selected");
+}
+
+#[test]
+fn a_time_that_ends_before_it_begins_is_refused() {
+    let of = |since, until| Selection { since, until, ..Selection::default() }.check();
+    for (since, until) in [(5, 5), (6, 5)] {
+        let refused = of(Some(since), Some(until)).unwrap_err().to_string();
+        assert!(refused.starts_with("setting since: "), "{refused}");
+    }
+    assert!(of(Some(5), Some(6)).is_ok() && of(Some(5), None).is_ok() && of(None, Some(5)).is_ok());
+}

@@ -31,10 +31,11 @@ pub enum ReplayAction {
     /// With --until it stands still there, for "what did we show at 14:05".
     ///
     /// With --into-live no generation is made: the keys that --sku, --region, --since and --until name are folded anew,
-    /// each from all of its events, and their rows in the generation that serves replaced, while events go on.
+    /// each from all of its events, and their rows in the generation that serves replaced, while events go on. Exit codes
+    /// then: 1 a key was left out, 3 a SKU has no event.
     #[command(after_help = "Examples:\n  \
         millrace replay start stock --as ann --reason 'rows tell when they changed' --plan stages.toml\n  \
-        millrace replay start stock --as ann --until 2026-11-20T14:05:00Z\n  \
+        millrace replay start stock --as ann --as-of --until 2026-11-20T14:05:00Z\n  \
         millrace replay start stock --as ann --from event-table --reason 'the topics keep a week'\n  \
         millrace replay start stock --as ann --into-live --sku ONION-1KG,LEEK-1KG")]
     Start(StartArgs),
@@ -84,7 +85,8 @@ pub enum ReplayAction {
     List(ListArgs),
     /// Show every decision, and whether the chain of them is whole
     ///
-    /// Each decision names the hash of the one before: what was changed afterwards is told, with exit code 3.
+    /// Each decision names the hash of the one before, and the catalogue must be what they lead to: what was changed
+    /// afterwards is told, with exit code 3.
     #[command(after_help = "Example: millrace replay history stock --against-log")]
     History(HistoryArgs),
     /// Run a fold and the upcasters of this program over the real log in memory, writing nothing
@@ -143,6 +145,9 @@ pub struct StartArgs {
     /// Stand still there: a time such as 2026-11-20T14:05:00Z, or a position token; with --into-live a time
     #[arg(long, value_name = "TIME|TOKEN", value_parser = replay::until_of)]
     pub until: Option<Until>,
+    /// What --until without --into-live does anyhow: a generation of the past, to be asked for by its number
+    #[arg(long, requires = "until", conflicts_with = "into_live")]
+    pub as_of: bool,
     /// Fold keys anew into the generation that serves
     #[arg(long, requires = "keys")]
     pub into_live: bool,
@@ -291,7 +296,7 @@ pub struct HistoryArgs {
     /// Only of this read model
     #[arg(value_enum)]
     pub projection: Option<ProjectionName>,
-    /// Compare with what platform.events says, too
+    /// Compare with what platform.events says, too: also of a catalogue that is gone
     #[arg(long)]
     pub against_log: bool,
     #[command(flatten)]

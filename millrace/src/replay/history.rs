@@ -17,6 +17,9 @@ use crate::output;
 use crate::stores;
 
 const PAGE: usize = 2_000;
+const HEADER: [&str; 7] = ["number", "at", "who", "action", "generation", "reason", "hash"];
+const OF_ANOTHER: &str = "the store that decided these was emptied or replaced, or, of search, is another machine's: each \
+                          directory of search has its own";
 
 pub async fn run(args: HistoryArgs) -> anyhow::Result<Exit> {
     let recorded = match args.against_log {
@@ -33,6 +36,7 @@ pub async fn run(args: HistoryArgs) -> anyhow::Result<Exit> {
                 "projection": replayed.name(),
                 "decisions": history.decisions,
                 "tampered": history.tampered,
+                "elsewhere": history.elsewhere,
             }));
         } else {
             print(replayed.name(), &history)?;
@@ -54,7 +58,7 @@ async fn history(replayed: &Replayed, recorded: Option<&[DecisionRecorded]>) -> 
         // A published decision is a command that was sent: its event may still be on its way.
         let arrived = recorded.iter().filter(|event| event.catalogue_id == catalogue.id);
         let arrived = arrived.filter_map(|event| u64::try_from(event.number).ok()).max().unwrap_or(0);
-        history.compare(&catalogue, recorded, published.min(arrived));
+        history.compare(replayed.name(), &catalogue, recorded, published.min(arrived));
     }
     Ok(history)
 }
@@ -88,20 +92,24 @@ fn print(name: &str, history: &History) -> anyhow::Result<()> {
         output::line(format!("{name}: nothing was decided yet"))?;
     } else {
         let mut table = Table::new();
-        table.set_header(["number", "at", "who", "action", "generation", "reason", "hash"]);
+        table.set_header(HEADER);
         for decision in &history.decisions {
-            let at = DateTime::from_timestamp_millis(decision.at).unwrap_or_default();
-            table.add_row([
-                decision.number.to_string(),
-                at.to_rfc3339_opts(SecondsFormat::Secs, true),
-                decision.who.clone(),
-                decision.action.clone(),
-                decision.generation.clone(),
-                decision.reason.clone(),
-                decision.hash.chars().take(12).collect(),
-            ]);
+            let (said, why) = ([&decision.who, &decision.action, &decision.generation], &decision.reason);
+            table.add_row(cells(decision.number, decision.at, said, why, &decision.hash));
         }
         output::line(table.to_string())?;
+    }
+    for other in &history.elsewhere {
+        output::line(format!("{name}: platform.events has decisions of another catalogue, {}:", other.catalogue_id))?;
+        let mut table = Table::new();
+        table.set_header(HEADER);
+        for decision in &other.decisions {
+            let number = u64::try_from(decision.number).unwrap_or_default();
+            let (said, why) = ([&decision.who, &decision.action, &decision.generation], &decision.reason);
+            table.add_row(cells(number, decision.at, said, why, &decision.hash));
+        }
+        output::line(table.to_string())?;
+        output::line(OF_ANOTHER)?;
     }
     for tampered in &history.tampered {
         output::line(format!("{name}: TAMPERED WITH: {tampered}"))?;
@@ -110,4 +118,13 @@ fn print(name: &str, history: &History) -> anyhow::Result<()> {
         output::line(format!("{name}: the chain of {} decisions is whole", history.decisions.len()))?;
     }
     Ok(())
+}
+
+/// `said` is who, what and on which generation.
+fn cells(number: u64, at: i64, said: [&String; 3], why: &str, hash: &str) -> Vec<String> {
+    let at = DateTime::from_timestamp_millis(at).unwrap_or_default();
+    let mut cells = vec![number.to_string(), at.to_rfc3339_opts(SecondsFormat::Secs, true)];
+    cells.extend(said.map(String::clone));
+    cells.extend([why.to_owned(), hash.chars().take(12).collect()]);
+    cells
 }

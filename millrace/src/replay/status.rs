@@ -23,8 +23,11 @@ struct Seen {
     view: GenerationView,
     /// Since the look before.
     events_per_second: Option<f64>,
-    /// Until it has caught up, at that pace.
+    /// Until it has caught up, at the pace at which it came nearer to the end of the log since the look before; `None`
+    /// where it came no nearer.
     eta_seconds: Option<f64>,
+    /// More events came since the look before than it has taken.
+    falls_behind: bool,
 }
 
 /// All that was looked for, at one look.
@@ -133,8 +136,10 @@ impl Seen {
     fn new(view: GenerationView, before: Option<&GenerationView>, seconds: f64) -> Self {
         let was = before.and_then(|before| before.progress.as_ref());
         let events_per_second = view.progress.as_ref().zip(was).map(|(is, was)| pace(is, was, seconds));
-        let eta_seconds = view.progress.as_ref().and_then(|progress| eta(progress.lag_events?, events_per_second?));
-        Self { view, events_per_second, eta_seconds }
+        let closing = view.progress.as_ref().zip(was).and_then(|(is, was)| closing(is, was, seconds));
+        let eta_seconds = view.progress.as_ref().and_then(|progress| eta(progress.lag_events?, closing?));
+        let falls_behind = closing.is_some_and(|closing| closing < 0.0);
+        Self { view, events_per_second, eta_seconds, falls_behind }
     }
 
     fn is_caught_up(&self) -> bool {
@@ -152,6 +157,7 @@ impl Seen {
             Some(eta) if eta >= 1.0 => {
                 format!(", {} to go", humantime::format_duration(Duration::from_secs(eta as u64)))
             }
+            None if self.falls_behind => ", more come than are taken".to_owned(),
             _ => String::new(),
         };
         let parked = match progress.parked_keys {
@@ -175,11 +181,17 @@ fn pace(is: &ProgressView, was: &ProgressView, seconds: f64) -> f64 {
     is.records.saturating_sub(was.records) as f64 / seconds.max(f64::EPSILON)
 }
 
-/// `None` where it does not move.
-fn eta(lag: u64, pace: f64) -> Option<f64> {
+/// Events a second by which it comes nearer to the end of the log, which moves away meanwhile.
+fn closing(is: &ProgressView, was: &ProgressView, seconds: f64) -> Option<f64> {
+    let (is, was) = (is.lag_events? as f64, was.lag_events? as f64);
+    Some((was - is) / seconds.max(f64::EPSILON))
+}
+
+/// `None` where it comes no nearer.
+fn eta(lag: u64, closing: f64) -> Option<f64> {
     match lag {
         0 => Some(0.0),
-        _ => (pace > 0.0).then(|| lag as f64 / pace),
+        _ => (closing > 0.0).then(|| lag as f64 / closing),
     }
 }
 
@@ -240,8 +252,10 @@ mod tests {
     fn pace_and_time_to_go_are_of_the_last_look() {
         let pace = pace(&progress(3_000, 500), &progress(1_000, 2_500), 2.0);
         assert_eq!(pace, 1_000.0);
-        assert_eq!(eta(500, pace), Some(0.5));
-        assert_eq!(eta(500, 0.0), None);
+        // 500 a second came meanwhile.
+        let closing = |was| closing(&progress(3_000, 500), &progress(1_000, was), 2.0);
+        assert_eq!(closing(1_500).and_then(|closing| eta(500, closing)), Some(1.0));
+        assert_eq!(closing(400).and_then(|closing| eta(500, closing)), None);
         assert_eq!(eta(0, 0.0), Some(0.0));
         // A store that was wiped goes back.
         assert_eq!(super::pace(&progress(10, 0), &progress(20, 0), 1.0), 0.0);

@@ -18,7 +18,7 @@ fn catalogue(watch: &Watch, version: u64, share: Share, mirror_percent: u8, sinc
     let mut catalogue = Catalogue::of_built(Some(&built(1)));
     catalogue.version = version;
     catalogue.generations.insert(2, GenerationEntry::fed(&built(2)));
-    catalogue.candidate = Some(Candidate { generation: 2, share, mirror_percent, excused_fields: Vec::new(), since });
+    catalogue.candidate = Some(Candidate { generation: 2, share, mirror_percent, meant: Vec::new(), since });
     watch.catalogue.store(Some(Arc::new(catalogue)));
 }
 

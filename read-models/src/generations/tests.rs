@@ -24,8 +24,7 @@ fn verdict(action: &'static str) -> Verdict {
 fn a_stage_takes_its_share_and_nothing_else() {
     let mut catalogue = catalogue();
     assert_eq!(catalogue.choose("stock", &asked("A", None)).unwrap(), 1);
-    let share =
-        |share| Some(Candidate { generation: 2, share, mirror_percent: 0, excused_fields: Vec::new(), since: 0 });
+    let share = |share| Some(Candidate { generation: 2, share, mirror_percent: 0, meant: Vec::new(), since: 0 });
 
     catalogue.candidate = share(Share::Percent(30));
     let taken = (0..10_000).filter(|sku| catalogue.choose("stock", &asked(&sku.to_string(), None)).unwrap() == 2);

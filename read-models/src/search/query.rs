@@ -7,7 +7,9 @@ use std::ops::Bound;
 
 use schemas::Sku;
 use tantivy::Term;
-use tantivy::query::{AllQuery, BooleanQuery, BoostQuery, ConstScoreQuery, Occur, Query, RangeQuery, TermQuery};
+use tantivy::query::{
+    AllQuery, BooleanQuery, BoostQuery, ConstScoreQuery, EmptyQuery, Occur, Query, RangeQuery, TermQuery,
+};
 use tantivy::schema::{Field, IndexRecordOption};
 
 use crate::error::ReadModelError;
@@ -105,10 +107,9 @@ fn page_of(cursor: &str, fingerprint: u64, first: &Page) -> Option<Page> {
 }
 
 fn query(fields: &Fields, request: &SearchRequest, words: &[String]) -> Result<Box<dyn Query>, ReadModelError> {
-    let mut clauses = word_clauses(words, &[(fields.name, NAME_BOOST), (fields.text, 1.0)]);
-    if clauses.is_empty() {
-        clauses.push((Occur::Must, Box::new(AllQuery)));
-    }
+    let matching =
+        all_of(words, &[(fields.name, NAME_BOOST), (fields.text, 1.0)]).unwrap_or_else(|| Box::new(AllQuery));
+    let mut clauses = vec![(Occur::Must, matching)];
     let mut filter = |occur, query| clauses.push((occur, Box::new(ConstScoreQuery::new(query, 0.0)) as Box<dyn Query>));
     if !request.brand.is_empty() {
         filter(Occur::Must, any_of(fields.brand, request.brand.iter().map(String::as_str)));
@@ -148,24 +149,30 @@ pub(super) fn name_begins(fields: &Fields, typed: &str) -> Option<Box<dyn Query>
 pub(super) fn name_has(fields: &Fields, typed: &str) -> Box<dyn Query> {
     let mut words = words_of(typed);
     words.truncate(MAX_WORDS);
-    Box::new(BooleanQuery::new(word_clauses(&words, &[(fields.name, 1.0)])))
+    all_of(&words, &[(fields.name, 1.0)]).unwrap_or_else(|| Box::new(EmptyQuery))
 }
 
-fn word_clauses(words: &[String], fields: &[(Field, f32)]) -> Vec<(Occur, Box<dyn Query>)> {
-    let mut clauses: Vec<(Occur, Box<dyn Query>)> = Vec::new();
-    for (index, word) in words.iter().enumerate() {
-        let mut places: Vec<(Occur, Box<dyn Query>)> = Vec::new();
-        for &(field, boost) in fields {
-            let whole = TermQuery::new(Term::from_field_text(field, word), IndexRecordOption::WithFreqs);
-            places.push((Occur::Should, Box::new(BoostQuery::new(Box::new(whole), boost))));
-            if index + 1 == words.len() {
-                let beginning = ConstScoreQuery::new(begins(field, word), boost * BEGINNING_BOOST);
-                places.push((Occur::Should, Box::new(beginning)));
-            }
+/// What has every word; `None` without words.
+///
+/// Each query has two parts at most: tantivy adds up the scores of several parts in an order that differs between
+/// segments, and so differ the last bits of their sum. The sum of two has one order.
+fn all_of(words: &[String], fields: &[(Field, f32)]) -> Option<Box<dyn Query>> {
+    let queries = words.iter().enumerate().map(|(index, word)| word_query(word, index + 1 == words.len(), fields));
+    queries.reduce(|before, word| Box::new(BooleanQuery::new(vec![(Occur::Must, before), (Occur::Must, word)])))
+}
+
+/// The last word may be a beginning.
+fn word_query(word: &str, is_last: bool, fields: &[(Field, f32)]) -> Box<dyn Query> {
+    let mut places: Vec<(Occur, Box<dyn Query>)> = Vec::new();
+    for &(field, boost) in fields {
+        let whole = TermQuery::new(Term::from_field_text(field, word), IndexRecordOption::WithFreqs);
+        places.push((Occur::Should, Box::new(BoostQuery::new(Box::new(whole), boost))));
+        if is_last {
+            let beginning = ConstScoreQuery::new(begins(field, word), boost * BEGINNING_BOOST);
+            places.push((Occur::Should, Box::new(beginning)));
         }
-        clauses.push((Occur::Must, Box::new(BooleanQuery::new(places))));
     }
-    clauses
+    Box::new(BooleanQuery::new(places))
 }
 
 fn begins(field: Field, beginning: &str) -> Box<dyn Query> {

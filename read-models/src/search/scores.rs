@@ -6,24 +6,18 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, OnceLock, PoisonError};
 
-use tantivy::collector::sort_key::NaturalComparator;
-use tantivy::collector::{SegmentSortKeyComputer, SortKeyComputer};
 use tantivy::query::Bm25StatisticsProvider;
 use tantivy::schema::{Field, IndexRecordOption};
-use tantivy::{DocSet, Score, Searcher, SegmentReader, TERMINATED, TantivyError, Term};
+use tantivy::{DocSet, Searcher, TERMINATED, TantivyError, Term};
 
 use crate::search::index::Fields;
-
-/// Bits of a score that count, a thousandth of it. Those behind them depend on the order in which the parts of a score are added, which
-/// differs between segments.
-const SETTLED: u32 = !0 << 13;
 
 /// What was counted in one state of the index.
 #[derive(Default)]
 pub(super) struct Counts {
     name_words: OnceLock<u64>,
     text_words: OnceLock<u64>,
-    /// Documents by word. Words that no document has are cheap to look up again, so these are at most those of the index.
+    /// Documents by word, for words that the index has: others are cheap to look up again, and without end.
     documents: Mutex<HashMap<Term, u64>>,
 }
 
@@ -33,9 +27,6 @@ pub(super) struct Present<'v> {
     pub(super) fields: &'v Fields,
     pub(super) counts: &'v Counts,
 }
-
-/// The best first; scores that differ only in how they were added up are the same.
-pub(super) struct BySettledScore;
 
 // === impl Present ===
 
@@ -74,7 +65,11 @@ impl Present<'_> {
 
 impl Bm25StatisticsProvider for Present<'_> {
     fn total_num_tokens(&self, field: Field) -> Result<u64, TantivyError> {
-        let known = if field == self.fields.name { &self.counts.name_words } else { &self.counts.text_words };
+        let known = match field {
+            name if name == self.fields.name => &self.counts.name_words,
+            text if text == self.fields.text => &self.counts.text_words,
+            _ => return self.count_words(field),
+        };
         match known.get() {
             Some(words) => Ok(*words),
             None => {
@@ -94,40 +89,9 @@ impl Bm25StatisticsProvider for Present<'_> {
             return Ok(*documents);
         }
         let documents = self.count_documents(term)?;
-        if documents > 0 {
+        if self.searcher.doc_freq(term)? > 0 {
             known().insert(term.clone(), documents);
         }
         Ok(documents)
-    }
-}
-
-// === impl BySettledScore ===
-
-impl SortKeyComputer for BySettledScore {
-    type SortKey = Score;
-    type Child = Self;
-    type Comparator = NaturalComparator;
-
-    fn requires_scoring(&self) -> bool {
-        true
-    }
-
-    fn segment_sort_key_computer(&self, _: &SegmentReader) -> Result<Self, TantivyError> {
-        Ok(Self)
-    }
-}
-
-impl SegmentSortKeyComputer for BySettledScore {
-    type SortKey = Score;
-    type SegmentSortKey = Score;
-    type SegmentComparator = NaturalComparator;
-
-    fn segment_sort_key(&mut self, _: u32, score: Score) -> Score {
-        // To the nearest, so that sums on either side of a whole number are one.
-        Score::from_bits((score.to_bits() + (1 << 12)) & SETTLED)
-    }
-
-    fn convert_segment_sort_key(&self, score: Score) -> Score {
-        score
     }
 }

@@ -7,7 +7,7 @@ use tantivy::aggregation::agg_req::{Aggregation, AggregationVariants, Aggregatio
 use tantivy::aggregation::agg_result::{AggregationResult, AggregationResults, BucketResult};
 use tantivy::aggregation::bucket::TermsAggregation;
 use tantivy::aggregation::{AggContextParams, AggregationCollector, Key};
-use tantivy::collector::sort_key::SortByString;
+use tantivy::collector::sort_key::{SortBySimilarityScore, SortByString};
 use tantivy::collector::{Count, TopDocs};
 use tantivy::query::Query;
 use tantivy::schema::Value;
@@ -16,7 +16,7 @@ use tantivy::{DocAddress, Order, Searcher, TantivyDocument, TantivyError};
 use crate::error::ReadModelError;
 use crate::search::index::{Commit, Fields, Shown};
 use crate::search::query::{self, Page, Plan};
-use crate::search::scores::{BySettledScore, Counts, Present};
+use crate::search::scores::{Counts, Present};
 use crate::search::{FacetCount, NAME, SearchAnswer, SearchFacets, SearchHit, SearchRequest};
 
 /// Values of one facet.
@@ -78,8 +78,8 @@ impl View {
             Page::After(_) => addresses(self.searcher.search(&query, &TopDocs::with_limit(limit).order_by(by_sku()))?),
             Page::Offset(offset) => {
                 let present = Present { searcher: &self.searcher, fields: &self.fields, counts: &self.counts };
-                let best =
-                    TopDocs::with_limit(limit).and_offset(offset).order_by(((BySettledScore, Order::Desc), by_sku()));
+                let order = ((SortBySimilarityScore, Order::Desc), by_sku());
+                let best = TopDocs::with_limit(limit).and_offset(offset).order_by(order);
                 addresses(self.searcher.search_with_statistics_provider(&query, &best, &present)?)
             }
         })
@@ -124,7 +124,8 @@ impl View {
         };
         let of_any = SearchRequest::default();
         for query in [beginning, query::name_has(&self.fields, typed)] {
-            let order = (SortByString::for_field("name_key"), Order::Asc);
+            let order =
+                ((SortByString::for_field("name_key"), Order::Asc), (SortByString::for_field("sku"), Order::Asc));
             let top = TopDocs::with_limit(limit.saturating_mul(NAMESAKES)).order_by(order);
             for address in addresses(self.searcher.search(&query as &dyn Query, &top)?) {
                 if names.len() == limit {
@@ -143,8 +144,13 @@ impl View {
 
 fn facets() -> Aggregations {
     let counted = |field: &str| {
-        let terms =
-            TermsAggregation { field: field.to_owned(), size: Some(FACET_VALUES), ..TermsAggregation::default() };
+        let terms = TermsAggregation {
+            field: field.to_owned(),
+            size: Some(FACET_VALUES),
+            // A segment that keeps some of its values only gives counts that are too low.
+            segment_size: Some(u32::MAX),
+            ..TermsAggregation::default()
+        };
         let agg = AggregationVariants::Terms(terms);
         (field.to_owned(), Aggregation { agg, sub_aggregation: Aggregations::default() })
     };

@@ -207,7 +207,7 @@ async fn a_stage_is_answered_by_key_and_a_number_by_itself() {
             generation: 2,
             share: Share::Percent(40),
             mirror_percent: 0,
-            excused_fields: Vec::new(),
+            meant: Vec::new(),
             since: 0,
         });
     })

@@ -120,7 +120,7 @@ pub async fn a_switch_is_seen_at_once_and_no_request_mixes(store: &Fixture) {
 
 pub async fn a_stage_answers_from_the_candidate_whom_it_is_for(store: &Fixture) {
     two(store).await;
-    let candidate = |share| Candidate { generation: 2, share, mirror_percent: 0, excused_fields: Vec::new(), since: 0 };
+    let candidate = |share| Candidate { generation: 2, share, mirror_percent: 0, meant: Vec::new(), since: 0 };
     let region = |name: &str| ReadChoice { region: Some(RegionId::new(name).unwrap()), ..ReadChoice::default() };
     let reading = store.another().await;
     let generation =

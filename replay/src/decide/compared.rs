@@ -41,7 +41,7 @@ pub(crate) fn note_parity(
     }
     record.approvals.clear();
     record.parity = Some(evidence.clone());
-    record.excused_fields = rules.excused_fields();
+    record.meant = rules.meant();
     let is_clean = evidence.is_clean();
     let done = format!(
         "{name}@{number} was compared with {name}@{} over {} keys: {}",

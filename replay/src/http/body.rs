@@ -12,28 +12,28 @@ use crate::plan::Plan;
 use crate::rules::Rules;
 use crate::target::until_of;
 
-/// Who decides, and why.
 #[derive(Debug, Deserialize, ToSchema)]
-pub(super) struct ByBody {
-    /// The name that ownership.toml knows.
+#[serde(deny_unknown_fields)]
+pub(super) struct DecideBody {
+    /// Who decides: a name that ownership.toml knows.
     #[serde(default)]
     by: String,
+    /// Why.
     #[serde(default)]
     reason: String,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
-pub(super) struct DecideBody {
-    #[serde(flatten)]
-    pub(super) by: ByBody,
-}
-
-#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct StartBody {
     /// `stock` or `search`.
     pub(super) read_model: String,
-    #[serde(flatten)]
-    pub(super) by: ByBody,
+    /// Who decides: a name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    /// Why.
+    #[serde(default)]
+    reason: String,
     /// Version of the fold; the newest of this program unless said.
     #[serde(default)]
     fold: Option<u32>,
@@ -53,18 +53,28 @@ pub(super) struct StartBody {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ApproveBody {
-    #[serde(flatten)]
-    pub(super) by: ByBody,
+    /// Who decides: a name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    /// Why.
+    #[serde(default)]
+    reason: String,
     /// Only if the newest comparison is this one: its `report_sha256`, or the first 8 digits or more of it.
     #[serde(default)]
     pub(super) report: Option<String>,
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct VerifyBody {
-    #[serde(flatten)]
-    by: ByBody,
+    /// Who decides: a name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    /// Why.
+    #[serde(default)]
+    reason: String,
     /// The file of rules, as JSON: `{"difference": [{"projection": "stock", "field": …}]}`; no difference is meant
     /// unless said.
     #[serde(default)]
@@ -86,9 +96,14 @@ pub(super) struct Comparing {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct CutoverBody {
-    #[serde(flatten)]
-    pub(super) by: ByBody,
+    /// Who decides: a name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    /// Why.
+    #[serde(default)]
+    reason: String,
     /// The next one unless said.
     #[serde(default)]
     pub(super) stage: Option<String>,
@@ -98,21 +113,31 @@ pub(super) struct CutoverBody {
 }
 
 #[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RetireBody {
-    #[serde(flatten)]
-    pub(super) by: ByBody,
+    /// Who decides: a name that ownership.toml knows.
+    #[serde(default)]
+    by: String,
+    /// Why.
+    #[serde(default)]
+    reason: String,
     /// An approver who lets it go before the rollback window is over.
     #[serde(default)]
     pub(super) early: Option<String>,
 }
 
-// === impl ByBody ===
-
-impl ByBody {
-    pub(super) fn at(&self, now: fn() -> i64) -> Result<By, Problem> {
-        By::new(&self.by, &self.reason, now()).map_err(|error| Problem::unprocessable(error.to_string()))
-    }
+/// Gives a body its `by`: serde cannot refuse unknown fields where the two are a struct of their own.
+macro_rules! says_who {
+    ($($body:ident),*) => {$(
+        impl $body {
+            pub(super) fn by(&self, now: fn() -> i64) -> Result<By, Problem> {
+                By::new(&self.by, &self.reason, now()).map_err(|error| Problem::unprocessable(error.to_string()))
+            }
+        }
+    )*};
 }
+
+says_who!(DecideBody, StartBody, ApproveBody, VerifyBody, CutoverBody, RetireBody);
 
 // === impl VerifyBody ===
 
@@ -129,7 +154,7 @@ impl VerifyBody {
         if !self.queries.is_empty() && name != "search" {
             return Err(Problem::unprocessable(format!("queries: these are for search; {name} answers none")));
         }
-        let by = if self.dry { None } else { Some(self.by.at(now)?) };
+        let by = if self.dry { None } else { Some(self.by(now)?) };
         Ok(Comparing { rules, queries: self.queries.clone(), by })
     }
 }

@@ -331,6 +331,43 @@ async fn an_approver_may_let_the_old_generation_go_early() {
 }
 
 #[tokio::test]
+async fn a_way_back_of_two_steps_stays_open_too() {
+    let given = given();
+    given.serves(2).await;
+    given.start("", HOUR).await;
+    given.let_through(3, HOUR).await;
+    done(Ok(given.cutover(3, HOUR).await));
+    let retire = async |number, at| codes(&given.operations.retire(number, None, &by("eve", at)).await.unwrap());
+    assert_eq!(retire(1, 2 * HOUR).await, ["rollback_window"]);
+    assert_eq!(retire(1, 24 * HOUR).await, [""; 0]);
+    assert_eq!(retire(2, 24 * HOUR).await, ["rollback_window"]);
+}
+
+#[tokio::test]
+async fn a_past_that_would_be_empty_is_not_begun() {
+    let given = given();
+    let until = |token: &str| StartRequest { until: Some(Until::Position(token.parse().unwrap())), ..request("") };
+    for nothing in ["pricing-0-1.5", "-"] {
+        let refused = given.operations.start(&until(nothing), &by("eve", 0)).await.unwrap();
+        assert_eq!(codes(&refused), ["until_nothing"], "{nothing}");
+    }
+    let partly = done(given.operations.start(&until("inventory-1-3.9"), &by("eve", 0)).await);
+    assert!(partly.done.contains("partitions that the token does not name stay empty"), "{}", partly.done);
+}
+
+#[tokio::test]
+async fn of_several_replays_one_must_be_named() {
+    let given = given();
+    given.start("", 0).await;
+    let both = given.start("", 1).await;
+    let commands: Vec<&str> = both.next.iter().map(|step| step.command.as_str()).collect();
+    assert!(commands.contains(&"verify stock@2") && commands.contains(&"verify stock@3"), "{commands:?}");
+    let stock: crate::Target = "stock".parse().unwrap();
+    let unnamed = stock.resolve(&given.catalogue().await).unwrap_err().to_string();
+    assert!(unnamed.contains("stock@3"), "{unnamed}");
+}
+
+#[tokio::test]
 async fn only_what_never_served_is_aborted() {
     let given = given();
     given.serves(2).await;

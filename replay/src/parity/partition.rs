@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, TopicPartition};
 use projectors::contained;
+use read_models::generations::meant::Kind;
 use read_models::{Checkpoint, PartitionRef};
 
 use super::tail::{Tail, TailEvent};
@@ -19,7 +20,7 @@ use super::{Progress, Sides};
 use crate::error::ReplayError;
 use crate::fields::{self, Fields};
 use crate::report::{DifferenceKind, KeyDifference, PartitionParity};
-use crate::rules::{Kind, Rules};
+use crate::rules::Rules;
 use crate::sides::Compared;
 
 const PAGE: usize = 1_000;
@@ -159,13 +160,13 @@ impl<P: Compared> Compare<'_, P> {
     fn digests(&self, found: &Fields, side: Side) -> (u64, u64) {
         let digest = fields::digest(found);
         let mut reduced = found.clone();
-        for rule in self.rules.iter().filter(|rule| rule.regions.is_empty()) {
+        for rule in self.rules.iter().filter(|rule| rule.meant.regions.is_empty()) {
             let is_meant = matches!(
-                (rule.kind, side),
+                (rule.meant.kind, side),
                 (Kind::Any, _) | (Kind::New, Side::Candidate) | (Kind::Removed, Side::Live)
             );
             if is_meant {
-                reduced.remove(&rule.field);
+                reduced.remove(&rule.meant.field);
             }
         }
         (digest, fields::digest(&reduced))

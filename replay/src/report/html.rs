@@ -114,8 +114,8 @@ fn rules(page: &mut String, report: &ParityReport) {
     }
     page.push_str("<h2>Rules for meant differences</h2><table><tr><th>field<th>kind<th>why</tr>\n");
     for rule in &report.rules {
-        let (field, reason) = (escaped(&rule.field), escaped(&rule.reason));
-        let _ = writeln!(page, "<tr><td>{field}<td>{}<td>{reason}</tr>", rule.kind);
+        let (field, reach, reason) = (escaped(&rule.field), escaped(&rule.reach()), escaped(&rule.reason));
+        let _ = writeln!(page, "<tr><td>{field}<td>{reach}<td>{reason}</tr>");
     }
     page.push_str("</table>\n");
 }

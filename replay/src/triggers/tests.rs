@@ -10,7 +10,7 @@ use crate::record::CutOver;
 
 fn in_stage(index: usize) -> Watched {
     let bounds = Plan::parse("stages.toml", STAGES).unwrap().triggers;
-    Watched { generation: 2, bounds, stage: Some(EnteredStage { index, at: 0, version: 7, forced: false }) }
+    Watched { generation: 2, bounds, stage: Some(EnteredStage { index, at: 0, version: 7, forced: false }), instead: 1 }
 }
 
 fn figures(requests: u64, errors: u64, differing: u64, p99_ms: f64) -> ReadFigures {
@@ -45,6 +45,11 @@ fn each_bound_is_passed_by_what_it_measures() {
     let mut late = level();
     late.generations.insert(2, ObservedGeneration { lag_events: Some(5_001), is_live: true });
     assert_eq!(bounds(&watched, &late), ["max_lag_events"]);
+    let unknown = ObservedGeneration { lag_events: None, is_live: true };
+    late.generations.insert(2, unknown);
+    assert_eq!(bounds(&watched, &late), ["max_lag_events"], "nobody feeds it");
+    late.generations.insert(1, unknown);
+    assert_eq!(bounds(&watched, &late), NOTHING, "of none is it known while the log is away");
     let of_stage = |lately| mirrored(7, minute(lately));
     assert_eq!(bounds(&watched, &of_stage(figures(100, 5, 0, 1.0))), NOTHING);
     assert_eq!(bounds(&watched, &of_stage(figures(100, 6, 0, 1.0))), ["max_error_rate"]);
@@ -97,9 +102,8 @@ fn what_serves_is_watched_within_its_window_also_while_the_next_one_comes() {
         watched.iter().map(|watched| (watched.generation, watched.stage.is_some())).collect()
     };
     assert_eq!(generations(&catalogue, HOUR), [(2, false)]);
-    let excused_fields = Vec::new();
-    catalogue.candidate =
-        Some(Candidate { generation: 3, share: Share::None, mirror_percent: 100, excused_fields, since: 7 });
+    let meant = Vec::new();
+    catalogue.candidate = Some(Candidate { generation: 3, share: Share::None, mirror_percent: 100, meant, since: 7 });
     assert_eq!(generations(&catalogue, HOUR), [(2, false), (3, true)]);
     assert_eq!(generations(&catalogue, 24 * HOUR), [(3, true)], "the window is over");
 }

@@ -38,8 +38,8 @@ pub struct Scenario {
     pub clock: bool,
     /// The read model that is replayed: readers and commands come at a steady rate, and are looked at more closely.
     pub replayed: Option<&'static str>,
-    /// Which part of the rate of a replay is given: one of so many.
-    pub slowed: u64,
+    /// What `--rate` is divided by where a read model is replayed.
+    pub rate_divisor: u64,
     pub inject: Inject,
 }
 
@@ -71,7 +71,7 @@ impl Scenario {
             disk: None,
             clock: false,
             replayed: None,
-            slowed: 1,
+            rate_divisor: 1,
             inject,
         }
     }
@@ -117,9 +117,9 @@ impl Scenario {
         self.within(900)
     }
 
-    /// Where so much stands still that what comes at the whole rate is never caught up with on a slow machine.
-    pub const fn slowed(mut self, one_of: u64) -> Self {
-        self.slowed = one_of;
+    /// Where so much stands still that a slow machine would never catch up with commands at the whole rate.
+    pub const fn rate_divisor(mut self, divisor: u64) -> Self {
+        self.rate_divisor = divisor;
         self
     }
 

@@ -154,7 +154,7 @@ async fn attempt(
         skus: settings.skus,
         events: settings.events,
         rate: match scenario.replayed {
-            Some(_) => (settings.rate / scenario.slowed).max(1),
+            Some(_) => (settings.rate / scenario.rate_divisor).max(1),
             None => (settings.events / settings.seconds.max(1)).max(50),
         },
         duplicates: scenario.duplicates,

@@ -12,6 +12,7 @@
 mod reading;
 
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
@@ -53,10 +54,18 @@ struct Intake {
     now: fn() -> i64,
     /// Next offset of each partition that is ours.
     next: HashMap<TopicPartition, u64>,
+    /// The last record that was taken of each partition: another one in its place tells of another topic.
+    last: HashMap<TopicPartition, LastTaken>,
     /// Those of them that are paused.
     waiting: BTreeMap<TopicPartition, Waiting>,
     health: ComponentHealth,
     settings: TopicIntakeSettings,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct LastTaken {
+    offset: u64,
+    hash: u64,
 }
 
 /// A partition whose next record must wait, and all behind it.
@@ -100,6 +109,7 @@ pub async fn run_topic_intake(
         reader: Arc::new(Reader::new(registry, now)),
         now,
         next: HashMap::new(),
+        last: HashMap::new(),
         waiting: BTreeMap::new(),
         health: health.clone(),
         settings,
@@ -242,7 +252,7 @@ impl Intake {
             if self.start_one(subscription, &at).await? {
                 continue;
             }
-            self.set_back(&at).await?;
+            self.set_back(&at, false).await?;
             if !self.start_one(subscription, &at).await? {
                 let problem = "it goes on losing records".to_owned();
                 return Err(EventLogError::Unavailable { address: at.to_string(), problem }.into());
@@ -257,6 +267,9 @@ impl Intake {
         subscription: &mut dyn Subscription,
         at: &TopicPartition,
     ) -> Result<bool, HandlerError> {
+        if self.is_another(at).await? {
+            self.set_back(at, true).await?;
+        }
         let stored = self.stored(at).await?;
         let offset = match stored {
             Some(stored) => stored,
@@ -280,15 +293,32 @@ impl Intake {
         Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
     }
 
+    /// Whether the topic was made anew and has grown past the stored offset meanwhile: the record before it is not the one
+    /// that was taken there. Nobody knows what was taken before this process started.
+    async fn is_another(&mut self, at: &TopicPartition) -> Result<bool, HandlerError> {
+        let Some(last) = self.last.get(at).copied() else { return Ok(false) };
+        if self.stored(at).await? != Some(last.offset + 1) {
+            return Ok(false);
+        }
+        match self.log.read(at, last.offset, 1).await {
+            Ok(records) => {
+                Ok(records.first().is_some_and(|found| found.offset != last.offset || hash(found) != last.hash))
+            }
+            Err(EventLogError::OffsetOutOfRange { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
     /// Sets the stored offset to where the rest of the topic begins, which does not have it: retention was faster than the
     /// intake, or the topic lost its records or was made anew. Then records may come that were taken before; they are known
     /// by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the event store:
-    /// once the topic has grown past the stored offset, nothing would tell that it is another one.
-    async fn set_back(&mut self, at: &TopicPartition) -> Result<(), HandlerError> {
+    /// once the topic has grown past the stored offset, a process that is started then could not tell that it is another one.
+    async fn set_back(&mut self, at: &TopicPartition, is_another: bool) -> Result<(), HandlerError> {
         let (Some(stored), ends) = (self.stored(at).await?, self.ends(at).await?) else { return Ok(()) };
-        if ends.holds(stored) {
+        if ends.holds(stored) && !is_another {
             return Ok(());
         }
+        self.last.remove(at);
         let is_expired = stored < ends.first;
         let to = if is_expired { ends.first } else { self.behind_the_old(at, ends).await? };
         let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: to };
@@ -379,6 +409,9 @@ impl Intake {
                 Err(error) => return Err(error),
             }
             self.next.insert(at.clone(), next);
+            if let Some(last) = records.iter().rev().find(|record| record.offset < next) {
+                self.last.insert(at.clone(), LastTaken { offset: last.offset, hash: hash(last) });
+            }
             // Only lag tools read it.
             if let Err(error) = subscription.commit(&at, next).await {
                 tracing::debug!(%at, %error, "offset not published");
@@ -436,6 +469,12 @@ impl Intake {
         self.tell();
         Ok(())
     }
+}
+
+fn hash(record: &Record) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    (&record.key, &record.headers, &record.value, record.timestamp).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What comes of the next partition that is tried again.

@@ -22,6 +22,11 @@ pub enum EventStoreError {
     /// A cursor stands on a row that was read, and rows are not deleted.
     #[error("the event table ends at {end}, before {cursor}: rows were removed from it")]
     TableEndsBefore { end: StorePosition, cursor: StorePosition },
+    /// Rows that come back belong behind its last row, and another came there.
+    #[error(
+        "the event table went on from {behind} to {end} meanwhile; stop all writers, then restore again: nothing was changed"
+    )]
+    TableWentOn { behind: StorePosition, end: StorePosition },
     #[error("stored row is damaged: {what}: {problem}")]
     Damaged { what: String, problem: String },
     #[error("setting {key}: {problem}")]

@@ -224,6 +224,8 @@ pub struct RelayLease {
 #[derive(Debug, Clone, Default)]
 pub struct RestoredRows {
     pub events: Vec<StoredEvent>,
+    /// Place of the table's last row when the rows were looked for: with a row behind it, nothing is restored.
+    pub behind: Option<StorePosition>,
     pub claims: Vec<Claim>,
     pub timers: Vec<TimerChange>,
     pub outcomes: Vec<RestoredOutcome>,

@@ -19,6 +19,11 @@ pub enum RelayError {
         "{at} was published up to sequence {published} and ends at {found}: the log lost records or was made anew; stop the relay, then `millrace relay reconcile` has them published again"
     )]
     LogLost { at: TopicPartition, published: u64, found: u64 },
+    /// The same, where events came behind it before it was noticed.
+    #[error(
+        "{at} was published up to sequence {published} and begins with {first}, though retention removed nothing: the log lost records or was made anew; stop the relay, then `millrace relay reconcile` has them published again"
+    )]
+    LogBeginsLate { at: TopicPartition, published: u64, first: u64 },
     /// The same, noticed while leading.
     #[error(
         "{at} reached offset {seen} and now ends at {found}: the log lost records or was made anew; stop the relay, then `millrace relay reconcile` has them published again"
@@ -58,6 +63,7 @@ impl RelayError {
             RelayError::Log(error) => error.is_transient(),
             RelayError::VersionsOutOfOrder { .. }
             | RelayError::LogLost { .. }
+            | RelayError::LogBeginsLate { .. }
             | RelayError::LogShrank { .. }
             | RelayError::StoreDiffers { .. }
             | RelayError::AnotherLeads

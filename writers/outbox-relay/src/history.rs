@@ -52,6 +52,8 @@ struct Tail {
     highest: u64,
     /// Whether older records were removed from it.
     is_cut: bool,
+    /// Sequence of its first event, where none was removed and events were published to it.
+    first: Option<u64>,
     /// By sequence, the saved one and those above.
     events: BTreeMap<u64, (Uuid, StorePosition)>,
 }
@@ -83,6 +85,7 @@ pub(crate) async fn check_history(
         .await?;
     for tail in &tails {
         tail.check_not_behind()?;
+        tail.check_begins()?;
         tail.check_ends(store).await?;
     }
     check_ahead(store, topology, cursor, tails).await?;
@@ -242,7 +245,7 @@ impl Tail {
         saved: u64,
         at_least: u64,
     ) -> Result<Self, RelayError> {
-        let mut tail = Self { at, saved, highest: 0, is_cut: ends.first > 0, events: BTreeMap::new() };
+        let mut tail = Self { at, saved, highest: 0, is_cut: ends.first > 0, first: None, events: BTreeMap::new() };
         let mut end = ends.next;
         let mut size = at_least.max(PAGE as u64);
         let mut has_passed = false;
@@ -256,6 +259,11 @@ impl Tail {
             has_passed |= tail.read_page(log, start, end).await?;
             end = start;
             size = (size * 4).min(MOST_BACK);
+        }
+        if !tail.is_cut && saved > 0 {
+            let records = log.read(&tail.at, 0, PAGE).await?;
+            let mut events = records.iter().filter_map(|record| EventEnvelope::from_headers(&record.headers).ok());
+            tail.first = events.next().map(|envelope| envelope.sequence);
         }
         Ok(tail)
     }
@@ -296,6 +304,17 @@ impl Tail {
             return Ok(());
         }
         Err(RelayError::LogLost { at: self.at.clone(), published: self.saved, found: self.highest })
+    }
+
+    /// A topic that was made anew between two batches of a relay that ended before it looked again has the newest events,
+    /// and none of those before.
+    fn check_begins(&self) -> Result<(), RelayError> {
+        match self.first {
+            Some(first) if first > 1 => {
+                Err(RelayError::LogBeginsLate { at: self.at.clone(), published: self.saved, first })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The events of the saved sequence and of the newest one.

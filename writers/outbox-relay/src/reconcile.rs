@@ -76,7 +76,8 @@ pub async fn reconcile(
         let rows = restore::rows(registry, &compared.table, &compared.log).await?;
         restored = rows.len() as u64;
         let rows = restore::with_events(store, also(rows).map_err(|problem| RelayError::NotRead { problem })?).await?;
-        store.restore(&rows).await?;
+        // Reading the topics took its time: what a writer appended meanwhile stands where the rows belong.
+        store.restore(&RestoredRows { behind: Some(compared.table.end), ..rows }).await?;
         compared = compare(store, log, topology, &lease.cursor, options, &mut progress).await?;
     }
     let Compared { mut report, cursor, .. } = compared;

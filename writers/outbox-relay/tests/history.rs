@@ -158,6 +158,32 @@ async fn a_log_that_lost_records_halts_the_relay_and_gets_them_again() {
     }
 }
 
+/// Fault 21, where a relay published to the new topic and ended before it looked.
+#[tokio::test]
+async fn a_topic_that_begins_in_the_middle_halts_the_relay_though_it_ends_where_it_should() {
+    let files = Files::new();
+    files.relay(1..=2, 40).await;
+    let all = files.relay(3..=5, 100).await;
+    files.remove("log.db");
+    let log = files.log();
+    log.ensure_topics(&topic_specs(TOPOLOGY)).await.unwrap();
+    let sequences = ids(&all);
+    let newest = |record: &Record| {
+        let envelope = EventEnvelope::from_headers(&record.headers).unwrap();
+        let (partition, sequence) = sequences[&envelope.id];
+        sequence + 3 > sequences.values().filter(|(of, _)| *of == partition).map(|(_, last)| *last).max().unwrap()
+    };
+    log.publish(all.iter().filter(|record| newest(record)).map(again).collect()).await.unwrap();
+    drop(log);
+
+    let why = files.halts().await;
+    assert!(why.contains("was made anew") && why.contains("millrace relay reconcile"), "{why}");
+    let repaired = files.reconcile(REPAIR).await.unwrap();
+    assert!(repaired.repaired && !repaired.is_open(), "{repaired:?}");
+    let after = files.relay(6..=6, 120).await;
+    assert_eq!(ids(&after).len(), 120);
+}
+
 #[tokio::test]
 async fn a_halted_relay_goes_on_by_itself_once_it_may() {
     let files = Files::new();

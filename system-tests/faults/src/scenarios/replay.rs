@@ -34,11 +34,16 @@ pub fn scenarios() -> Vec<Scenario> {
         of("replay-wrong-files", "the same, one process on files", wrong).replayed("stock").on(On::Files),
         of("replay-killed", "projector, Redis, broker and the command killed while stock is replayed", stock_killed)
             .replayed("stock")
-            .slowed(2),
-        of("replay-killed-search", "the same while search is replayed", search_killed).replayed("search").slowed(2),
+            .rate_divisor(2)
+            .within(1_500),
+        of("replay-killed-search", "the same while search is replayed", search_killed)
+            .replayed("search")
+            .rate_divisor(2)
+            .within(1_500),
         of("replay-killed-files", "the same while stock is replayed, one process on files", stock_killed)
             .replayed("stock")
-            .slowed(2)
+            .rate_divisor(2)
+            .within(1_500)
             .on(On::Files),
     ]
 }

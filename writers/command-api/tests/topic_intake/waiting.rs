@@ -48,9 +48,10 @@ impl SchemaRegistry for FarRegistry {
 
 type Said = Result<Signal, EventLogError>;
 
-/// A log whose group says more than a file's does, and whose topics may have another partition count.
+/// A log whose group says more than a file's does, whose topics may have another partition count, and that may be another
+/// one all at once.
 struct GroupLog {
-    inner: Arc<dyn EventLog>,
+    inner: Arc<Mutex<Arc<dyn EventLog>>>,
     is_repartitioned: Arc<watch::Sender<bool>>,
     subscriptions: Arc<AtomicUsize>,
     said: Arc<Mutex<mpsc::UnboundedReceiver<Said>>>,
@@ -61,35 +62,41 @@ struct GroupSubscription {
     said: Arc<Mutex<mpsc::UnboundedReceiver<Said>>>,
 }
 
+impl GroupLog {
+    fn inner(&self) -> Arc<dyn EventLog> {
+        self.inner.lock().unwrap().clone()
+    }
+}
+
 #[async_trait]
 impl EventLog for GroupLog {
     async fn ensure_topics(&self, topics: &[TopicSpec]) -> Result<(), EventLogError> {
         if *self.is_repartitioned.borrow() {
             return Err(EventLogError::PartitionCount { topic: COMMANDS.to_owned(), found: 2, wanted: 1 });
         }
-        self.inner.ensure_topics(topics).await
+        self.inner().ensure_topics(topics).await
     }
 
     async fn subscribe(&self, group: &str, topics: &[&str]) -> Result<Box<dyn Subscription>, EventLogError> {
         self.subscriptions.fetch_add(1, Ordering::SeqCst);
-        let inner = self.inner.subscribe(group, topics).await?;
+        let inner = self.inner().subscribe(group, topics).await?;
         Ok(Box::new(GroupSubscription { inner, said: self.said.clone() }))
     }
 
     async fn publish(&self, records: Vec<NewRecord>) -> Result<(), EventLogError> {
-        self.inner.publish(records).await
+        self.inner().publish(records).await
     }
 
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError> {
-        self.inner.ends(topic).await
+        self.inner().ends(topic).await
     }
 
     async fn read(&self, at: &TopicPartition, from: u64, limit: usize) -> Result<Vec<Record>, EventLogError> {
-        self.inner.read(at, from, limit).await
+        self.inner().read(at, from, limit).await
     }
 
     async fn ping(&self) -> Result<(), EventLogError> {
-        self.inner.ping().await
+        self.inner().ping().await
     }
 }
 
@@ -129,6 +136,7 @@ struct Far {
     is_repartitioned: Arc<watch::Sender<bool>>,
     subscriptions: Arc<AtomicUsize>,
     say: mpsc::UnboundedSender<Said>,
+    log: Arc<Mutex<Arc<dyn EventLog>>>,
 }
 
 impl Far {
@@ -138,14 +146,15 @@ impl Far {
         let registry = Arc::new(FarRegistry { inner: EmbeddedRegistry::default(), answers: answers.clone() });
         let (say, said) = mpsc::unbounded_channel();
         let (is_repartitioned, subscriptions) = (Arc::new(watch::Sender::new(false)), Arc::new(AtomicUsize::new(0)));
+        let inner = Arc::new(Mutex::new(fixture.log.clone()));
         let log = GroupLog {
-            inner: fixture.log.clone(),
+            inner: inner.clone(),
             is_repartitioned: is_repartitioned.clone(),
             subscriptions: subscriptions.clone(),
             said: Arc::new(Mutex::new(said)),
         };
         let fixture = Fixture { log: Arc::new(log), registry, ..fixture };
-        Self { fixture, health: Health::default(), answers, is_repartitioned, subscriptions, say }
+        Self { fixture, health: Health::default(), answers, is_repartitioned, subscriptions, say, log: inner }
     }
 
     fn run(&self) -> Running {
@@ -198,6 +207,29 @@ async fn a_record_that_must_wait_holds_up_its_partition_alone() {
     assert_eq!(far.told().await, [1, 2, 3, 4]);
     assert_eq!(far.subscriptions.load(Ordering::SeqCst), 1);
     running.stop().await;
+}
+
+/// Fault 21, for commands: nothing but its records tells that it is another topic.
+#[tokio::test]
+async fn a_topic_that_was_made_anew_and_has_grown_past_what_was_taken_is_taken_from_its_beginning() {
+    let far = Far::new(Answers::Rightly).await;
+    far.fixture.publish((1..=5).map(|id| receive(id, 7)).collect()).await;
+    let running = far.run();
+    far.fixture.taken(5).await;
+    let away = || Err(EventLogError::Unavailable { address: "log".to_owned(), problem: "restarts".to_owned() });
+    far.say.send(away()).unwrap();
+    // The same topic goes on where it was.
+    far.fixture.publish(vec![receive(6, 7)]).await;
+    far.fixture.taken(6).await;
+    assert_eq!(far.fixture.effects().await, 6);
+
+    let other = Fixture::new().await;
+    *far.log.lock().unwrap() = other.log.clone();
+    far.fixture.publish((101..=110).map(|id| receive(id, 7)).collect()).await;
+    far.say.send(away()).unwrap();
+    far.fixture.taken(10).await;
+    running.stop().await;
+    assert_eq!(far.fixture.effects().await, 16);
 }
 
 #[tokio::test]

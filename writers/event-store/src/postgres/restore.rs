@@ -10,6 +10,7 @@ use super::append::{CommandRows, TimerRows};
 use super::event_rows::storable;
 use super::failure::Failure;
 use super::pool::{Session, within};
+use super::rows::position;
 use crate::error::EventStoreError;
 use crate::outcome_row::outcome_text;
 use crate::store::{AppendBatch, Claim, RestoredOutcome, RestoredRows, StoredEvent};
@@ -63,6 +64,15 @@ fn portions(missing: u64) -> impl Iterator<Item = u64> {
 
 async fn restore_in_transaction(session: &Session, rows: &RestoredRows) -> Result<(), Failure> {
     let statements = &session.statements;
+    if let Some(behind) = rows.behind {
+        // Whoever appends now waits, and finds the restored versions taken; whoever has appended is seen.
+        run(session, "LOCK TABLE events IN EXCLUSIVE MODE").await?;
+        let row = within(async { Ok(session.client().query_opt(&statements.table_end, &[]).await?) }).await?;
+        let end = row.map(|row| position(&row, 0, 1)).transpose()?.unwrap_or_default();
+        if end > behind {
+            return Err(EventStoreError::TableWentOn { behind, end }.into());
+        }
+    }
     for events in rows.events.chunks(ROWS_AT_ONCE) {
         restore_events(session, events).await?;
     }

@@ -131,7 +131,7 @@ fn epoch_and_position(reader: &Transaction<'_>) -> rusqlite::Result<(u64, u64)> 
         .query_row([], |row| Ok((row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64)))
 }
 
-fn table_end(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
+pub(super) fn table_end(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
     reader.query_row("SELECT coalesce(max(position), 0) FROM events", [], |row| Ok(row.get::<_, i64>(0)? as u64))
 }
 

@@ -1,13 +1,22 @@
 //! Rows that come back from the log, at the places that they had.
 
 use rusqlite::{Transaction, params};
+use schemas::StorePosition;
 
 use super::append::{change_timer, conflict};
 use super::file::Abort;
+use super::relay::table_end;
+use crate::error::EventStoreError;
 use crate::outcome_row::outcome_text;
 use crate::store::RestoredRows;
 
 pub(super) fn restore(transaction: &Transaction<'_>, rows: &RestoredRows) -> Result<(), Abort> {
+    if let Some(behind) = rows.behind {
+        let end = StorePosition { xid: 0, position: table_end(transaction)? };
+        if end > behind {
+            return Err(Abort::Refused(EventStoreError::TableWentOn { behind, end }));
+        }
+    }
     // A place or a version that is taken inserts no row.
     let mut insert = transaction.prepare_cached(
         "INSERT OR IGNORE INTO events (position, stream, version, id, topic, key, schema, schema_version, body, time,

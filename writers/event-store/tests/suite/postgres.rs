@@ -398,6 +398,7 @@ pub async fn many_lost_rows_come_back_in_one_transaction_of_many_statements(fixt
         claims: (0..LOST).map(region).collect(),
         timers: (0..LOST).map(|number| TimerChange::Set(timer(number))).collect(),
         outcomes: outcomes.collect(),
+        behind: None,
     };
     store.restore(&rows).await.unwrap();
 

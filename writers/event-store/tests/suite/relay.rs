@@ -203,7 +203,11 @@ pub async fn lost_rows_come_back_at_their_places(fixture: &Fixture) {
     let all = committed_when(&*store, 5).await;
 
     let lost = RestoredRows { events: all[2..].to_vec(), ..RestoredRows::default() };
-    restored.restore(&lost).await.unwrap();
+    // Looked for before the second row came.
+    let late = restored.restore(&RestoredRows { behind: Some(kept[0].position), ..lost.clone() }).await;
+    assert!(matches!(late, Err(EventStoreError::TableWentOn { .. })), "{late:?}");
+    assert_eq!(committed_when(&*restored, 2).await, kept);
+    restored.restore(&RestoredRows { behind: Some(kept[1].position), ..lost.clone() }).await.unwrap();
     let found = committed_when(&*restored, 5).await;
     assert_eq!(found[..2], kept);
     let of_adapter = |event: &StoredEvent| (event.stream.clone(), event.version, event.id, event.position.position);
