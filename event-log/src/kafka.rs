@@ -119,7 +119,9 @@ impl KafkaEventLog {
                     // The event's own time is in its envelope. By the broker's time, retention counts from when a
                     // record was published, also when old events are published again, and no clock of ours that
                     // runs ahead can get a record refused.
-                    .set("message.timestamp.type", "LogAppendTime");
+                    .set("message.timestamp.type", "LogAppendTime")
+                    // Each record is one of many of its key: a cluster that compacts by default would keep the last.
+                    .set("cleanup.policy", "delete");
                 if let Some(min_insync) = &min_insync {
                     topic = topic.set("min.insync.replicas", min_insync);
                 }

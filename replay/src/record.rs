@@ -164,6 +164,12 @@ pub fn current_replays(catalogue: &Catalogue) -> Vec<u32> {
     newer.filter(|(_, entry)| may_serve(entry)).map(|(number, _)| *number).collect()
 }
 
+/// Whether a rollback left a generation, and nothing was entered since.
+pub(crate) fn was_taken_back(catalogue: &Catalogue, number: u32) -> bool {
+    let record = catalogue.generations.get(&number).and_then(|entry| ReplayRecord::of(entry).ok().flatten());
+    record.is_some_and(|record| record.taken_back)
+}
+
 /// The cutovers that a rollback, or several, would take back to `number`: of each fed generation that took over from it.
 pub fn ways_back_to(catalogue: &Catalogue, number: u32) -> Result<Vec<(CutOver, ReplayRecord)>, ReplayError> {
     let mut ways = Vec::new();

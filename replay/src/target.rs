@@ -8,7 +8,7 @@ use read_models::generations::{Catalogue, Until};
 use schemas::PositionToken;
 
 use crate::error::ReplayError;
-use crate::record::current_replays;
+use crate::record::{current_replays, was_taken_back};
 
 /// A read model, and a generation of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,13 +38,19 @@ pub fn until_of(text: &str) -> Result<Until, String> {
 // === impl Target ===
 
 impl Target {
-    /// The generation that is meant.
+    /// The generation that is meant. One that was rolled back is meant without a number only where it is the only one.
     pub fn resolve(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
-        match (self.number, &current_replays(catalogue)[..]) {
-            (Some(number), _) => Ok(number),
-            (None, [number]) => Ok(*number),
-            (None, []) => Err(ReplayError::NoReplay { name: self.name }),
-            (None, [newest, ..]) => Err(ReplayError::SeveralReplays { name: self.name, newest: *newest }),
+        if let Some(number) = self.number {
+            return Ok(number);
+        }
+        let replays = current_replays(catalogue);
+        let is_on_its_way = |number: &&u32| !was_taken_back(catalogue, **number);
+        let on_their_way: Vec<&u32> = replays.iter().filter(is_on_its_way).collect();
+        match (&replays[..], &on_their_way[..]) {
+            ([], _) => Err(ReplayError::NoReplay { name: self.name }),
+            ([number], _) => Ok(*number),
+            (_, [number]) => Ok(**number),
+            ([newest, ..], _) => Err(ReplayError::SeveralReplays { name: self.name, newest: *newest }),
         }
     }
 

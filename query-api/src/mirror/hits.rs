@@ -38,7 +38,8 @@ impl Compared {
             let (was, is) = (of(before, &hit.sku), of(after, &hit.sku));
             if was.into_iter().chain(is).any(|live| agree(live, hit, meant)) {
                 self.agreed.insert(hit.sku.clone());
-            } else if is_between && was.is_some() && was == is {
+            } else if is_between && was == is && was.is_some_and(|was| !was.parked && !hit.parked) {
+                // A redrive moves no position, and each generation makes its own: of a parked SKU nothing is certain.
                 *self.differed.entry(hit.sku.clone()).or_default() += 1;
             }
         }

@@ -103,6 +103,12 @@ impl Derived {
     fn roll_back(&mut self, number: u32, evidence: &Value) {
         let answers = evidence["answers"].as_str().and_then(number_of);
         let is_of_parity = evidence["because"][0]["bound"] == "parity";
+        if self.candidate.is_none() {
+            // It took back what was the candidate, too, and which one that was is not known.
+            for generation in self.generations.values_mut() {
+                (generation.parity, generation.approvals) = (None, None);
+            }
+        }
         let candidate = self.candidate.take().flatten().map(|(candidate, _)| candidate);
         for left in [Some(number), candidate].into_iter().flatten() {
             let generation = self.generations.entry(left).or_default();

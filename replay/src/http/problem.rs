@@ -81,6 +81,7 @@ impl From<ReplayError> for Problem {
             ReplayError::NoReplay { .. } | ReplayError::NotThere { .. } => {
                 (StatusCode::NOT_FOUND, "Unknown generation")
             }
+            ReplayError::SeveralReplays { .. } | ReplayError::NothingBefore { .. } => (StatusCode::CONFLICT, "Refused"),
             ReplayError::Setting { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "Request cannot be taken"),
             ReplayError::Contended { .. } => (StatusCode::SERVICE_UNAVAILABLE, "Busy"),
             ReplayError::Damaged { .. } => (StatusCode::INTERNAL_SERVER_ERROR, "Replay is damaged"),

@@ -365,6 +365,12 @@ async fn of_several_replays_one_must_be_named() {
     let stock: crate::Target = "stock".parse().unwrap();
     let unnamed = stock.resolve(&given.catalogue().await).unwrap_err().to_string();
     assert!(unnamed.contains("stock@3"), "{unnamed}");
+
+    // One that was rolled back is on its way no more.
+    given.let_through(2, 2).await;
+    done(Ok(given.cutover(2, 2).await));
+    done(given.operations.rollback(Some(2), &by("ann", 3)).await);
+    assert_eq!(stock.resolve(&given.catalogue().await).unwrap(), 3);
 }
 
 #[tokio::test]

@@ -301,11 +301,13 @@ impl Intake {
             return Ok(false);
         }
         match self.log.read(at, last.offset, 1).await {
+            // Where compaction took it, the next one is found.
             Ok(records) => {
-                Ok(records.first().is_some_and(|found| found.offset != last.offset || hash(found) != last.hash))
+                Ok(records.first().is_some_and(|found| found.offset == last.offset && hash(found) != last.hash))
             }
-            Err(EventLogError::OffsetOutOfRange { .. }) => Ok(false),
-            Err(error) => Err(error.into()),
+            Err(error) if error.is_transient() => Err(error.into()),
+            // Nobody needs that record any more.
+            Err(_) => Ok(false),
         }
     }
 

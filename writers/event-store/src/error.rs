@@ -24,7 +24,7 @@ pub enum EventStoreError {
     TableEndsBefore { end: StorePosition, cursor: StorePosition },
     /// Rows that come back belong behind its last row, and another came there.
     #[error(
-        "the event table went on from {behind} to {end} meanwhile; stop all writers, then restore again: nothing was changed"
+        "the event table went on from {behind} to {end} meanwhile; stop all writers, end transactions that are open for long, then restore again: nothing was changed"
     )]
     TableWentOn { behind: StorePosition, end: StorePosition },
     #[error("stored row is damaged: {what}: {problem}")]

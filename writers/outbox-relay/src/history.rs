@@ -85,7 +85,7 @@ pub(crate) async fn check_history(
         .await?;
     for tail in &tails {
         tail.check_not_behind()?;
-        tail.check_begins()?;
+        tail.check_begins(log).await?;
         tail.check_ends(store).await?;
     }
     check_ahead(store, topology, cursor, tails).await?;
@@ -139,25 +139,39 @@ pub(crate) async fn watch_log(log: &dyn EventLog, seen: &SeenEnds) -> RelayError
 /// Whether a sequence is missing from a partition for those who read it from its beginning: what stands behind a gap counts
 /// once what is missing has come, as it does for consumers. Reads all of it.
 pub(crate) async fn has_gap(log: &dyn EventLog, at: &TopicPartition) -> Result<bool, RelayError> {
-    let ends = log.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition);
-    let Some(ends) = ends else { return Ok(true) };
-    // What retention removed is not missing.
-    let mut whole_to = (ends.first == 0).then_some(0);
-    let mut highest = 0;
-    let mut next = ends.first;
-    while next < ends.next {
-        let records = log.read(at, next, PAGE).await?;
-        let Some(last) = records.last() else { break };
-        next = last.offset + 1;
-        for record in &records {
-            let Ok(EventEnvelope { sequence, .. }) = EventEnvelope::from_headers(&record.headers) else { continue };
-            highest = highest.max(sequence);
-            if whole_to.is_none_or(|whole_to| sequence == whole_to + 1) {
-                whole_to = Some(sequence);
+    let Some(held) = Held::walk(log, at).await? else { return Ok(true) };
+    Ok(held.highest > held.whole_to)
+}
+
+/// What a partition holds, whatever stands between.
+struct Held {
+    /// Every sequence up to here is there in its order, with those before it; what retention removed is not missing.
+    whole_to: u64,
+    highest: u64,
+}
+
+impl Held {
+    /// `None` where the partition is not there.
+    async fn walk(log: &dyn EventLog, at: &TopicPartition) -> Result<Option<Self>, RelayError> {
+        let ends = log.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition);
+        let Some(ends) = ends else { return Ok(None) };
+        let mut whole_to = (ends.first == 0).then_some(0);
+        let mut highest = 0;
+        let mut next = ends.first;
+        while next < ends.next {
+            let records = log.read(at, next, PAGE).await?;
+            let Some(last) = records.last() else { break };
+            next = last.offset + 1;
+            for record in &records {
+                let Ok(EventEnvelope { sequence, .. }) = EventEnvelope::from_headers(&record.headers) else { continue };
+                highest = highest.max(sequence);
+                if whole_to.is_none_or(|whole_to| sequence == whole_to + 1) {
+                    whole_to = Some(sequence);
+                }
             }
         }
+        Ok(Some(Self { whole_to: whole_to.unwrap_or(0), highest }))
     }
-    Ok(highest > whole_to.unwrap_or(0))
 }
 
 // === impl SeenEnds ===
@@ -307,13 +321,12 @@ impl Tail {
     }
 
     /// A topic that was made anew between two batches of a relay that ended before it looked again has the newest events,
-    /// and none of those before.
-    fn check_begins(&self) -> Result<(), RelayError> {
-        match self.first {
-            Some(first) if first > 1 => {
-                Err(RelayError::LogBeginsLate { at: self.at.clone(), published: self.saved, first })
-            }
-            _ => Ok(()),
+    /// and none of those before. Once they were published again they stand behind: then nothing is missing.
+    async fn check_begins(&self, log: &dyn EventLog) -> Result<(), RelayError> {
+        let Some(first) = self.first.filter(|first| *first > 1) else { return Ok(()) };
+        match Held::walk(log, &self.at).await? {
+            Some(held) if held.whole_to >= self.saved => Ok(()),
+            _ => Err(RelayError::LogBeginsLate { at: self.at.clone(), published: self.saved, first }),
         }
     }
 

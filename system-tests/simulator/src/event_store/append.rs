@@ -302,6 +302,12 @@ fn change_timer(tables: &mut Tables, change: &TimerChange) {
 
 /// Rows that were in the table before come back to their places.
 pub(super) fn restore(tables: &mut Tables, rows: &RestoredRows) -> Result<(), EventStoreError> {
+    if let Some(behind) = rows.behind {
+        let end = tables.rows.values().map(|row| row.position).max().unwrap_or_default();
+        if end > behind {
+            return Err(EventStoreError::TableWentOn { behind, end });
+        }
+    }
     let is_taken = |row: &&StoredEvent| {
         let is_there = |places: &std::collections::BTreeMap<u64, StorePosition>| places.contains_key(&row.version);
         tables.rows.contains_key(&row.position) || tables.streams.get(&row.stream).is_some_and(is_there)
