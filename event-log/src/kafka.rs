@@ -289,6 +289,30 @@ mod tests {
     }
 
     #[tokio::test(flavor = "multi_thread")]
+    async fn a_subscription_goes_on_after_a_moment_without_any_broker() {
+        let cluster = MockCluster::new(1).unwrap();
+        cluster.create_topic("events", 1, 1).unwrap();
+        let log = connect(&cluster.bootstrap_servers());
+        let mut subscription = log.subscribe("group", &["events"]).await.unwrap();
+        let assigned = subscription.next().await.unwrap();
+        let Signal::Assigned(partitions) = assigned else { panic!("{assigned:?}") };
+        subscription.start(&partitions[0], 0).await.unwrap();
+        cluster.broker_down(1).unwrap();
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        cluster.broker_up(1).unwrap();
+        let record = NewRecord {
+            at: partitions[0].clone(),
+            key: Vec::new(),
+            headers: crate::Headers::default(),
+            value: b"here".to_vec(),
+            timestamp: 1,
+        };
+        log.publish(vec![record]).await.unwrap();
+        let read = async { while !matches!(subscription.next().await.unwrap(), Signal::Records(_)) {} };
+        tokio::time::timeout(Duration::from_secs(60), read).await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
     async fn a_subscription_hears_that_no_broker_is_left() {
         let cluster = MockCluster::new(2).unwrap();
         cluster.create_topic("events", 1, 1).unwrap();

@@ -45,6 +45,8 @@ const HANDOVER_WITHIN: Duration = Duration::from_secs(5);
 /// How often the reader's progress is committed. A commit for every write would queue up before the heartbeats on the
 /// coordinator's connection, until the group takes this member for dead.
 const COMMIT_EVERY: Duration = Duration::from_secs(1);
+/// How long a broker may take to answer when all of them are said to be away.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// How long `close` waits for the group to be left.
 const CLOSE_WITHIN: Duration = Duration::from_secs(5);
 
@@ -301,12 +303,21 @@ impl Poller {
             (_, Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)) => {
                 tracing::warn!(group = self.group, problem = log.last_problem(), "a Kafka broker does not answer");
             }
+            // Said also when the first address is refused before librdkafka has noted the second, and by each blink.
+            (_, Some(RDKafkaErrorCode::AllBrokersDown)) if self.some_broker_answers() => {
+                tracing::warn!(group = self.group, problem = log.last_problem(), "a Kafka broker did not answer");
+            }
             // Topics were looked up before: a broker that does not know one yet, or no longer, may be catching up.
             (_, Some(RDKafkaErrorCode::UnknownTopicOrPartition | RDKafkaErrorCode::UnknownTopic)) => {
                 self.inbox.report(log.unavailable(error));
             }
             _ => self.inbox.report(log.classify(error, &format!("group {}", self.group))),
         }
+    }
+
+    /// Nothing is polled meanwhile: without brokers nothing would come.
+    fn some_broker_answers(&self) -> bool {
+        self.consumer.fetch_metadata(None, ANSWER_WITHIN).is_ok()
     }
 
     /// Some partition's next offset is not in the log any more, or not yet again. librdkafka has stopped fetching it

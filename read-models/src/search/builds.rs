@@ -39,7 +39,7 @@ use resilience::{Guard, guard};
 use crate::error::ReadModelError;
 use crate::search::NAME;
 use crate::search::read_model::ROWS_FILE;
-use crate::search::removal::GENERATIONS;
+use crate::search::removal::{GENERATIONS, gone};
 pub(super) use file_id::FileId;
 
 pub(super) const POINTER: &str = "CURRENT";
@@ -127,7 +127,7 @@ impl Builds {
         let next = number + 1;
         std::fs::create_dir_all(self.dir.join(BUILDS)).map_err(|error| self.failed(&error))?;
         match std::fs::create_dir(self.path(next)) {
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(self.failed(&error)),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(self.failed_or_retired(&error)),
             // Somebody who began it in the same moment has its lock, or leaves it to us.
             _ => self.hold_build(next),
         }
@@ -138,7 +138,7 @@ impl Builds {
         let path = self.path(number);
         std::fs::create_dir_all(&path).map_err(|error| self.failed(&error))?;
         let open = |name: &str| File::options().create(true).truncate(false).write(true).open(path.join(name));
-        let lock = open(LOCK).map_err(|error| self.failed(&error))?;
+        let lock = open(LOCK).map_err(|error| self.failed_or_retired(&error))?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) if !guard::holds(Guard::SearchLock) => {}
@@ -215,6 +215,11 @@ impl Builds {
         File::open(&self.dir)?.sync_all()
     }
 
+    /// A file that is missed may have been taken by whoever removes a retired generation.
+    fn failed_or_retired(&self, error: &std::io::Error) -> ReadModelError {
+        if self.is_retired() { self.retired() } else { self.failed(error) }
+    }
+
     pub(super) fn failed(&self, error: &std::io::Error) -> ReadModelError {
         let (name, problem) = (NAME.to_owned(), error.to_string());
         match error.kind() {
@@ -246,7 +251,10 @@ impl HeldBuild {
         self.check_there()?;
         match self.builds.current() {
             Some(current) if current >= self.number => return Ok(()),
-            _ => self.builds.point_to(self.number).map_err(|error| self.builds.failed(&error))?,
+            _ => {
+                self.notice_retirement()?;
+                self.builds.point_to(self.number).map_err(|error| self.builds.failed_or_retired(&error))?;
+            }
         }
         tracing::info!(build = self.number, "search build is read from now on");
         Ok(())
@@ -270,7 +278,7 @@ impl HeldBuild {
         if self.builds.current() != Some(self.number) || self.standing.look() {
             return Ok(());
         }
-        std::fs::remove_file(self.builds.dir.join(POINTER)).map_err(|error| self.builds.failed(&error))
+        gone(std::fs::remove_file(self.builds.dir.join(POINTER))).map_err(|error| self.builds.failed(&error))
     }
 
     pub(super) fn builds(&self) -> &Builds {
@@ -295,6 +303,14 @@ impl HeldBuild {
 
     pub(super) fn is_deleted(&self) -> bool {
         self.standing.is_deleted.load(Ordering::Relaxed)
+    }
+
+    /// The last beat may not have seen it yet, and whoever removes the generation has just taken the pointer.
+    fn notice_retirement(&self) -> Result<(), ReadModelError> {
+        if self.builds.is_retired() {
+            self.standing.is_replaced.store(true, Ordering::Relaxed);
+        }
+        self.check()
     }
 
     /// Removes the builds before this one that nobody reads or writes.
@@ -349,5 +365,39 @@ impl Watch {
         self.looks = if self.seen.as_ref() == Some(&seen) { self.looks + 1 } else { 0 };
         self.seen = Some(seen);
         Ok((newest, self.looks))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
+
+    use super::*;
+
+    #[test]
+    fn readers_are_not_sent_to_a_build_that_was_retired_since_the_last_beat() {
+        for generation in [1, 2] {
+            let folder = tempfile::tempdir().unwrap();
+            let builds = Builds::of_generation(folder.path(), generation);
+            let held = builds.hold().unwrap();
+            held.point_to_it().unwrap();
+            builds.retire().unwrap();
+            assert!(builds.remove_some().unwrap(), "a build that is held");
+            let sent = held.point_to_it();
+            assert!(matches!(sent, Err(ReadModelError::Retired { .. })), "{sent:?}");
+            assert!(matches!(held.check(), Err(ReadModelError::Retired { .. })), "the writer goes on");
+            assert_eq!(builds.current(), None);
+        }
+    }
+
+    /// The pointer is drafted, then put in place: the draft may be taken in between.
+    #[test]
+    fn a_pointer_that_is_taken_while_it_is_made_is_no_failure_of_a_retired_generation() {
+        let folder = tempfile::tempdir().unwrap();
+        let builds = Builds::of_generation(folder.path(), 1);
+        let missed = std::io::Error::from(ErrorKind::NotFound);
+        assert!(matches!(builds.failed_or_retired(&missed), ReadModelError::Permanent { .. }));
+        builds.retire().unwrap();
+        assert!(matches!(builds.failed_or_retired(&missed), ReadModelError::Retired { .. }));
     }
 }

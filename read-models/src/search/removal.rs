@@ -100,7 +100,11 @@ impl Builds {
         let numbers = self.numbers()?;
         for number in &numbers {
             if let Some(_free) = self.unheld(*number) {
-                gone(std::fs::remove_dir_all(self.path(*number))).map_err(|error| self.failed(&error))?;
+                match gone(std::fs::remove_dir_all(self.path(*number))) {
+                    // A reader that is still there may open its rows meanwhile, and SQLite makes files beside them.
+                    Err(error) if error.kind() == ErrorKind::DirectoryNotEmpty => return Ok(true),
+                    removed => removed.map_err(|error| self.failed(&error))?,
+                }
                 tracing::info!(
                     generation = self.generation,
                     build = number,
@@ -139,7 +143,8 @@ impl Builds {
     }
 }
 
-fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
+/// What is not there need not be removed.
+pub(super) fn gone(removed: std::io::Result<()>) -> std::io::Result<()> {
     match removed {
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         removed => removed,
