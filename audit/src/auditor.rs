@@ -20,13 +20,13 @@ use crate::report::{Difference, Findings, IndexReport, Kind, Place, ReadModelRep
 use crate::rows::{Comparison, OracleOf};
 use crate::since::Since;
 use crate::topics::{SchemaIds, Sources, TopicSide};
-use crate::walk::{TableWalk, table};
+use crate::walk::TableWalk;
 
 /// How an audit goes about it.
 #[derive(Debug, Clone, Copy)]
 pub struct AuditSettings {
-    /// Share of the time that it works, from 0.001 to 1: what it costs at most of one core of its own, and about that of
-    /// the servers it asks.
+    /// Share of the time that it works, from 0.001 to 1: what it costs at most of one core of its own, and about that
+    /// of the servers it asks.
     pub share: f64,
     /// Where the walk begins, if not at the beginning.
     pub since: Option<Since>,
@@ -43,6 +43,14 @@ pub struct Auditor {
     most_later: usize,
     progress: Arc<Progress>,
     state: Option<State>,
+}
+
+/// How many of the read models' partitions a round compares.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    All,
+    /// So many, each in its turn.
+    Turn(usize),
 }
 
 /// A partition of a read model as it was held against the walk.
@@ -97,7 +105,7 @@ impl Auditor {
     /// Everything, from the beginning.
     pub async fn audit_once(&mut self) -> Result<Report, AuditError> {
         self.state = None;
-        self.round(usize::MAX).await
+        self.compare(Extent::All).await
     }
 
     /// Forgets what was learned: the next round reads everything again.
@@ -107,6 +115,10 @@ impl Auditor {
 
     /// What is new in the table and on the topics, and `partitions` of the read models' partitions, each in its turn.
     pub async fn round(&mut self, partitions: usize) -> Result<Report, AuditError> {
+        self.compare(Extent::Turn(partitions)).await
+    }
+
+    async fn compare(&mut self, extent: Extent) -> Result<Report, AuditError> {
         let pace = Pace::of(self.settings.share);
         // The cursor goes before the ends: what it says is published lies before them.
         let relay = self.sources.store.relay_cursor().await?;
@@ -123,12 +135,15 @@ impl Auditor {
         let mut state = match kept {
             Some(state) => state,
             None => {
-                // Who compares once has the memory for it, and no second round.
-                let most_later = if partitions == usize::MAX { usize::MAX } else { self.most_later };
+                let most_later = match extent {
+                    // Who compares once has the memory for it, and no second round.
+                    Extent::All => usize::MAX,
+                    Extent::Turn(_) => self.most_later,
+                };
                 self.begin(&relay, pace, most_later).await?
             }
         };
-        let done = self.round_of(&mut state, &relay, partitions, pace).await;
+        let done = self.round_of(&mut state, &relay, extent, pace).await;
         // What was learned up to an error is as true as before.
         let events = state.walk.events;
         let report = done.map(|()| self.report(&state, &relay, events));
@@ -172,7 +187,7 @@ impl Auditor {
         &self,
         state: &mut State,
         relay: &RelayCursor,
-        partitions: usize,
+        extent: Extent,
         pace: Pace,
     ) -> Result<(), AuditError> {
         let (sources, progress) = (&self.sources, self.progress.as_ref());
@@ -181,10 +196,9 @@ impl Auditor {
         sources.models.fold_to_checkpoints(&mut state.walk).await?;
         let walk = &mut state.walk;
         walk.relay_is_at(relay.position);
-        if !sources.walk_to(walk, relay.position, pace, progress).await? && walk.findings.total() == 0 {
-            let detail =
-                format!("the event table ends at {}, before the relay's cursor at {}", walk.position(), relay.position);
-            walk.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), detail));
+        if !sources.walk_to(walk, relay.position, pace, progress).await? {
+            let (end, relayed) = (walk.position(), relay.position);
+            walk.note_end(format!("the event table ends at {end}, before the relay's cursor at {relayed}"));
         }
         for (at, ends) in &ends {
             let side = state.topics.entry(at.clone()).or_default();
@@ -199,9 +213,9 @@ impl Auditor {
                 break;
             }
         }
-        self.compare_read_models(state, partitions, pace).await?;
+        self.compare_read_models(state, extent, pace).await?;
         // It reads the whole index.
-        if partitions == usize::MAX || state.rounds.is_multiple_of(INDEX_EVERY) {
+        if extent == Extent::All || state.rounds.is_multiple_of(INDEX_EVERY) {
             state.index = self.check_index().await?;
         }
         state.rounds += 1;
@@ -234,7 +248,7 @@ impl Auditor {
         Ok(all)
     }
 
-    async fn compare_read_models(&self, state: &mut State, partitions: usize, pace: Pace) -> Result<(), AuditError> {
+    async fn compare_read_models(&self, state: &mut State, extent: Extent, pace: Pace) -> Result<(), AuditError> {
         let count = state.walk.topology().partitions;
         let of = |place: Place, contexts: &'static [Context]| {
             contexts.iter().flat_map(move |context| {
@@ -245,7 +259,8 @@ impl Auditor {
         let mut all: Vec<(Place, PartitionRef)> = Vec::new();
         all.extend(of(Place::Stock, StockProjection::CONTEXTS).filter(|_| stock.is_some()));
         all.extend(of(Place::Search, SearchProjection::CONTEXTS).filter(|_| search.is_some()));
-        for step in 0..partitions.min(all.len()) {
+        let steps = extent.partitions_of(all.len());
+        for step in 0..steps {
             let (place, at) = all[(state.turn + step) % all.len()];
             let walk = &mut state.walk;
             let compared = match (place, stock, search) {
@@ -261,7 +276,7 @@ impl Auditor {
             let known = state.read_models.remove(&(place, at));
             state.read_models.insert((place, at), with_known(compared, known));
         }
-        state.turn = state.turn.wrapping_add(partitions.min(all.len())) % all.len().max(1);
+        state.turn = state.turn.wrapping_add(steps) % all.len().max(1);
         Ok(())
     }
 
@@ -344,6 +359,17 @@ impl Auditor {
             index: state.index.as_ref().map(|(report, _)| report.clone()),
             counts,
             differences,
+        }
+    }
+}
+
+// === impl Extent ===
+
+impl Extent {
+    fn partitions_of(self, all: usize) -> usize {
+        match self {
+            Extent::All => all,
+            Extent::Turn(most) => most.min(all),
         }
     }
 }

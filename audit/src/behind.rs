@@ -2,8 +2,8 @@
 //!
 //! What lies behind a checkpoint waits event by event until the read model comes to it. A read model that stays away, a
 //! halted partition or a rebuild of millions of events would let the process grow that takes commands. So only so many
-//! wait in a partition; one that is further behind is given up. The walk goes on for all others, and once what was given
-//! up is near again everything is walked anew, so that it is compared again.
+//! wait in a partition; one that is further behind is given up. The walk goes on for all others, and once what was
+//! given up is near again everything is walked anew, so that it is compared again.
 
 use std::sync::Arc;
 

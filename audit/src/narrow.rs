@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use event_log::TopicPartition;
 use event_store::Topology;
-use schemas::{StorePosition, partition_of};
+use schemas::StorePosition;
 use uuid::Uuid;
 
 use crate::digest::Face;
@@ -29,8 +29,8 @@ struct Found {
     face: Face,
 }
 
-/// `first` is the sequence of the block's first row in the table; what is below `from` is expired. `is_shifted` when the
-/// table lost or gained rows, so that sequences of later ones moved.
+/// `first` is the sequence of the block's first row in the table; what is below `from` is expired. `is_shifted` when
+/// the table lost or gained rows, so that sequences of later ones moved.
 #[expect(clippy::too_many_arguments, reason = "two sides of one block, and where each begins")]
 pub(crate) async fn narrow(
     sources: &Sources,
@@ -71,7 +71,7 @@ async fn rows(
         let Some(last) = page.last() else { break };
         position = last.position;
         for event in page.iter().filter(|event| event.topic == at.topic && event.position <= block.last) {
-            if partition_of(event.key.as_bytes(), topology.partitions) == at.partition {
+            if topology.partition_of(&event.key) == at.partition {
                 wanted.insert(sequence, Face::of_row(event, sequence));
                 sequence += 1;
             }

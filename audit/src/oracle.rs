@@ -1,4 +1,5 @@
-//! What the event table says that a read model holds: version and digest of each row, at the checkpoint of its partition.
+//! What the event table says that a read model holds: version and digest of each row, at the checkpoint of its
+//! partition.
 //!
 //! Folded from the table itself by the projector's own fold. An event carries the result of its change, so its row
 //! follows from the event and its version alone: a key costs a digest of 16 bytes here, not a row.
@@ -242,7 +243,7 @@ impl Audited for StockProjection {
     }
 
     fn stream(key: &StockKey) -> StreamId {
-        StreamId::from_stored(format!("stock-{}@{}", key.sku, key.warehouse))
+        StreamId::stock(&key.sku, &key.warehouse)
     }
 
     fn version(row: &StockRow) -> u64 {
@@ -272,11 +273,11 @@ impl Audited for SearchProjection {
     }
 
     fn stream(key: &SearchKey) -> StreamId {
-        StreamId::from_stored(match key {
-            SearchKey::Product(sku) => format!("product-{sku}"),
-            SearchKey::Price(sku, region) => format!("price-{sku}@{region}"),
-            SearchKey::Stock(sku, warehouse) => format!("stock-{sku}@{warehouse}"),
-        })
+        match key {
+            SearchKey::Product(sku) => StreamId::product(sku),
+            SearchKey::Price(sku, region) => StreamId::price(sku, region),
+            SearchKey::Stock(sku, warehouse) => StreamId::stock(sku, warehouse),
+        }
     }
 
     fn version(row: &SearchRow) -> u64 {

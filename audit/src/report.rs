@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
-    /// In the event table and not on its topic; in the event table itself: a version of a stream is not there; in a read
-    /// model: it could not be folded and waits nowhere. Loss.
+    /// In the event table and not on its topic; in the event table itself: a version of a stream is not there; in a
+    /// read model: it could not be folded and waits nowhere. Loss.
     Lost,
     /// On the topic and not in the event table, or shown by the index and not by the rows.
     Extra,
@@ -202,8 +202,8 @@ impl Place {
         match self {
             Place::EventTable => "event_table",
             Place::Topic => "topic",
-            Place::Stock => "stock",
-            Place::Search => "search",
+            Place::Stock => read_models::stock::NAME,
+            Place::Search => read_models::search::NAME,
             Place::Index => "index",
         }
     }

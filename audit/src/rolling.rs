@@ -1,4 +1,5 @@
-//! The audit that always runs: a round every so often, slowly, with metrics and one log line for each difference it finds.
+//! The audit that always runs: a round every so often, slowly, with metrics and one log line for each difference it
+//! finds.
 
 use std::collections::HashSet;
 use std::time::Duration;
@@ -31,8 +32,8 @@ impl Default for RollingSettings {
     }
 }
 
-/// Audits until `shutdown`. What cannot be reached now is tried again in the next round; `after_round` hears of each: what
-/// it found, or why nothing can be said, or nothing of a part.
+/// Audits until `shutdown`. What cannot be reached now is tried again in the next round; `after_round` hears of each:
+/// what it found, or why nothing can be said, or nothing of a part.
 pub async fn run_rolling(
     mut auditor: Auditor,
     settings: RollingSettings,

@@ -3,7 +3,8 @@
 //! The checkpoint is read before and after the scan. A row may be at any version between the two; at the first one or
 //! below it must be there, and above the second there must be none. What differs is looked at a second time: only what
 //! is found twice is told. A key whose events are parked stays at its last good state; dead letters are read after the
-//! rows, and a redrive may come in between, so that a row that seems to lack an update is looked at once more behind them.
+//! rows, and a redrive may come in between, so that a row that seems to lack an update is looked at once more behind
+//! them.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Instant;
@@ -120,8 +121,8 @@ impl<P: Audited> Comparison<'_, P> {
         Ok((report, findings))
     }
 
-    /// Whether all that the row lacks is parked, or was discarded. The next event alone does not say so: what came behind
-    /// a discarded one was folded.
+    /// Whether all that the row lacks is parked, or was discarded. The next event alone does not say so: what came
+    /// behind a discarded one was folded.
     fn is_last_good_state(
         &self,
         walk: &mut TableWalk,
@@ -185,8 +186,8 @@ impl<P: Audited> Comparison<'_, P> {
         Ok((found.unwrap_or(none), fold_version))
     }
 
-    /// Checkpoint and fold version, with the walk at the checkpoint. Where the oracle was folded to a newer checkpoint on
-    /// the way there, that one is read again.
+    /// Checkpoint and fold version, with the walk at the checkpoint. Where the oracle was folded to a newer checkpoint
+    /// on the way there, that one is read again.
     async fn walk_to_checkpoint(&self, walk: &mut TableWalk) -> Result<(PartitionStatus, u32), AuditError> {
         loop {
             let (status, fold_version) = self.status().await?;

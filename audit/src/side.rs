@@ -1,5 +1,5 @@
-//! One side of a topic partition in blocks: a count and a sum of digests for every 4,096 sequences. Blocks that agree are
-//! done with; those that differ are looked at event by event.
+//! One side of a topic partition in blocks: a count and a sum of digests for every 4,096 sequences. Blocks that agree
+//! are done with; those that differ are looked at event by event.
 //!
 //! The sum of 128-bit digests does not depend on the order in which events were met.
 

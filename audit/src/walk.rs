@@ -64,8 +64,7 @@ impl TableWalk {
         }
     }
 
-    /// Makes one that has `begun` begin behind `since`. The sequences there are those of the relay's cursor less what was published since: for
-    /// what lies before, the relay's counting is taken on trust.
+    /// Starts behind `since`, with sequences = relay cursor - events published since.
     pub(crate) async fn since(
         store: &dyn EventStore,
         begun: Self,
@@ -93,7 +92,7 @@ impl TableWalk {
         let mut walk = Self { is_partial: true, ..begun };
         walk.cursor.position = since;
         for (place, sequence) in &relay.sequences {
-            let before = sequence.saturating_sub(published.sequences.get(place).copied().unwrap_or(0));
+            let before = sequence.saturating_sub(published.sequence_of(place));
             walk.cursor.sequences.insert(place.clone(), before);
             let at = TopicPartition::new(place.0.clone(), place.1);
             walk.bases.insert(at.clone(), before + 1);
@@ -162,15 +161,7 @@ impl TableWalk {
         let begun = Instant::now();
         let page = match store.read_committed(self.cursor.position, PAGE).await {
             Err(error @ EventStoreError::TableEndsBefore { .. }) => {
-                // Met again in each round.
-                if self.findings.total() == 0 {
-                    self.findings.push(table(
-                        Kind::Lost,
-                        String::new(),
-                        "the table's end".to_owned(),
-                        error.to_string(),
-                    ));
-                }
+                self.note_end(error.to_string());
                 return Ok(false);
             }
             page => page?,
@@ -181,6 +172,14 @@ impl TableWalk {
         }
         pace.rest(begun, page.len()).await;
         Ok(!page.is_empty())
+    }
+
+    /// Notes that the table ends too early. Any finding silences it: it is met again in each round, and where the table
+    /// is damaged already its end says nothing new.
+    pub(crate) fn note_end(&mut self, detail: String) {
+        if self.findings.total() == 0 {
+            self.findings.push(table(Kind::Lost, String::new(), "the table's end".to_owned(), detail));
+        }
     }
 
     /// Whether more events wait behind a checkpoint than may.
@@ -238,6 +237,6 @@ impl TableWalk {
 }
 
 /// A difference in the event table itself.
-pub(crate) fn table(kind: Kind, partition: String, what: String, detail: String) -> Difference {
+fn table(kind: Kind, partition: String, what: String, detail: String) -> Difference {
     Difference { place: Place::EventTable, partition, kind, sequence: None, offset: None, what, detail }
 }

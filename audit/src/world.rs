@@ -1,4 +1,5 @@
-//! For tests: an event table and a stock store in files, fed by hand, so that every damage and every moment can be made.
+//! For tests: an event table and a stock store in files, fed by hand, so that every damage and every moment can be
+//! made.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -88,14 +89,11 @@ impl World {
         }
         let position = positions[&(fold.at.partition, fold.to)];
         let batch = Batch {
-            partition: fold.at,
-            epoch: claimed.epoch,
-            from: claimed.checkpoint,
             to: Checkpoint { sequence: fold.to, next_offset: fold.to, position, event_time: 1 },
             changes: fold.rows,
             parked: fold.parked,
-            live: true,
             dead_letters: fold.dead_letters,
+            ..Batch::unmoved(fold.at, claimed.epoch, claimed.checkpoint, true)
         };
         self.stock.apply(&batch).await.unwrap();
     }

@@ -11,7 +11,7 @@ use schemas::StorePosition;
 use crate::error::EventLogError;
 use crate::log::{NewRecord, TopicPartition};
 
-/// Where a walk over one partition begins: behind an event, which both its numbers name. The default is before the first.
+/// Where a walk over one partition begins: behind an event, which both its numbers name. Default: before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct TablePlace {
     pub position: StorePosition,
@@ -24,8 +24,8 @@ pub trait EventTable: Send + Sync + fmt::Debug {
     /// Begins a walk over the records of one partition. Walks that are open at once share what they read.
     fn walk(&self, at: TopicPartition, after: TablePlace) -> Box<dyn TableWalk>;
 
-    /// The last sequence that a partition must have. `None` while what the topics lost is published again: where they end says
-    /// nothing then of how much there is.
+    /// The last sequence that a partition must have. `None` while what the topics lost is published again: where they
+    /// end says nothing then of how much there is.
     async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError>;
 }
 

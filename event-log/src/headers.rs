@@ -1,7 +1,7 @@
 //! Record headers, in one piece of memory.
 //!
-//! An event has more than a dozen headers, and a rebuild reads millions of events: a string for each name and each value
-//! costs more than all the rest of reading. The bytes are also how a log that stores headers itself keeps them.
+//! An event has more than a dozen headers, and a rebuild reads millions of events: a string for each name and each
+//! value costs more than all the rest of reading. The bytes are also how a log that stores headers itself keeps them.
 
 use std::fmt;
 

@@ -36,7 +36,7 @@ use crate::metrics;
 /// Replicas of a topic where none are asked for and as many brokers are up.
 const USUAL_REPLICAS: usize = 3;
 
-/// Topics that were told to have too few replicas, with the address: `up` has two connections, and one process says it once.
+/// Topics said to have too few replicas, with the address: `up` has two connections, and one process says it once.
 static TOLD_TOO_FEW: Mutex<BTreeSet<(String, String)>> = Mutex::new(BTreeSet::new());
 
 /// An event log on a Kafka cluster.
@@ -126,10 +126,8 @@ impl KafkaEventLog {
                     topic = topic.set("min.insync.replicas", min_insync);
                 }
                 if spec.name.ends_with(".events") {
-                    // Read models are rebuilt from it: an operator may shorten this, Kafka's default week may not. And
-                    // each event is one of many of its key: a cluster that compacts by default would keep the last.
-                    topic =
-                        topic.set("retention.ms", "-1").set("retention.bytes", "-1").set("cleanup.policy", "delete");
+                    // Read models are rebuilt from it: an operator may shorten this, Kafka's default week may not.
+                    topic = topic.set("retention.ms", "-1").set("retention.bytes", "-1");
                 }
                 topic
             })
@@ -219,8 +217,8 @@ impl EventLog for KafkaEventLog {
     }
 }
 
-/// The replicas that a topic is made with, and how many must have a record before it is acknowledged, where that is not the
-/// brokers' to say.
+/// The replicas that a topic is made with, and how many must have a record before it is acknowledged, where that is not
+/// the brokers' to say.
 fn replication(wanted: Option<u32>, brokers: usize) -> Result<(i32, Option<i32>), String> {
     match wanted {
         Some(wanted) if brokers < wanted as usize => {

@@ -88,6 +88,12 @@ pub trait EventLog: Send + Sync {
     /// The ends of every partition of a topic.
     async fn ends(&self, topic: &str) -> Result<Vec<PartitionEnds>, EventLogError>;
 
+    /// The ends of one partition; `None` where the topic has fewer. Asks for the whole topic: who needs several
+    /// partitions of it takes [`EventLog::ends`].
+    async fn ends_of(&self, at: &TopicPartition) -> Result<Option<PartitionEnds>, EventLogError> {
+        Ok(self.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition))
+    }
+
     /// Records of one partition from offset `from` on, `limit` at most: what is there now, without a group and without
     /// waiting for more. Fewer than `limit` do not mean that the end is reached; none do. An offset outside
     /// `first..=next` is [`EventLogError::OffsetOutOfRange`]; one that the log skips (a control record of a
@@ -125,7 +131,7 @@ pub trait Subscription: Send {
     async fn commit(&mut self, at: &TopicPartition, next_offset: u64) -> Result<(), EventLogError>;
 
     /// Leaves the group and waits, for some seconds at most, until others may take over. Dropping a subscription does
-    /// the same in the background, which the end of a process may cut short: others then wait for its session to expire.
+    /// the same in the background, which a process's end may cut short: others then wait for its session to expire.
     async fn close(&mut self) {}
 }
 

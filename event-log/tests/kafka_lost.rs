@@ -1,5 +1,5 @@
-//! What a Kafka topic is after it lost its past: made again under its name, or shortened by retention. And that nothing is
-//! published to it before the publisher could look.
+//! What a Kafka topic is after it lost its past: made again under its name, or shortened by retention. And that nothing
+//! is published to it before the publisher could look.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod fixture;
@@ -72,8 +72,8 @@ async fn a_topic_made_again_is_read_as_it_is_now() {
     assert!(now.iter().all(|record| number(record) >= 500), "{:?}", now.iter().map(number).collect::<Vec<_>>());
 }
 
-/// Fault 6: a broker that comes back may have lost its disk. librdkafka's own mock broker: of it a test can be sure when
-/// it goes, and that it is the same one that comes back.
+/// Fault 6: a broker that comes back may have lost its disk. librdkafka's own mock broker: of it a test can be sure
+/// when it goes, and that it is the same one that comes back.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_call_ends_with_the_connection_and_nothing_of_it_is_sent_later() {
     let cluster = MockCluster::new(1).unwrap();

@@ -141,7 +141,8 @@ pub struct ProjectorArgs {
     /// Milliseconds that the 99th of a hundred reads may take before the building of a shadow generation yields
     #[arg(long, value_name = "MS", env = "MILLRACE_REPLAY_READ_P99_MS", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..))]
     pub replay_read_p99_ms: u32,
-    /// Events per second that this process builds shadow generations with at most, while commands or reads come [default: 5000 for each processor]
+    /// Events per second that this process builds shadow generations with at most, while commands or reads come
+    /// [default: 5000 for each processor]
     #[arg(long, value_name = "N", env = "MILLRACE_REPLAY_RATE_BESIDE_LIVE", value_parser = clap::value_parser!(u32).range(1000..))]
     pub replay_rate_beside_live: Option<u32>,
 }
@@ -303,7 +304,8 @@ pub struct ProjectArgs {
     /// After how long without a sign of life the holder of the search directory is left behind
     #[arg(long, value_name = "TIME", env = "MILLRACE_SEARCH_FROZEN_AFTER", default_value = "30s", value_parser = humantime::parse_duration)]
     pub search_frozen_after: Duration,
-    /// Address of health and metrics; port 0 takes a free one [default: 127.0.0.1:8083 for stock, 127.0.0.1:8084 for search]
+    /// Address of health and metrics; port 0 takes a free one [default: 127.0.0.1:8083 for stock, 127.0.0.1:8084 for
+    /// search]
     #[arg(long, value_name = "HOST:PORT", env = "MILLRACE_LISTEN")]
     pub listen: Option<String>,
 }

@@ -6,17 +6,14 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
+use clap::{Args, FromArgMatches};
 use read_models::ReadChoice;
 use schemas::{CommandEnvelope, Outcome, OutcomeKind, PositionToken};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::audit::RoundArgs;
-use crate::cli::{
-    CommandTopicsArgs, DataArgs, DemoArgs, EventLogArgs, EventStoreArgs, IntakeArgs, OwnershipArgs, ProjectorArgs,
-    QueryArgs, RegistryArgs, RelayBatchArgs, SearchArgs, StockArgs, UpArgs,
-};
+use crate::cli::{DemoArgs, UpArgs};
 use crate::exit::Exit;
 use crate::generate::{GenerateSettings, Generator};
 use crate::output;
@@ -33,7 +30,7 @@ const GIVEN_AT_ONCE: usize = 64;
 const FIRST_DATA: Duration = Duration::from_secs(60);
 
 pub async fn run(args: DemoArgs) -> anyhow::Result<Exit> {
-    let up_args = as_up(&args);
+    let up_args = as_up(&args)?;
     let ownership = crate::replay::ownership(&up_args.ownership)?;
     let process = Process::on(bind_or_free(&args.listen).await?)?;
     let running = up::start(process, &up_args, ownership).await?;
@@ -199,8 +196,8 @@ impl Pace {
         Self { rate, given: 0 }
     }
 
-    /// What is due at `elapsed` and was not given yet. What a machine cannot keep up with is left out after a second: it
-    /// would only pile up.
+    /// What is due at `elapsed` and was not given yet. What a machine cannot keep up with is left out after a second:
+    /// it would only pile up.
     fn due(&mut self, elapsed: Duration) -> usize {
         let in_all = u64::try_from(elapsed.as_nanos() * u128::from(self.rate) / 1_000_000_000).unwrap_or(u64::MAX);
         let due = in_all.saturating_sub(self.given).min(u64::from(self.rate));
@@ -228,41 +225,34 @@ async fn bind_or_free(listen: &str) -> anyhow::Result<TcpListener> {
     }
 }
 
-/// Everything in the demo's directory: no setting of a real store counts here.
-fn as_up(args: &DemoArgs) -> UpArgs {
-    UpArgs {
-        data: DataArgs { data: args.demo_data.clone() },
-        ownership: OwnershipArgs::default(),
-        event_store: EventStoreArgs { event_store: None, partitions: None },
-        event_log: EventLogArgs { event_log: None, kafka_replicas: None, registry: RegistryArgs::default() },
-        stock: StockArgs { stock_store: None },
-        search: SearchArgs { search_dir: None },
-        intake: IntakeArgs {
-            group_commands: 1_000,
-            command_queue: 4_096,
-            max_relay_lag_events: 50_000,
-            snapshot_every: 100,
-            outcome_retention: Duration::from_secs(7 * 24 * 3600),
-        },
-        command_topics: CommandTopicsArgs { no_command_topics: false },
-        relay: RelayBatchArgs { relay_batch: 2_000 },
-        projector: ProjectorArgs {
-            projector_batch: 500,
-            parked_keys_limit: 1_000,
-            not_ready_behind: 100_000,
-            replay_live_lag_events: 2_000,
-            replay_read_p99_ms: 50,
-            replay_rate_beside_live: None,
-        },
-        query: QueryArgs { position_wait: Duration::from_secs(2) },
-        audit: RoundArgs { audit_every: Duration::from_secs(60), audit_share: 0.05 },
-        listen: args.listen.clone(),
-    }
+/// `up` with its defaults, in the demo's directory: no setting of a real store counts here.
+fn as_up(args: &DemoArgs) -> anyhow::Result<UpArgs> {
+    let mut up = UpArgs::from_arg_matches(&unset_up().try_get_matches_from(["up"])?)?;
+    up.data.data.clone_from(&args.demo_data);
+    up.listen.clone_from(&args.listen);
+    Ok(up)
+}
+
+/// `up` without what the environment sets.
+fn unset_up() -> clap::Command {
+    UpArgs::augment_args(clap::Command::new("up")).mut_args(|argument| argument.env(None::<&'static str>))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cli::Command;
+
+    #[test]
+    fn the_demo_is_up_without_any_setting_but_its_own() {
+        let parsed = |command: &str| {
+            let line = ["millrace", command, "--data", "here", "--listen", "127.0.0.1:1"];
+            crate::settings::parse_with(&line.map(Into::into), None).unwrap().command
+        };
+        let (Command::Demo(demo), Command::Up(up)) = (parsed("demo"), parsed("up")) else { panic!("others") };
+        assert_eq!(format!("{:?}", as_up(&demo).unwrap()), format!("{up:?}"));
+        assert!(unset_up().get_arguments().all(|argument| argument.get_env().is_none()));
+    }
 
     #[test]
     fn a_pace_holds_its_rate_and_leaves_out_what_is_too_late() {

@@ -1,5 +1,5 @@
-//! `millrace replay`: generations of a read model built beside the live one, compared, switched and switched back. Works
-//! on the stores directly, beside whatever runs; the projectors that run do the building.
+//! `millrace replay`: generations of a read model built beside the live one, compared, switched and switched back.
+//! Works on the stores directly, beside whatever runs; the projectors that run do the building.
 
 mod args;
 mod connect;
@@ -16,6 +16,7 @@ pub use args::ReplayArgs;
 use args::{AtArgs, ReplayAction};
 pub use connect::ownership;
 
+use read_models::{search, stock};
 use replay::ReplayError;
 
 use crate::cli::{EventLogArgs, ProjectionName};
@@ -63,8 +64,8 @@ impl ReplayArgs {
 impl ProjectionName {
     pub fn as_str(self) -> &'static str {
         match self {
-            ProjectionName::Stock => "stock",
-            ProjectionName::Search => "search",
+            ProjectionName::Stock => stock::NAME,
+            ProjectionName::Search => search::NAME,
         }
     }
 }

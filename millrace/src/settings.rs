@@ -1,7 +1,8 @@
 //! Settings: flags over `MILLRACE_*` environment over `millrace.toml`, all checked before anything is touched.
 //!
 //! A key of the file is the name of a long flag (or of the flag's variable, where that differs); it becomes that flag's
-//! default, so one parser and one check serve all three. A key or variable that no subcommand has is an error: a misspelt one would be ignored for years.
+//! default, so one parser and one check serve all three. A key or variable that no subcommand has is an error: a
+//! misspelt one would be ignored for years.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -119,8 +120,8 @@ fn known_flags(command: &clap::Command) -> BTreeSet<String> {
     flags
 }
 
-/// What a flag is called in the file: as in the environment, so that a flag with a variable of its own, such as `--data`
-/// of the demo, does not take what was meant for its namesakes.
+/// What a flag is called in the file: as in the environment, so that a flag with a variable of its own, such as
+/// `--data` of the demo, does not take what was meant for its namesakes.
 fn setting_name(argument: &clap::Arg) -> Option<String> {
     let flag = argument.get_long()?;
     let variable = argument.get_env().and_then(|name| name.to_str()).and_then(|name| name.strip_prefix(PREFIX));

@@ -61,8 +61,8 @@ impl Connector {
         Ok(event_log::connect_event_log_with(&url, args.kafka_replicas).await?)
     }
 
-    /// The log for one that publishes and has to hear of every lost connection: to Kafka a connection of its own. `log` is
-    /// that of the others; of a file there can only be one.
+    /// The log for one that publishes and has to hear of every lost connection: to Kafka a connection of its own. `log`
+    /// is that of the others; of a file there can only be one.
     pub async fn event_log_beside(
         &mut self,
         log: &Arc<dyn EventLog>,
@@ -136,8 +136,8 @@ pub async fn topology(
     Ok(store.fix_topology(Topology { partitions }).await?)
 }
 
-/// An event store that was never set up, beside topics with events, is the wrong one, or what is left of the right one: what it
-/// took now would be a second history.
+/// An event store that was never set up, beside topics with events, is the wrong one, or what is left of the right one:
+/// what it took now would be a second history.
 async fn check_nothing_was_published(store: &dyn EventStore, log: &dyn EventLog) -> anyhow::Result<()> {
     for topic in outbox_relay::stamped_topics() {
         match log.ends(topic).await {

@@ -103,8 +103,8 @@ impl Tail {
             return Ok(());
         }
         let names: Vec<&str> = self.topics.iter().map(String::as_str).collect();
-        // A group of its own, and a new one each time: a tail takes no partition away from anybody, not from its own last
-        // subscription either, which the broker may take for living a while longer.
+        // A group of its own, and a new one each time: a tail takes no partition away from anybody, not from its own
+        // last subscription either, which the broker may take for living a while longer.
         let group = format!("millrace-tail-{}", Uuid::new_v4());
         let mut subscription = self.log.subscribe(&group, &names).await?;
         loop {

@@ -2,14 +2,15 @@
 
 use std::collections::{HashMap, HashSet};
 
-use event_log::{EventLogError, Record};
-use read_models::{Batch, Checkpoint, ReadModel, ReadModelError, Resolution};
+use event_log::Record;
+use read_models::{Batch, Checkpoint, PartitionRef, ReadModel, ReadModelError};
 use tokio::time::Instant;
 
 use crate::error::ProjectorError;
-use crate::history::RecentEvents;
+use crate::history::{RecentEvents, ends_of};
 use crate::projection::Projection;
 use crate::refold::Refolding;
+use crate::whole::MayLack;
 use crate::worker::WorkerContext;
 use crate::write::{apply, retrying};
 
@@ -31,8 +32,7 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) has_all_rows: bool,
     /// Rows as this owner last wrote or read them; right as long as its epoch holds.
     pub(crate) rows: HashMap<P::Key, P::Row>,
-    /// Since when, and where, a sequence is missing.
-    pub(crate) gap: Option<(Instant, u64, u64, u64)>,
+    pub(crate) gap: Option<Gap>,
     /// Records of nobody that stand behind it, and why they are: they are passed over with it, and kept then.
     pub(crate) behind_gap: Vec<(Record, String)>,
     pub(crate) recent: RecentEvents,
@@ -42,11 +42,15 @@ pub(crate) struct Owned<P: Projection> {
     pub(crate) is_unsure: bool,
 }
 
-/// What a partition must have before it is live, where there is an event table to say so.
-pub(crate) struct MayLack {
-    /// The last sequence that was published, once that was told.
-    pub(crate) published: Option<u64>,
+/// A sequence that is missing, and since when it is.
+#[derive(Clone, Copy)]
+pub(crate) struct Gap {
     pub(crate) since: Instant,
+    /// Sequence of the last event before it.
+    pub(crate) last: u64,
+    /// Sequence and offset of the first event behind it.
+    pub(crate) found: u64,
+    pub(crate) offset: u64,
 }
 
 /// A write of the owner that leaves the checkpoint where it is.
@@ -55,16 +59,7 @@ where
     P: Projection,
     M: ?Sized,
 {
-    Batch {
-        partition: context.partition,
-        epoch: owned.epoch,
-        from: owned.checkpoint,
-        to: owned.checkpoint,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: owned.live,
-    }
+    Batch::unmoved(context.partition, owned.epoch, owned.checkpoint, owned.live)
 }
 
 /// Writes nothing, which is refused when the store is not where this owner left it.
@@ -76,8 +71,8 @@ where
     apply(context, &unmoved(context, owned)).await
 }
 
-/// Claims the partition once more, after a write that left the checkpoint where it was. Under the epoch of before, a store
-/// that loses that write (fault 9) would look as its owner left it; with it goes the new epoch.
+/// Claims the partition once more, after a write that left the checkpoint where it was. Under the epoch of before, a
+/// store that loses that write (fault 9) would look as its owner left it; with it goes the new epoch.
 pub(crate) async fn claim_again<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
 where
     P: Projection,
@@ -110,14 +105,7 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     let claimed = retrying(|| async { Ok(context.read_model.claim(context.partition).await?) }).await?;
-    let head = retrying(|| async {
-        let ends = context.log.ends(&context.at.topic).await?;
-        ends.iter()
-            .find(|ends| ends.partition == context.at.partition)
-            .map(|ends| ends.next)
-            .ok_or_else(|| ProjectorError::Log(EventLogError::UnknownTopic { topic: context.at.topic.clone() }))
-    })
-    .await?;
+    let head = retrying(|| ends_of(&*context.log, &context.at)).await?.next;
     tracing::debug!(partition = %context.partition, epoch = claimed.epoch, checkpoint = %claimed.checkpoint, head, "partition claimed");
     Ok(Owned {
         epoch: claimed.epoch,
@@ -126,8 +114,7 @@ where
         foreign_records: claimed.foreign_records,
         live: claimed.live,
         head,
-        may_lack: (!claimed.live && context.settings.event_table.is_some())
-            .then(|| MayLack { since: Instant::now(), published: None }),
+        may_lack: (!claimed.live && context.settings.event_table.is_some()).then(MayLack::new),
         is_at_bound: false,
         // Where nothing was applied there is no row.
         has_all_rows: claimed.checkpoint.sequence == 0,
@@ -138,4 +125,14 @@ where
         refolding: None,
         is_unsure: false,
     })
+}
+
+// === impl Gap ===
+
+impl Gap {
+    pub(crate) fn error(self, partition: PartitionRef) -> ProjectorError {
+        let Self { last, found, offset, .. } = self;
+        let remedy = "run `millrace relay reconcile`; the projector goes on by itself once they are on the log";
+        ProjectorError::Gap { partition, last, found, offset, remedy }
+    }
 }

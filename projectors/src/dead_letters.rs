@@ -132,8 +132,8 @@ where
     }
 }
 
-/// Takes the key's parked events out, or the first of them, and records why. None but those that stood there when it was
-/// asked for, up to `to`.
+/// Takes the key's parked events out, or the first of them, and records why. None but those that stood there when it
+/// was asked for, up to `to`.
 async fn discard<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,

@@ -41,7 +41,8 @@ struct Assignment {
 }
 
 /// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
-/// timeout; one that is still assigned then was overtaken by an earlier claim of its own. One that panicked rests as long.
+/// timeout; one that is still assigned then was overtaken by an earlier claim of its own. One that panicked rests as
+/// long.
 const RECLAIM_AFTER: Duration = Duration::from_secs(15);
 /// How often a partition that halted looks whether the log holds what it needs.
 const LOOK_AGAIN: Duration = Duration::from_secs(3);
@@ -292,7 +293,8 @@ impl<M: ?Sized> Engine<M> {
                     Ok(()) => {
                         self.assignments.remove(&at);
                     }
-                    // The store is not where this owner thought: it lost its last second, or was wiped. Resume from what it has.
+                    // The store is not where this owner thought: it lost its last second, or was wiped. Resume from
+                    // what it has.
                     Err(ProjectorError::ReadModel(error @ ReadModelError::CheckpointMoved { .. })) => {
                         tracing::warn!(%at, %error, "partition is claimed again");
                         self.assign::<P>(at)?;
@@ -301,9 +303,10 @@ impl<M: ?Sized> Engine<M> {
                         tracing::warn!(%at, %error, "partition was taken over");
                         self.halt_for_a_while(at, run, &error);
                     }
-                    // What the store refuses may be mended there, and nobody would tell this process.
+                    // What a store or the event table refuses may be mended there, and nobody would tell this process.
                     Err(
                         error @ (ProjectorError::BrokeOff { .. }
+                        | ProjectorError::Log(EventLogError::EventTable { .. })
                         | ProjectorError::ReadModel(
                             ReadModelError::Permanent { .. } | ReadModelError::Damaged { .. },
                         )),
@@ -373,8 +376,8 @@ impl<M: ?Sized> Engine<M> {
     }
 
     /// Leaves a partition as it is until an operator looks; the others go on. Where the log may come to hold what is
-    /// missing, the partition looks for it from time to time, and goes on by itself. `head`: the log's end before it was
-    /// found wanting.
+    /// missing, the partition looks for it from time to time, and goes on by itself. `head`: the log's end before it
+    /// was found wanting.
     fn halt<P: Projection>(&mut self, at: TopicPartition, head: Option<u64>, error: ProjectorError) {
         let text = error.to_string();
         if self.halted.get(&at) != Some(&text) {
@@ -397,8 +400,8 @@ impl<M: ?Sized> Engine<M> {
         }
     }
 
-    /// A look may read the whole partition: only when something has come since the last one, and once in a while in case
-    /// the log was exchanged for one that ends at the same offset.
+    /// A look may read the whole partition: only when something has come since the last one, and once in a while in
+    /// case the log was exchanged for one that ends at the same offset.
     fn reclaim_when_the_log_changes(&mut self, at: TopicPartition, head: Option<u64>, run: u64) {
         let (requests, log) = (self.requests.clone(), Arc::clone(&self.log));
         self.workers.spawn(async move {

@@ -9,8 +9,6 @@ use uuid::Uuid;
 pub enum FoldError {
     #[error("{field} is {value}, which no aggregate decides ({rule})")]
     Impossible { field: &'static str, value: i64, rule: &'static str },
-    #[error("version {found} follows version {last} of {row}")]
-    VersionGap { row: String, last: u64, found: u64 },
     /// The engine refuses such a generation before it reads an event; a caller of the fold alone gets to know here.
     #[error("this program has no fold version {fold}")]
     UnknownFold { fold: u32 },
@@ -67,7 +65,7 @@ pub enum ProjectorError {
     /// The generation is of a fold that is not in this program, or no longer.
     #[error(
         "{generation} is of fold version {fold_version}, and this program has {}: a replay is due, into a generation of a version that it has; until then run the program that built it",
-        told(folds)
+        listed(folds)
     )]
     UnknownFold { generation: String, fold_version: u32, folds: &'static [u32] },
     /// A piece of work ended early, by a panic perhaps: it is begun again, from what the store has.
@@ -112,7 +110,7 @@ impl ProjectorError {
     }
 }
 
-fn told(folds: &[u32]) -> String {
+fn listed(folds: &[u32]) -> String {
     folds.iter().map(u32::to_string).collect::<Vec<_>>().join(", ")
 }
 

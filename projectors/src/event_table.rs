@@ -1,9 +1,10 @@
-//! A generation that is built from the event table: what retention took from the topic is folded from there, by the same
-//! path as records, then the topic goes on.
+//! A generation that is built from the event table: what retention took from the topic is folded from there, by the
+//! same path as records, then the topic goes on.
 //!
-//! The table gives a partition the same sequences as the topic, so that a checkpoint's sequence and position are all that
-//! is needed to go on in either. The last event that comes from the table is the first one that the topic still has: who
-//! looks for the place on the topic then compares the two, and a table of another history is found out (fault 22).
+//! The table gives a partition the same sequences as the topic, so that a checkpoint's sequence and position are all
+//! that is needed to go on in either. The last event that comes from the table is the first one that the topic still
+//! has: who looks for the place on the topic then compares the two, and a table of another history is found out (fault
+//! 22).
 
 use event_log::{EventLog, EventTable, NewRecord, Record, TablePlace, TopicPartition};
 use read_models::generations::Source;
@@ -39,7 +40,8 @@ pub(crate) enum Onward {
     Bound,
 }
 
-/// Where the partition is gone on with, after all that the topic does not have any more was folded from the event table.
+/// Where the partition is gone on with, after all that the topic does not have any more was folded from the event
+/// table.
 pub(crate) async fn onward<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,
@@ -91,8 +93,8 @@ where
     }
 }
 
-/// Refuses a generation that is built, and of which the topics do not have enough, in a process that has no event table.
-/// What callers rest on is fed as far as it can be: only the partitions halt that lack something.
+/// Refuses a generation that is built, and of which the topics do not have enough, in a process that has no event
+/// table. What callers rest on is fed as far as it can be: only the partitions halt that lack something.
 pub(crate) async fn check_reach<P, M>(
     read_model: &M,
     log: &dyn EventLog,
@@ -194,8 +196,8 @@ impl Beginning {
         Ok(Self { first: ends.first, sequence: first_sequence(log, at, ends).await? })
     }
 
-    /// Whether events may be missing between a checkpoint and this. What retention emptied tells no sequence: a checkpoint
-    /// that was written from what is removed by now may lack some of it.
+    /// Whether events may be missing between a checkpoint and this. What retention emptied tells no sequence: a
+    /// checkpoint that was written from what is removed by now may lack some of it.
     fn may_lack(self, checkpoint: &Checkpoint) -> bool {
         match self.sequence {
             Some(first) => checkpoint.sequence + 1 < first,
@@ -217,8 +219,8 @@ impl Beginning {
         Err(ProjectorError::NoEventTable { partition, generation, wanted })
     }
 
-    /// A row as a record. Its offset was one before what the topic has now, and is not known: one that counts up with the
-    /// sequences tells how far a generation is, and stays below the topic, where nothing is taken for level.
+    /// A row as a record. Its offset was one before what the topic has now, and is not known: one that counts up with
+    /// the sequences tells how far a generation is, and stays below the topic, where nothing is taken for level.
     fn placed(self, row: NewRecord, sequence: u64) -> Record {
         let offset = (sequence - 1).min(self.first.saturating_sub(2));
         let NewRecord { at, key, headers, value, timestamp } = row;

@@ -178,7 +178,8 @@ impl<P: Projection> Fold<P> {
 // === impl Facts ===
 
 impl Facts {
-    pub(crate) fn of(envelope: &EventEnvelope) -> Self {
+    /// Of the event in an envelope.
+    pub fn of(envelope: &EventEnvelope) -> Self {
         Self { version: envelope.stream_version, time: envelope.time }
     }
 }

@@ -1,9 +1,9 @@
 //! Which generations of a read model are fed: an engine for each one that the catalogue says.
 //!
-//! The catalogue is looked at every 250 ms. A generation that comes gets an engine with a consumer group of its own; one
-//! that is retired loses it, and then its data, piece by piece. What happens to one of them touches no other: a fold that
-//! this program does not have, a store that refuses, an engine that ends are told in the health of that one alone. While
-//! the catalogue cannot be read, what runs goes on.
+//! The catalogue is looked at every 250 ms. A generation that comes gets an engine with a consumer group of its own;
+//! one that is retired loses it, and then its data, piece by piece. What happens to one of them touches no other: a
+//! fold that this program does not have, a store that refuses, an engine that ends are told in the health of that one
+//! alone. While the catalogue cannot be read, what runs goes on.
 
 mod feed;
 mod lost;
@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use event_log::{EventLog, SchemaRegistry};
 use futures::future::BoxFuture;
 use read_models::generations::{GenerationEntry, GenerationState, Share};
-use read_models::process_report::{LiveSide, ProcessReport, ReadFigures};
+use read_models::process_report::{LiveSide, ProcessReport, ReadFigures, is_of_late};
 use read_models::{Catalogue, Generation, Generations, Head, ReadModel, ReadModelError};
 use telemetry::{ComponentHealth, Health};
 use tokio::time::Instant;
@@ -42,8 +42,8 @@ pub trait GenerationStores<P: Projection>: Send + Sync + 'static {
     /// Keeps the catalogue.
     fn catalogue(&self) -> &dyn Generations;
 
-    /// A handle on one generation, for this process to write. Called again after it failed. `shutdown` ends the wait for
-    /// one that another process holds: then there is none. What runs beside its engine is told of by companions of
+    /// A handle on one generation, for this process to write. Called again after it failed. `shutdown` ends the wait
+    /// for one that another process holds: then there is none. What runs beside its engine is told of by companions of
     /// `health`.
     async fn open(
         &self,
@@ -86,6 +86,8 @@ const HEADS_MS: i64 = 15_000;
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Live traffic is over when no event has come for so long.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// What comes is counted over so long: the log's ends are noted twice a second.
+const COUNTED_OVER: Duration = Duration::from_secs(3);
 
 impl Default for FeedSettings {
     fn default() -> Self {
@@ -118,7 +120,7 @@ where
         feeds: BTreeMap::new(),
         removals: Removals::new(settings.remove_after),
         known: None,
-        live_end: (0, Instant::now()),
+        live_end: LogEnd::new(Instant::now()),
         process: Uuid::new_v4().to_string(),
         told_at: None,
         is_told: false,
@@ -146,8 +148,8 @@ struct Supervisor<P: Projection, S: GenerationStores<P>> {
     removals: Removals,
     /// The catalogue as it was last read, with its decisions.
     known: Option<Known>,
-    /// The log's end as noted with what serves, and since when it is that.
-    live_end: (u64, Instant),
+    /// As noted with what serves.
+    live_end: LogEnd,
     /// Names this supervisor in its reports.
     process: String,
     /// When the throttle was last told of.
@@ -156,6 +158,15 @@ struct Supervisor<P: Projection, S: GenerationStores<P>> {
     is_told: bool,
     /// Until the catalogue is read the first generation stands for all.
     first: ComponentHealth,
+}
+
+/// The log's end, of all partitions together.
+struct LogEnd {
+    end: u64,
+    moved_at: Instant,
+    counted_from: (u64, Instant),
+    /// Events per second.
+    arrivals: u64,
 }
 
 // === impl Supervisor ===
@@ -241,7 +252,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             self.first.remove();
         }
         for (number, entry) in wanted {
-            let role = role_of(catalogue, number);
+            let role = Role::of(catalogue, number);
             if let Some(feed) = self.feeds.get_mut(&number).filter(|feed| feed.is_of(&entry)) {
                 feed.set_role(role);
                 continue;
@@ -313,20 +324,18 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
     /// `None` where this process does not feed what serves, or cannot tell.
     async fn live_side(&mut self, catalogue: &Catalogue) -> Option<LiveSide> {
         let status = self.feeds.get(&catalogue.serving)?.read_model()?.status().await.ok()?;
-        let is_fresh = |head: &Head| now().saturating_sub(head.seen_at) <= HEADS_MS;
+        let is_fresh = |head: &Head| is_of_late(head.seen_at, now(), HEADS_MS);
         let heads: Vec<Head> =
             status.partitions.iter().filter_map(|partition| partition.head).filter(is_fresh).collect();
         let lag_events = status.lag_events().filter(|_| !heads.is_empty())?;
         let end = heads.iter().map(|head| head.next_offset).sum();
-        if end != self.live_end.0 {
-            self.live_end = (end, Instant::now());
-        }
-        let events_come = self.live_end.1.elapsed() < QUIET_AFTER;
-        Some(LiveSide { generation: catalogue.serving, lag_events, events_come })
+        self.live_end.note(end, Instant::now());
+        let events_come = self.live_end.moved_at.elapsed() < QUIET_AFTER;
+        Some(LiveSide { generation: catalogue.serving, lag_events, events_come, arrivals: self.live_end.arrivals })
     }
 
-    /// What cannot be read is unseen, not quiet. A process that has not the fold of what serves hears of it from those that
-    /// have.
+    /// An unreadable report counts as unseen, not as quiet. A process without the serving fold takes the live lag from
+    /// the others' reports.
     async fn pressure(&self, catalogue: &Catalogue, live: Option<LiveSide>) -> Pressure {
         let Ok(reports) = self.stores.catalogue().reports(now(), REPORTS_MS).await else {
             return Pressure { is_unseen: true, ..Pressure::default() };
@@ -342,6 +351,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         Pressure {
             live_lag: live.map_or(0, |live| live.lag_events),
             events_come: live.is_some_and(|live| live.events_come),
+            arrivals: live.map_or(0, |live| live.arrivals),
             reads: reads.requests,
             read_p99_ms: reads.p99_ms,
             is_unseen: live.is_none(),
@@ -358,6 +368,28 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
     }
 }
 
+// === impl LogEnd ===
+
+impl LogEnd {
+    fn new(now: Instant) -> Self {
+        Self { end: 0, moved_at: now, counted_from: (0, now), arrivals: 0 }
+    }
+
+    fn note(&mut self, end: u64, now: Instant) {
+        if end != self.end {
+            (self.end, self.moved_at) = (end, now);
+        }
+        let (from, since) = self.counted_from;
+        // The first look, or partitions whose end is not known any more: nothing came, something is counted otherwise.
+        if from == 0 || end < from {
+            (self.counted_from, self.arrivals) = ((end, now), 0);
+        } else if now - since >= COUNTED_OVER {
+            self.arrivals = ((end - from) as f64 / (now - since).as_secs_f64()) as u64;
+            self.counted_from = (end, now);
+        }
+    }
+}
+
 /// Name of a component of a generation: `stock projector`, `stock@2 projector`.
 pub fn component_of(name: &str, generation: u32, part: &str) -> String {
     match generation {
@@ -366,13 +398,19 @@ pub fn component_of(name: &str, generation: u32, part: &str) -> String {
     }
 }
 
-fn role_of(catalogue: &Catalogue, number: u32) -> Role {
-    let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number);
-    if catalogue.serving == number {
-        Role::Serving
-    } else if catalogue.previous == Some(number) || candidate.is_some_and(|candidate| candidate.share != Share::None) {
-        Role::Kept
-    } else {
-        Role::Shadow
+// === impl Role ===
+
+impl Role {
+    /// What a generation is fed for, by the catalogue.
+    pub fn of(catalogue: &Catalogue, number: u32) -> Self {
+        let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number);
+        let has_share = candidate.is_some_and(|candidate| candidate.share != Share::None);
+        if catalogue.serving == number {
+            Self::Serving
+        } else if catalogue.previous == Some(number) || has_share {
+            Self::Kept
+        } else {
+            Self::Shadow
+        }
     }
 }

@@ -88,8 +88,8 @@ pub(crate) async fn place_of(
         // All that is there is applied.
         Found { behind_checkpoint: Some(offset), highest, .. } if highest < wanted => Ok(offset),
         Found { lowest: None, .. } if checkpoint.sequence == 0 => Ok(ends.first),
-        // Retention removed what was applied, and nothing else. Of what it removed beyond that nobody knows whether it was
-        // twins: the next event says so.
+        // Retention removed what was applied, and nothing else. Of what it removed beyond that nobody knows whether it
+        // was twins: the next event says so.
         Found { lowest: None, .. } if is_emptied && checkpoint.next_offset == ends.next => Ok(ends.next),
         _ => Err(lost()),
     }
@@ -192,10 +192,10 @@ pub(crate) fn check_same(
     Err(ProjectorError::HistoryDiffers { at: at.clone(), sequence: envelope.sequence, id: envelope.id })
 }
 
+/// The ends of a partition that must be there.
 pub(crate) async fn ends_of(log: &dyn EventLog, at: &TopicPartition) -> Result<PartitionEnds, ProjectorError> {
-    let ends = log.ends(&at.topic).await?;
-    let of_partition = ends.into_iter().find(|ends| ends.partition == at.partition);
-    of_partition.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() }.into())
+    let ends = log.ends_of(at).await?;
+    ends.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() }.into())
 }
 
 #[cfg(test)]

@@ -20,6 +20,7 @@ mod search;
 mod settings;
 mod stock;
 mod throttle;
+mod whole;
 mod worker;
 mod write;
 

@@ -1,4 +1,5 @@
-//! Watches how far the read model is behind the log: for readers, who never touch the log, for alarms, and for readiness.
+//! Watches how far the read model is behind the log: for readers, who never touch the log, for alarms, and for
+//! readiness.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -60,8 +60,8 @@ where
     })
 }
 
-/// Calls a fold: the way to call any. One that panics has met poison, for which one key stands still, not all that share
-/// its partition.
+/// Calls a fold: the way to call any. One that panics has met poison, for which one key stands still, not all that
+/// share its partition.
 pub fn contained<T>(fold: impl FnOnce() -> Result<T, FoldError>) -> Result<T, FoldError> {
     // A fold changes nothing but what it gives back: a panic leaves nothing half done.
     catch_unwind(AssertUnwindSafe(fold))

@@ -1,12 +1,12 @@
-//! Replays of single keys into the generation that is being fed: the owner of their partition folds their events anew from
-//! the log, and writes the rows that come of it.
+//! Replays of single keys into the generation that is being fed: the owner of their partition folds their events anew
+//! from the log, and writes the rows that come of it.
 //!
 //! The walk over the log is beside the fold of new events, which may take as long as it likes; what came meanwhile is
-//! folded at the end, between two batches, so that the rows are true at the checkpoint that they are written at. Only the
-//! owner writes, fenced like every batch: an event that comes while one looks is neither lost nor folded twice.
+//! folded at the end, between two batches, so that the rows are true at the checkpoint that they are written at. Only
+//! the owner writes, fenced like every batch: an event that comes while one looks is neither lost nor folded twice.
 //!
-//! A key that has parked events, or an event that cannot be folded, is left out and named: its rows stay, the others are
-//! written. The answer counts it as left.
+//! A key that has parked events, or an event that cannot be folded, is left out and named: its rows stay, the others
+//! are written. The answer counts it as left.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -195,8 +195,7 @@ impl<P: Projection> Walk<P> {
         at: TopicPartition,
         to: u64,
     ) -> Result<Self, ProjectorError> {
-        let ends = log.ends(&at.topic).await?;
-        self.next_offset = ends.iter().find(|ends| ends.partition == at.partition).map_or(0, |ends| ends.first);
+        self.next_offset = log.ends_of(&at).await?.map_or(0, |ends| ends.first);
         self.go_on(&*log, &decoder, &at, to).await?;
         Ok(self)
     }

@@ -17,7 +17,7 @@ impl Projection for SearchProjection {
     type Key = SearchKey;
     type Row = SearchRow;
 
-    const NAME: &'static str = "search";
+    const NAME: &'static str = read_models::search::NAME;
     const FOLDS: &'static [u32] = &[1, 2];
     const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Catalogue, Context::Pricing, Context::Inventory];
@@ -81,15 +81,7 @@ mod tests {
     }
 
     fn product(name: &str) -> Product {
-        Product {
-            sku: Sku::new("A").unwrap(),
-            name: name.to_owned(),
-            brand: None,
-            category_path: Vec::new(),
-            description: None,
-            pack_size: None,
-            tags: Vec::new(),
-        }
+        Product::named(Sku::new("A").unwrap(), name)
     }
 
     #[test]

@@ -16,7 +16,7 @@ impl Projection for StockProjection {
     type Key = StockKey;
     type Row = StockRow;
 
-    const NAME: &'static str = "stock";
+    const NAME: &'static str = read_models::stock::NAME;
     const FOLDS: &'static [u32] = &[1, 2];
     const CURRENT_FOLD: u32 = 1;
     const CONTEXTS: &'static [Context] = &[Context::Inventory];

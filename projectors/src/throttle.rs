@@ -1,9 +1,9 @@
 //! How fast shadow generations may be built, so that those who are served do not notice.
 //!
-//! The rate is halved each time that the live side is found to suffer (its events wait, or its reads are slow), and grows
-//! by steps while it does not: what is free is used, and given back at once. With nobody to disturb there is no bound;
-//! where it cannot be seen how the live side fares, shadows get the least.
-//! One throttle is shared by all shadow engines of a process: they stand in each other's way as well.
+//! The rate is halved each time that the live side is found to suffer (its events wait, or its reads are slow), and
+//! grows by steps while it does not: what is free is used, and given back at once. With nobody to disturb there is no
+//! bound; where it cannot be seen how the live side fares, shadows get the least. One throttle is shared by all shadow
+//! engines of a process: they stand in each other's way as well.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
@@ -36,6 +36,8 @@ pub struct Pressure {
     pub live_lag: u64,
     /// Events came for it since the last look.
     pub events_come: bool,
+    /// Events per second that come for it.
+    pub arrivals: u64,
     /// Requests that the reports of serving processes tell of.
     pub reads: u64,
     /// Of the slowest process.
@@ -77,11 +79,14 @@ struct Shared {
 pub(crate) const STEP: Duration = Duration::from_millis(250);
 /// Events per second that shadows always get: a replay that stands still for ever is none.
 const FLOOR: f64 = 500.0;
+/// Times what comes anyway that shadows get while reads are slow and what serves is level: reads may be slow for other
+/// reasons for ever, and a shadow that gets less than what comes never catches up.
+const KEEPS_UP: f64 = 1.25;
 /// Events per second at first, and by which the rate grows with each step.
 const FIRST: f64 = 10_000.0;
 const GROWTH: f64 = 2_500.0;
-/// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where three times as much made
-/// events visible 2.5 times as late.
+/// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where three times as much
+/// made events visible 2.5 times as late.
 const BESIDE_LIVE: f64 = 5_000.0;
 /// How long a piece waits for its place: longer than any piece takes whose store answers.
 const PLACE_WITHIN: Duration = Duration::from_secs(1);
@@ -180,6 +185,7 @@ impl Pressure {
         Self {
             live_lag: self.live_lag.max(other.live_lag),
             events_come: self.events_come || other.events_come,
+            arrivals: self.arrivals.max(other.arrivals),
             reads: self.reads + other.reads,
             read_p99_ms: self.read_p99_ms.max(other.read_p99_ms),
             is_unseen: self.is_unseen || other.is_unseen,
@@ -197,17 +203,18 @@ fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, 
     if pressure.is_unseen {
         return ThrottleStatus { rate: Some(FLOOR), yields_to: Some(YieldsTo::Unseen) };
     }
-    let yields_to = if pressure.live_lag > settings.live_lag_events {
-        Some(YieldsTo::LiveLag { events: pressure.live_lag, bound: settings.live_lag_events })
+    let keeps_up = (KEEPS_UP * pressure.arrivals as f64).max(FLOOR);
+    let (yields_to, floor) = if pressure.live_lag > settings.live_lag_events {
+        (Some(YieldsTo::LiveLag { events: pressure.live_lag, bound: settings.live_lag_events }), FLOOR)
     } else if pressure.reads > 0 && pressure.read_p99_ms > settings.read_p99_ms {
-        Some(YieldsTo::ReadP99 { p99_ms: pressure.read_p99_ms, bound_ms: settings.read_p99_ms })
+        (Some(YieldsTo::ReadP99 { p99_ms: pressure.read_p99_ms, bound_ms: settings.read_p99_ms }), keeps_up)
     } else {
-        None
+        (None, FLOOR)
     };
     let rate = if yields_to.is_some() {
         // What is allowed and not used would have to be halved many times before it has an effect.
         let now = last.rate.map_or(used, |rate| rate.min(used.max(FLOOR)));
-        Some((now / 2.0).min(settings.rate_beside_live).max(FLOOR))
+        Some((now / 2.0).max(floor).min(settings.rate_beside_live).max(FLOOR))
     } else if !pressure.events_come && pressure.reads == 0 {
         None
     } else {

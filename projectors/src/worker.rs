@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::bound::{Bound, Standing};
-use crate::claim::{Owned, check, claim};
+use crate::claim::{Gap, Owned, check, claim};
 use crate::dead_letters;
 use crate::error::ProjectorError;
 use crate::event_table::{Onward, onward};
@@ -36,8 +36,8 @@ pub(crate) enum Request {
     Start { at: TopicPartition, offset: u64, run: u64 },
     /// Records that the worker is done with; `next_offset` is the first not applied.
     Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
-    /// The worker ended, `Ok` when it was told to; `head` is the log's end before it looked at the log, `None` if it never
-    /// came to that.
+    /// The worker ended, `Ok` when it was told to; `head` is the log's end before it looked at the log, `None` if it
+    /// never came to that.
     Ended { at: TopicPartition, run: u64, head: Option<u64>, result: Result<(), ProjectorError> },
     /// The partition was taken over and is still assigned to this process: claim it again.
     Reclaim { at: TopicPartition, run: u64 },
@@ -71,11 +71,8 @@ pub(crate) struct WorkerContext<M: ?Sized> {
 const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// How often a worker looks for what is asked of its dead letters.
 pub(crate) const ATTEND_EVERY: Duration = Duration::from_secs(1);
-/// How long an event table may take to say what was published, and for how long it is asked where it does not.
-const TOLD_WITHIN: Duration = Duration::from_millis(500);
-const UNTOLD_FOR: Duration = Duration::from_secs(10);
-/// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold up
-/// those who wait for the live side.
+/// Events that are decoded, or folded, without letting others have the thread: the big batch of a shadow must not hold
+/// up those who wait for the live side.
 const AT_ONCE: usize = 64;
 
 pub(crate) async fn partition_worker<P, M>(mut context: WorkerContext<M>)
@@ -142,11 +139,11 @@ where
             attended = Some(Instant::now());
         }
         let records = match owned.gap {
-            Some((since, last, found, offset)) => {
-                let left = context.settings.gap_patience.saturating_sub(since.elapsed());
+            Some(gap) => {
+                let left = context.settings.gap_patience.saturating_sub(gap.since.elapsed());
                 match tokio::time::timeout(left, context.records.recv()).await {
                     Ok(records) => records,
-                    Err(_) => return Err(gap_error(context.partition, last, found, offset)),
+                    Err(_) => return Err(gap.error(context.partition)),
                 }
             }
             None => match tokio::time::timeout(IDLE_CHECK, context.records.recv()).await {
@@ -177,23 +174,15 @@ where
     }
 }
 
-/// A partition with nothing left to fold is live. But not before it has what was published to it: an empty read model beside a
-/// topic that lost its records would answer that there is nothing. Without an event table nobody can tell.
+/// Marks an idle partition live, once it holds everything the event table says was published. Without an event table
+/// that cannot be checked.
 async fn look_whether_whole<P, M>(context: &WorkerContext<M>, owned: &mut Owned<P>) -> Result<(), ProjectorError>
 where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     if let (Some(lack), Some(table)) = (&mut owned.may_lack, context.settings.event_table.as_ref()) {
-        // Once: what is published from then on is lag, as it is for those that are live.
-        if lack.published.is_none() {
-            lack.published = match tokio::time::timeout(TOLD_WITHIN, table.published(&context.at)).await {
-                Ok(Ok(published)) => published,
-                // Whoever cannot reach the table goes on as those who have none.
-                _ => (lack.since.elapsed() >= UNTOLD_FOR).then_some(0),
-            };
-        }
-        if lack.published.is_none_or(|published| owned.checkpoint.sequence < published) {
+        if !lack.is_settled(owned.checkpoint.sequence, table, &context.at).await {
             return Ok(());
         }
         owned.may_lack = None;
@@ -214,8 +203,15 @@ pub(crate) enum Went {
     ToTheBound,
 }
 
-/// Folds and writes records, in batches as large, and as fast, as the generation may. Each permit ends with its batch: who
-/// stands still behind the last one does so for good, and must not keep the place of those who go on.
+/// What of a batch is to be folded.
+struct InOrder<'r> {
+    /// Events that follow one another, twins between them, and records of nobody where no gap is open.
+    reads: Vec<(&'r Record, Read)>,
+    went: Went,
+}
+
+/// Folds and writes records, in batches as large, and as fast, as the generation may. Each permit ends with its batch:
+/// who stands still behind the last one does so for good, and must not keep the place of those who go on.
 pub(crate) async fn work_through<P, M>(
     context: &WorkerContext<M>,
     owned: &mut Owned<P>,
@@ -281,10 +277,30 @@ where
     P: Projection,
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
+    let behind_gap = std::mem::take(&mut owned.behind_gap);
+    let InOrder { reads, went } = in_order(context, owned, &behind_gap, records, bound).await?;
+    load_rows(context, owned, &reads).await?;
+    let fold = fold_all(context, owned, reads).await;
+    write(context, owned, fold).await?;
+    Ok(went)
+}
+
+/// Reads records and checks their order, up to the bound. Behind a gap nothing is to be folded: records of nobody are
+/// kept back there, and come with the event that closes it.
+async fn in_order<'r, P, M>(
+    context: &WorkerContext<M>,
+    owned: &mut Owned<P>,
+    behind_gap: &'r [(Record, String)],
+    records: &'r [Record],
+    bound: &Bound,
+) -> Result<InOrder<'r>, ProjectorError>
+where
+    P: Projection,
+    M: ?Sized,
+{
     let mut next = owned.checkpoint.sequence;
     let mut reads = Vec::with_capacity(records.len());
     let mut went = Went::Through;
-    let behind_gap = std::mem::take(&mut owned.behind_gap);
     let mut kept_back: Vec<(&Record, String)> = behind_gap.iter().map(|(record, why)| (record, why.clone())).collect();
     for (index, record) in records.iter().enumerate() {
         if index % AT_ONCE == AT_ONCE - 1 {
@@ -312,7 +328,7 @@ where
                     counter!(GAPS, "projection" => context.label.clone()).increment(1);
                     if owned.gap.is_none() {
                         tracing::error!(partition = %context.partition, last, found, offset = record.offset, "sequence gap");
-                        owned.gap = Some((Instant::now(), last, found, record.offset));
+                        owned.gap = Some(Gap { since: Instant::now(), last, found, offset: record.offset });
                     }
                     continue;
                 }
@@ -326,7 +342,15 @@ where
         }
     }
     owned.behind_gap = kept_back.into_iter().map(|(record, why)| (record.clone(), why)).collect();
-    load_rows(context, owned, &reads).await?;
+    Ok(InOrder { reads, went })
+}
+
+/// Folds what was found in order, on the rows that were loaded for it.
+async fn fold_all<P, M>(context: &WorkerContext<M>, owned: &Owned<P>, reads: Vec<(&Record, Read)>) -> Fold<P>
+where
+    P: Projection,
+    M: ?Sized,
+{
     let mut fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
     fold.foreign_room = FOREIGN_KEPT.saturating_sub(owned.foreign_records);
     let now = now();
@@ -336,8 +360,7 @@ where
         }
         fold.take(record, read, &owned.parked_keys, |key| owned.rows.get(key), now);
     }
-    write(context, owned, fold).await?;
-    Ok(went)
+    fold
 }
 
 /// Nobody would find the row of an event that lies elsewhere: a generation that was begun on an empty store takes the
@@ -388,11 +411,6 @@ async fn read<M: ?Sized>(context: &WorkerContext<M>, record: &Record) -> Result<
             Err(error) => return Ok(Read::Event { envelope, event: Err(error.to_string()) }),
         }
     }
-}
-
-fn gap_error(partition: PartitionRef, last: u64, found: u64, offset: u64) -> ProjectorError {
-    let remedy = "run `millrace relay reconcile`; the projector goes on by itself once they are on the log";
-    ProjectorError::Gap { partition, last, found, offset, remedy }
 }
 
 /// Milliseconds since 1970.

@@ -4,11 +4,11 @@ use std::collections::HashSet;
 
 use event_log::Record;
 use metrics::{counter, histogram};
-use read_models::{Batch, ReadModel, ReadModelError, Resolution};
+use read_models::{Batch, ReadModel, ReadModelError};
 use resilience::{Guard, Policy, guard, retry};
 use tracing::Instrument;
 
-use crate::claim::Owned;
+use crate::claim::{Owned, unmoved};
 use crate::error::ProjectorError;
 use crate::fold::{Fold, Read};
 use crate::metrics::{
@@ -78,14 +78,11 @@ where
         return Err(ProjectorError::TooManyParked { partition: context.partition, parked, limit });
     }
     let batch = Batch {
-        partition: context.partition,
-        epoch: owned.epoch,
-        from: owned.checkpoint,
         to: fold.checkpoint,
         changes: fold.changes.into_iter().collect(),
         parked: fold.parked,
-        dead_letters: Resolution::default(),
         live,
+        ..unmoved(context, owned)
     };
     apply(context, &batch).instrument(tracing::debug_span!("apply")).await.inspect_err(|error| {
         if matches!(error, ProjectorError::ReadModel(ReadModelError::Superseded { .. })) {
@@ -118,7 +115,7 @@ where
         return apply_at_once(context, batch).await;
     }
     // The checkpoint first, then what it stands for: a crash between the two loses the batch.
-    let moved = Batch { changes: Vec::new(), parked: Vec::new(), dead_letters: Resolution::default(), ..batch.clone() };
+    let moved = Batch { to: batch.to, ..Batch::unmoved(batch.partition, batch.epoch, batch.from, batch.live) };
     apply_at_once(context, &moved).await?;
     apply_at_once(context, &Batch { from: batch.to, ..batch.clone() }).await
 }

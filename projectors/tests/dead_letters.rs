@@ -52,10 +52,10 @@ impl<const BROKEN: bool> Projection for Strict<BROKEN> {
     }
 
     fn project(fold: u32, row: Option<&StockRow>, event: &Event, facts: Facts) -> Result<Option<StockRow>, FoldError> {
-        let version = facts.version;
-        let last = row.map_or(0, |row| row.version);
+        let (version, last) = (facts.version, row.map_or(0, |row| row.version));
         if version != last + 1 {
-            return Err(FoldError::VersionGap { row: "strict".to_owned(), last, found: version });
+            let rule = "a version follows the one before it";
+            return Err(FoldError::Impossible { field: "version", value: version as i64, rule });
         }
         match StockProjection::project(fold, row, event, facts)? {
             Some(row) if BROKEN && row.on_hand == POISON => {

@@ -137,7 +137,7 @@ async fn a_process_that_does_not_feed_what_serves_hears_of_it_from_one_that_does
     let running = world.run();
     world.until_throttled(|told| told.yields_to == Some(YieldsTo::Unseen)).await;
     let tell = |lag_events, events_come| {
-        let live = Some(LiveSide { generation: 1, lag_events, events_come });
+        let live = Some(LiveSide { generation: 1, lag_events, events_come, arrivals: 0 });
         ProcessReport { process: "another".to_owned(), at: i64::MAX, live, ..ProcessReport::default() }
     };
     world.stores.note_report(&tell(2_500, true)).await.unwrap();

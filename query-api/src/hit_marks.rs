@@ -13,8 +13,6 @@ use read_models::search::{RegionPrice, SearchHit};
 use schemas::event::Product;
 use schemas::{PositionToken, Sku};
 
-/// How long an answer that may step back waits for its generation.
-pub(crate) const STEP_BACK_WAIT: Duration = Duration::from_secs(1);
 /// A generation of search commits ten times a second.
 pub(crate) const LOOK_AGAIN: Duration = Duration::from_millis(20);
 

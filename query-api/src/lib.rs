@@ -13,6 +13,7 @@ mod problem;
 mod product;
 mod search;
 mod status;
+mod step_back;
 mod stock;
 mod watch;
 
@@ -36,7 +37,7 @@ use problem::Problem;
 
 use crate::hit_marks::HitMarks;
 use crate::marks::Marks;
-use crate::watch::Watch;
+use crate::watch::{Stores, Watch};
 
 /// What the query API reads, and its bounds.
 #[derive(Clone)]
@@ -98,8 +99,8 @@ pub fn router(api: QueryApi) -> (Router, ReadWatch) {
         marks: Marks::default(),
         page_marks: HitMarks::default(),
         search_marks: HitMarks::default(),
-        stock_watch: Arc::new(Watch::new()),
-        search_watch: Arc::new(Watch::new()),
+        stock_watch: Arc::new(Watch::new(Stores::Shared)),
+        search_watch: Arc::new(Watch::new(Stores::Own)),
     });
     let routes = Router::new()
         .route("/v1/stock/{sku}", get(stock::one))

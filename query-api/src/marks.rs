@@ -1,9 +1,10 @@
 //! Keeps a SKU's answers from stepping back when another generation answers.
 //!
-//! Two generations follow the same log, one a little behind the other. Who asks twice around a switch could first be told
-//! of a newer row than then. So the last answer of each SKU leaves a mark: its generation, and its stream versions added
-//! up, which only grow. An answer of another generation below the mark is asked for again, until that generation is
-//! there too, for a while. The same generation may step back: its store lost its last second, and says so by its position.
+//! Two generations follow the same log, one a little behind the other. Who asks twice around a switch could first be
+//! told of a newer row than then. So the last answer of each SKU leaves a mark: its generation, and its stream versions
+//! added up, which only grow. An answer of another generation below the mark is asked for again, until that generation
+//! is there too, for a while. The same generation may step back: its store lost its last second, and says so by its
+//! position.
 //!
 //! One process knows its own answers only: a reader of several processes brings a position token where it matters.
 
@@ -46,28 +47,24 @@ impl Default for Marks {
 
 impl Marks {
     /// Takes the answers of one request. `false` when one of them is behind what another generation has told of its
-    /// SKU; then none is noted.
-    pub(crate) fn take(&self, generation: u32, answers: &[StockAnswer]) -> bool {
-        if answers.iter().any(|answer| self.is_behind(generation, answer)) {
+    /// SKU; then none is noted. Answers that are late (`is_late`) have waited long enough, and are taken as they are.
+    pub(crate) fn take(&self, generation: u32, answers: &[StockAnswer], is_late: bool) -> bool {
+        let is_behind = answers.iter().any(|answer| self.is_behind(generation, answer));
+        if is_behind && !is_late {
             return false;
+        }
+        if is_behind {
+            tracing::warn!(generation, "a generation is behind what another one has told");
         }
         for answer in answers {
             let mark = Mark { generation, versions: versions(answer) };
             let mut shard = self.shard(&answer.sku).lock().unwrap_or_else(PoisonError::into_inner);
-            // A slower read that was asked for earlier takes no mark back.
-            if shard.of(&answer.sku).is_none_or(|held| held.versions <= mark.versions) {
+            // A slower read that was asked for earlier takes no mark back; one that waited in vain does.
+            if is_behind || shard.of(&answer.sku).is_none_or(|held| held.versions <= mark.versions) {
                 shard.note(answer.sku.clone(), mark);
             }
         }
         true
-    }
-
-    /// Notes answers whatever was told before.
-    pub(crate) fn accept(&self, generation: u32, answers: &[StockAnswer]) {
-        for answer in answers {
-            let mark = Mark { generation, versions: versions(answer) };
-            self.shard(&answer.sku).lock().unwrap_or_else(PoisonError::into_inner).note(answer.sku.clone(), mark);
-        }
     }
 
     fn is_behind(&self, generation: u32, answer: &StockAnswer) -> bool {
@@ -130,29 +127,29 @@ mod tests {
     #[test]
     fn another_generation_waits_until_it_is_as_far() {
         let marks = Marks::default();
-        assert!(marks.take(1, &[answer("A", &[5, 3])]));
-        assert!(!marks.take(2, &[answer("A", &[5, 2])]));
-        assert!(!marks.take(2, &[answer("B", &[1]), answer("A", &[5])]), "one of many holds all");
-        assert!(marks.take(2, &[answer("A", &[5, 3])]));
-        assert!(!marks.take(1, &[answer("A", &[4, 3])]), "and back the same");
-        assert!(marks.take(1, &[answer("A", &[5, 4])]));
+        assert!(marks.take(1, &[answer("A", &[5, 3])], false));
+        assert!(!marks.take(2, &[answer("A", &[5, 2])], false));
+        assert!(!marks.take(2, &[answer("B", &[1]), answer("A", &[5])], false), "one of many holds all");
+        assert!(marks.take(2, &[answer("A", &[5, 3])], false));
+        assert!(!marks.take(1, &[answer("A", &[4, 3])], false), "and back the same");
+        assert!(marks.take(1, &[answer("A", &[5, 4])], false));
     }
 
     #[test]
     fn the_same_generation_may_step_back() {
         let marks = Marks::default();
-        assert!(marks.take(1, &[answer("A", &[5])]));
-        assert!(marks.take(1, &[answer("A", &[4])]));
-        assert!(!marks.take(2, &[answer("A", &[4])]), "a read that was slow is no step back");
-        marks.accept(2, &[answer("A", &[4])]);
-        assert!(marks.take(1, &[answer("A", &[4])]), "what was told after waiting counts");
+        assert!(marks.take(1, &[answer("A", &[5])], false));
+        assert!(marks.take(1, &[answer("A", &[4])], false));
+        assert!(!marks.take(2, &[answer("A", &[4])], false), "a read that was slow is no step back");
+        assert!(marks.take(2, &[answer("A", &[4])], true), "it has waited long enough");
+        assert!(marks.take(1, &[answer("A", &[4])], false), "what was told after waiting counts");
     }
 
     #[test]
     fn what_was_asked_for_lately_is_remembered_and_memory_is_bounded() {
         let marks = Marks::default();
         for number in 0..3 * SHARD * SHARDS {
-            marks.take(1, &[answer(&number.to_string(), &[7])]);
+            marks.take(1, &[answer(&number.to_string(), &[7])], false);
         }
         let held: usize = marks
             .shards
@@ -164,6 +161,6 @@ mod tests {
             .sum();
         assert!(held <= 2 * SHARD * SHARDS, "{held}");
         let last = (3 * SHARD * SHARDS - 1).to_string();
-        assert!(!marks.take(2, &[answer(&last, &[6])]));
+        assert!(!marks.take(2, &[answer(&last, &[6])], false));
     }
 }

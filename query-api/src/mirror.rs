@@ -38,6 +38,7 @@ pub(crate) fn stock(watch: &Arc<Watch>, stock: &SharedStock, skus: &[Sku], answe
         let took = begun.elapsed();
         let how = match first {
             Ok(Ok(first)) => compare_stock(&stock, &skus, answered, first, &order).await,
+            Ok(Err(error)) if watch.is_of_the_store(&error) => Mirroring::Passed,
             Ok(Err(error)) => {
                 tracing::debug!(%error, "mirrored read failed");
                 Mirroring::Failed
@@ -221,8 +222,8 @@ fn is_alike(served: &SearchAnswer, mirrored: &SearchAnswer, limit: usize) -> boo
     all == 0 || common as f64 / all as f64 >= OVERLAP
 }
 
-/// Whether two answers to a wider request differ only in where hits stand. Every change of any document moves all scores
-/// a little: at two moments, hits that are nearly equally good change places, over the end of a page too.
+/// Whether two answers to a wider request differ only in where hits stand. Every change of any document moves all
+/// scores a little: at two moments, hits that are nearly equally good change places, over the end of a page too.
 fn is_near(served: &SearchAnswer, mirrored: &SearchAnswer, asked: &SearchRequest) -> bool {
     let has_first_of = |one: &SearchAnswer, other: &SearchAnswer| {
         other.hits.iter().take(asked.limit).all(|hit| one.hits.iter().any(|found| found.sku == hit.sku))

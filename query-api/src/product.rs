@@ -2,7 +2,7 @@
 //! comes.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
@@ -17,9 +17,11 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use crate::answer::{answer, moment, with_generation, with_position};
-use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
+use crate::hit_marks::{LOOK_AGAIN, Said};
 use crate::min_position::{is_at, min_position, read_at};
 use crate::problem::Problem;
+use crate::search::named as search_named;
+use crate::step_back::never_behind;
 use crate::stock::{Stock, answers, named as stock_named, sku_of, view};
 use crate::{QueryApi, Reads};
 
@@ -125,7 +127,7 @@ pub(crate) async fn page(
         ProductPage { sku: sku.clone(), product: None, price: None, stock: None, missing: Vec::new(), parked: false };
     let is_whole = described.is_ok() && stock.is_ok();
     let mut generations: Vec<String> = stock.iter().map(|found| stock_named(found.generation)).collect();
-    generations.extend(described.iter().map(|found| format!("search@{}", found.generation)));
+    generations.extend(described.iter().map(|found| search_named(found.generation)));
     let generations = generations.join(", ");
     match described {
         Ok(found) => {
@@ -179,16 +181,11 @@ async fn halves(reads: &Arc<Reads>, sku: &Sku, choice: &ReadChoice) -> Result<Ha
 
 /// Product and prices, never behind what another generation told before.
 async fn described(reads: &Reads, sku: &Sku, choice: &ReadChoice) -> Result<ProductAnswer, ReadModelError> {
-    let begun = Instant::now();
-    loop {
-        let found = reads.api.search.product(sku, choice).await?;
+    let take = |found: &ProductAnswer, is_late: bool| {
         let said = Said::by_page(sku, found.product.as_ref(), &found.prices);
-        let is_late = begun.elapsed() > STEP_BACK_WAIT;
-        if reads.page_marks.take(found.generation, &said, &found.position, is_late) {
-            return Ok(found);
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
+        reads.page_marks.take(found.generation, &said, &found.position, is_late)
+    };
+    never_behind(LOOK_AGAIN, LOOK_AGAIN, || reads.api.search.product(sku, choice), take).await
 }
 
 fn refused(error: &ReadModelError) -> Problem {

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Instant;
 
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
@@ -15,10 +14,11 @@ use utoipa::{IntoParams, ToSchema};
 
 use crate::Reads;
 use crate::answer::{answer, moment, with_generation};
-use crate::hit_marks::{LOOK_AGAIN, STEP_BACK_WAIT, Said};
+use crate::hit_marks::{LOOK_AGAIN, Said};
 use crate::min_position::{is_at, min_position, read_at};
 use crate::mirror;
 use crate::problem::Problem;
+use crate::step_back::never_behind;
 
 const DEFAULT_LIMIT: usize = 20;
 const MAX_LIMIT: usize = 100;
@@ -148,23 +148,14 @@ pub(crate) async fn search(
 /// What serves, never behind what another generation told before; mirrored where a stage wants that.
 async fn hits(reads: &Reads, request: &SearchRequest, choice: &ReadChoice) -> Result<SearchAnswer, ReadModelError> {
     let api = &reads.api;
-    let begun = Instant::now();
     let noted = reads.search_watch.begin(choice, api.settings.deadline);
-    let mut found = api.search.search(request.clone(), choice).await;
-    let mut pause = LOOK_AGAIN;
     // Who asks for a generation by its number gets what it has.
-    while choice.generation.is_none()
-        && let Ok(answer) = &found
-    {
-        let said = Said::by_hits(&answer.hits);
-        let is_late = begun.elapsed() > STEP_BACK_WAIT;
-        if reads.search_marks.take(answer.generation, &said, &answer.position, is_late) {
-            break;
-        }
-        tokio::time::sleep(pause).await;
-        pause = (2 * pause).min(8 * LOOK_AGAIN);
-        found = api.search.search(request.clone(), choice).await;
-    }
+    let take = |found: &SearchAnswer, is_late: bool| {
+        choice.generation.is_some()
+            || reads.search_marks.take(found.generation, &Said::by_hits(&found.hits), &found.position, is_late)
+    };
+    let search = || api.search.search(request.clone(), choice);
+    let found = never_behind(LOOK_AGAIN, 8 * LOOK_AGAIN, search, take).await;
     // What the caller waited for, with all of it.
     noted.ended(found.as_ref().map(|found| found.generation));
     let found = found?;
@@ -196,8 +187,8 @@ pub(crate) async fn suggest(
     Ok(with_generation(answer(&headers, &Suggestions { suggestions: found.names }, &found.position), &named))
 }
 
-fn named(generation: u32) -> String {
-    format!("search@{generation}")
+pub(crate) fn named(generation: u32) -> String {
+    format!("{}@{generation}", read_models::search::NAME)
 }
 
 fn request(params: SearchParams) -> Result<SearchRequest, Problem> {

@@ -49,7 +49,7 @@ pub(crate) async fn status(State(reads): State<Arc<Reads>>, headers: HeaderMap) 
     let (stock, search) = tokio::join!(api.stock.status(), api.search.status());
     let mut head = PositionToken::default();
     let mut projections = Vec::new();
-    for (name, found) in [("stock", stock), ("search", search)] {
+    for (name, found) in [(read_models::stock::NAME, stock), (read_models::search::NAME, search)] {
         let projection = projection(name, found, now);
         head.merge(&projection.position);
         projections.push(projection);

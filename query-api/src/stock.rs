@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, Query, State};
@@ -19,9 +19,12 @@ use crate::answer::{answer, moment, with_generation, with_position};
 use crate::min_position::{is_at, min_position, read_at};
 use crate::mirror;
 use crate::problem::Problem;
+use crate::step_back::never_behind;
 
 /// Most SKUs of one request.
 const MAX_SKUS: usize = 200;
+/// How long an answer that would step back waits before it is asked for again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// Units.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, ToSchema)]
@@ -189,7 +192,7 @@ pub(crate) async fn many(
 }
 
 pub(crate) fn named(generation: u32) -> String {
-    format!("stock@{generation}")
+    format!("{}@{generation}", read_models::stock::NAME)
 }
 
 async fn read(reads: &Arc<Reads>, headers: &HeaderMap, skus: &[Sku], choice: ReadChoice) -> Result<StockRead, Problem> {
@@ -204,10 +207,6 @@ async fn read(reads: &Arc<Reads>, headers: &HeaderMap, skus: &[Sku], choice: Rea
     .await
 }
 
-/// How long an answer that would step back waits for its generation.
-const STEP_BACK_WAIT: Duration = Duration::from_secs(1);
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
-
 /// What serves, never behind what another generation told before; mirrored where a stage wants that.
 pub(crate) async fn answers(
     reads: &Arc<Reads>,
@@ -215,22 +214,12 @@ pub(crate) async fn answers(
     choice: &ReadChoice,
 ) -> Result<StockRead, ReadModelError> {
     let (stock, watch) = (&reads.api.stock, &reads.stock_watch);
-    let begun = Instant::now();
     let noted = watch.begin(choice, reads.api.settings.deadline);
-    let mut read = stock.stock(skus, choice).await;
     // Who asks for a generation by its number gets what it has.
-    while choice.generation.is_none()
-        && let Ok(found) = &read
-        && !reads.marks.take(found.generation, &found.answers)
-    {
-        if begun.elapsed() > STEP_BACK_WAIT {
-            tracing::warn!(generation = found.generation, "a generation is behind what another one has told");
-            reads.marks.accept(found.generation, &found.answers);
-            break;
-        }
-        tokio::time::sleep(LOOK_AGAIN).await;
-        read = stock.stock(skus, choice).await;
-    }
+    let take = |found: &StockRead, is_late: bool| {
+        choice.generation.is_some() || reads.marks.take(found.generation, &found.answers, is_late)
+    };
+    let read = never_behind(LOOK_AGAIN, LOOK_AGAIN, || stock.stock(skus, choice), take).await;
     // What the caller waited for, with all of it.
     noted.ended(read.as_ref().map(|read| read.generation));
     let read = read?;

@@ -1,8 +1,8 @@
 //! What the reads of one read model cost and, while a candidate is mirrored, how its answers compare: written to the
 //! store, where triggers and the throttle of a replay look.
 //!
-//! Reads are told apart by the generation that answers, so that what a few ask of a candidate is not lost among what the
-//! others ask of the live one. Figures are of the last seconds and the last minute; what is older is forgotten.
+//! Reads are told apart by the generation that answers, so that what a few ask of a candidate is not lost among what
+//! the others ask of the live one. Figures are of the last seconds and the last minute; what is older is forgotten.
 //!
 //! Mirrored reads are made beside the answer that a caller gets, and never hold it up: where too many are under way, a
 //! request is not mirrored.
@@ -35,6 +35,7 @@ const SAMPLES: usize = 20;
 
 /// The reads of one read model by this process.
 pub(crate) struct Watch {
+    stores: Stores,
     process: String,
     catalogue: ArcSwapOption<Catalogue>,
     answered: Mutex<BTreeMap<u32, Minute>>,
@@ -56,6 +57,15 @@ pub(crate) struct Noted<'w> {
 #[derive(Default)]
 struct Minute {
     seconds: VecDeque<Counts>,
+}
+
+/// Where the generations of a read model lie.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stores {
+    /// All in one store.
+    Shared,
+    /// Each in files of its own.
+    Own,
 }
 
 #[derive(Default, Clone)]
@@ -94,8 +104,9 @@ pub(crate) enum Mirroring {
 // === impl Watch ===
 
 impl Watch {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(stores: Stores) -> Self {
         Self {
+            stores,
             process: Uuid::new_v4().to_string(),
             catalogue: ArcSwapOption::empty(),
             answered: Mutex::default(),
@@ -112,6 +123,12 @@ impl Watch {
 
     fn note(&self, generation: u32, took: Duration, is_error: bool) {
         locked(&self.answered).entry(generation).or_default().note(took, |second| second.errors += u64::from(is_error));
+    }
+
+    /// Whether a failed read says nothing about the generation that it was meant for.
+    pub(crate) fn is_of_the_store(&self, error: &ReadModelError) -> bool {
+        let is_away = matches!(error, ReadModelError::Unavailable { .. } | ReadModelError::BreakerOpen { .. });
+        self.stores == Stores::Shared && is_away
     }
 
     /// The generation that a read without an answer was meant for.
@@ -237,12 +254,14 @@ impl Watch {
 // === impl Noted ===
 
 impl Noted<'_> {
-    /// The generation that answered, or why none did; what is the caller's own fault is nobody's figure.
+    /// The generation that answered, or why none did. What is the caller's own fault, and a store that is away from all
+    /// generations alike, is nobody's figure: a trigger would roll back to where no read goes better.
     pub(crate) fn ended(mut self, ended: Result<u32, &ReadModelError>) {
         self.is_over = true;
         match ended {
             Ok(generation) => self.watch.note(generation, self.begun.elapsed(), false),
             Err(ReadModelError::Query { .. } | ReadModelError::UnknownGeneration { .. }) => {}
+            Err(error) if self.watch.is_of_the_store(error) => {}
             Err(_) => self.watch.note(self.watch.meant(self.choice), self.begun.elapsed(), true),
         }
     }

@@ -1,4 +1,5 @@
-//! Reads while a read model has two generations: which one answers is named, may be asked for, and never takes a SKU back.
+//! Reads while a read model has two generations: which one answers is named, may be asked for, and never takes a SKU
+//! back.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use read_models::generations::GenerationEntry;
 use read_models::process_report::ReadFigures;
 use read_models::search::SearchReader;
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, Resolution};
+use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef};
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
@@ -52,16 +53,9 @@ async fn apply(stock: &SharedStock, held: &Claimed, from: u64, version: u64) {
         version,
         updated_at: None,
     };
-    let batch = Batch {
-        partition: AT,
-        epoch: held.epoch,
-        from: if from == 0 { Checkpoint::default() } else { checkpoint(from) },
-        to: checkpoint(version),
-        changes: vec![(key, row)],
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: true,
-    };
+    let from = if from == 0 { Checkpoint::default() } else { checkpoint(from) };
+    let to = checkpoint(version);
+    let batch = Batch { to, changes: vec![(key, row)], ..Batch::unmoved(AT, held.epoch, from, true) };
     stock.apply(&batch).await.unwrap();
 }
 

@@ -12,9 +12,7 @@ use query_api::{QueryApi, QuerySettings, router};
 use read_models::generations::{Candidate, GenerationEntry, GenerationState, Share};
 use read_models::search::{CONTEXTS, SearchCatalogue, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{
-    Batch, Catalogue, Checkpoint, Generation, Generations, PartitionRef, ReadChoice, ReadModel, Resolution,
-};
+use read_models::{Batch, Catalogue, Checkpoint, Generation, Generations, PartitionRef, ReadChoice, ReadModel};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::Value;
@@ -80,16 +78,7 @@ async fn apply<K, R>(
         position: StorePosition { xid: 0, position },
         event_time: position as i64,
     };
-    let batch = Batch {
-        partition,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to,
-        changes,
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: true,
-    };
+    let batch = Batch { to, changes, ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true) };
     model.apply(&batch).await.unwrap();
 }
 
@@ -167,15 +156,7 @@ impl Search {
 
     /// What TEA is called at a position of the catalogue; the other topics are live.
     async fn write(&self, name: &str, position: u64) {
-        let product = Product {
-            sku: tea(),
-            name: name.to_owned(),
-            brand: None,
-            category_path: Vec::new(),
-            description: None,
-            pack_size: None,
-            tags: Vec::new(),
-        };
+        let product = Product::named(tea(), name);
         let row = SearchRow::Product { product: Some(product), version: position, revised_at: None };
         for context in CONTEXTS {
             match context {

@@ -14,7 +14,7 @@ use read_models::generations::{Candidate, GenerationEntry, Share};
 use read_models::process_report::MirrorReport;
 use read_models::search::{CONTEXTS, SearchCatalogue, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::connect_stock;
-use read_models::{Batch, Checkpoint, Claimed, Generation, Generations, PartitionRef, ReadModel, Resolution};
+use read_models::{Batch, Checkpoint, Claimed, Generation, Generations, PartitionRef, ReadModel};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition};
 use tokio_util::sync::CancellationToken;
@@ -128,30 +128,14 @@ impl Written {
             position: StorePosition { xid: 0, position: next },
             event_time: NOW,
         };
-        let batch = Batch {
-            partition: PartitionRef { context, partition: 0 },
-            epoch: claimed.epoch,
-            from: claimed.checkpoint,
-            to,
-            changes,
-            parked: Vec::new(),
-            dead_letters: Resolution::default(),
-            live: true,
-        };
+        let partition = PartitionRef { context, partition: 0 };
+        let batch = Batch { to, changes, ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true) };
         self.model.apply(&batch).await.unwrap();
         claimed.checkpoint = to;
     }
 
     async fn register(&mut self) {
-        let product = Product {
-            sku: tea(),
-            name: "Assam".to_owned(),
-            brand: None,
-            category_path: Vec::new(),
-            description: None,
-            pack_size: None,
-            tags: Vec::new(),
-        };
+        let product = Product::named(tea(), "Assam");
         let row = SearchRow::Product { product: Some(product), version: 1, revised_at: None };
         self.apply(Context::Catalogue, vec![(SearchKey::Product(tea()), row)]).await;
         self.apply(Context::Inventory, Vec::new()).await;

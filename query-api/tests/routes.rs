@@ -10,7 +10,7 @@ use axum::http::{Request, Response};
 use query_api::{QueryApi, QuerySettings, router};
 use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Generation, ParkedEvent, PartitionRef, ReadModel, Resolution};
+use read_models::{Batch, Checkpoint, Generation, ParkedEvent, PartitionRef, ReadModel};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::{Value, json};
@@ -57,13 +57,9 @@ impl Fixture {
         let key = StockKey { sku: sku.clone(), warehouse: warehouse.clone() };
         write(self.stock.as_ref(), "stock", fold, &[Context::Inventory], vec![(Context::Inventory, key, row)]).await;
         let product = Product {
-            sku: sku.clone(),
-            name: "Assam Tea".to_owned(),
             brand: Some("Bergamot".to_owned()),
             category_path: vec!["Pantry".to_owned(), "Tea".to_owned()],
-            description: None,
-            pack_size: None,
-            tags: Vec::new(),
+            ..Product::named(sku.clone(), "Assam Tea")
         };
         let rows = vec![
             (
@@ -132,9 +128,6 @@ async fn write<K: Clone, R: Clone>(
         let claimed = model.claim(partition).await.unwrap();
         let changes = rows.iter().filter(|(of, ..)| of == context);
         let batch = Batch {
-            partition,
-            epoch: claimed.epoch,
-            from: claimed.checkpoint,
             to: Checkpoint {
                 sequence: 1,
                 next_offset: 1,
@@ -142,9 +135,7 @@ async fn write<K: Clone, R: Clone>(
                 event_time: 1_699_999_999_000,
             },
             changes: changes.map(|(_, key, row)| (key.clone(), row.clone())).collect(),
-            parked: Vec::new(),
-            dead_letters: Resolution::default(),
-            live: true,
+            ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true)
         };
         model.apply(&batch).await.unwrap();
     }
@@ -167,14 +158,9 @@ async fn park<K, R>(model: &(impl ReadModel<Key = K, Row = R> + ?Sized), context
         parked_at: 5,
     };
     let batch = Batch {
-        partition,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
         to: Checkpoint { sequence, next_offset: offset + 1, position, ..claimed.checkpoint },
-        changes: Vec::new(),
         parked: vec![event],
-        dead_letters: Resolution::default(),
-        live: true,
+        ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true)
     };
     model.apply(&batch).await.unwrap();
 }

@@ -37,9 +37,9 @@ pub struct DeadLetterRequest {
 pub enum DeadLetterAction {
     /// Fold them, in order, as far as it goes.
     Redrive,
-    /// Take them out for good, and record why; only the first when `first_only`. None behind `to`, and with `first_only`
-    /// none but that one: who asks twice, or late, must not take out what nobody has looked at. A request of before that
-    /// was said has no `to`.
+    /// Take them out for good, and record why; only the first when `first_only`. None behind `to`, and with
+    /// `first_only` none but that one: who asks twice, or late, must not take out what nobody has looked at. A request
+    /// of before that was said has no `to`.
     Discard {
         reason: String,
         first_only: bool,
@@ -112,8 +112,8 @@ pub struct Resolution {
     pub answers: Vec<DeadLetterAnswer>,
 }
 
-/// The dead letters of a read model, whatever its rows are: those of the generation that this process writes, or else of
-/// the one that serves.
+/// The dead letters of a read model, whatever its rows are: those of the generation that this process writes, or else
+/// of the one that serves.
 #[async_trait]
 pub trait DeadLetters: Send + Sync + 'static {
     /// All partitions of the generation.

@@ -4,6 +4,7 @@
 //! are written as one, so that the pointer never moves without a trace, and never half. Readers look at it with each
 //! read. The store of the rows keeps it: switching back needs nothing but that store.
 
+mod decisions;
 pub mod fields;
 pub mod meant;
 
@@ -17,6 +18,7 @@ use serde_json::Value;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use self::decisions::{Action, BrokenChain, Decision, UnknownAction, Verdict, check_chain, check_chain_after};
 use self::meant::MeantDifference;
 use crate::error::ReadModelError;
 use crate::process_report::ProcessReport;
@@ -130,39 +132,6 @@ pub struct ReadChoice {
     pub region: Option<RegionId>,
 }
 
-/// A decision on a read model's generations. Each names the hash of the one before: what was decided cannot be changed
-/// afterwards without that being seen.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Decision {
-    /// 1, 2, 3 …
-    pub number: u64,
-    /// Milliseconds since 1970.
-    pub at: i64,
-    pub who: String,
-    /// `started`, `verified`, `approved`, `stage_entered`, `cut_over`, `rolled_back`, `retired`, `aborted` …
-    pub action: String,
-    /// `stock@2`.
-    pub generation: String,
-    pub reason: String,
-    /// What it rests on: a parity report's sums, a trigger's figures.
-    pub evidence: Value,
-    /// Hash of the decision before; empty for the first.
-    pub previous: String,
-    /// SHA-256, in hex, of all of the above as JSON.
-    pub hash: String,
-}
-
-/// What somebody decides; the chain is added when it is written.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Verdict {
-    pub at: i64,
-    pub who: String,
-    pub action: &'static str,
-    pub generation: Generation,
-    pub reason: String,
-    pub evidence: Value,
-}
-
 /// Where a read model's catalogue is kept.
 #[async_trait]
 pub trait Generations: Send + Sync {
@@ -196,7 +165,8 @@ pub trait Generations: Send + Sync {
     /// Replaces the report of a process.
     async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError>;
 
-    /// The reports that are at most `max_age_ms` older than `now`, in milliseconds since 1970.
+    /// The reports that are at most `max_age_ms` old at `now`, in milliseconds since 1970: see
+    /// [`is_of_late`](crate::process_report::is_of_late).
     async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError>;
 }
 
@@ -223,8 +193,7 @@ impl Catalogue {
     /// not there, or not any more.
     pub fn choose(&self, name: &str, choice: &ReadChoice) -> Result<u32, ReadModelError> {
         if let Some(wanted) = choice.generation {
-            let is_there = self.generations.get(&wanted).is_some_and(|entry| entry.state == GenerationState::Fed);
-            if is_there || (self.generations.is_empty() && wanted == self.serving) {
+            if self.fed_entry(wanted).is_some() || (self.generations.is_empty() && wanted == self.serving) {
                 return Ok(wanted);
             }
             let there = self.fed().map(|number| format!("{name}@{number}")).collect::<Vec<_>>().join(", ");
@@ -240,6 +209,11 @@ impl Catalogue {
     pub fn fed(&self) -> impl Iterator<Item = u32> + '_ {
         let is_fed = |entry: &GenerationEntry| entry.state == GenerationState::Fed;
         self.generations.iter().filter(move |(_, entry)| is_fed(entry)).map(|(number, _)| *number)
+    }
+
+    /// The generation of that number, while it is fed.
+    pub fn fed_entry(&self, number: u32) -> Option<&GenerationEntry> {
+        self.generations.get(&number).filter(|entry| entry.state == GenerationState::Fed)
     }
 
     /// The number that a new generation gets.
@@ -309,66 +283,7 @@ pub fn hundredth(key: &str) -> u8 {
     (first % 100) as u8
 }
 
-// === impl Decision ===
-
-impl Decision {
-    fn chained(number: u64, previous: &str, verdict: Verdict) -> Self {
-        let mut decision = Self {
-            number,
-            at: verdict.at,
-            who: verdict.who,
-            action: verdict.action.to_owned(),
-            generation: verdict.generation.to_string(),
-            reason: verdict.reason,
-            evidence: verdict.evidence,
-            previous: previous.to_owned(),
-            hash: String::new(),
-        };
-        decision.hash = decision.own_hash();
-        decision
-    }
-
-    /// What its hash must be.
-    pub fn own_hash(&self) -> String {
-        let unhashed = Decision { hash: String::new(), ..self.clone() };
-        // A struct of texts and numbers always has a JSON form.
-        let json = serde_json::to_vec(&unhashed).unwrap_or_default();
-        Sha256::digest(&json).iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-/// The first decision that does not follow from the one before it, or says another thing than when it was made.
-/// `Ok` where all do; `decisions` begins with the first one.
-pub fn check_chain(decisions: &[Decision]) -> Result<(), BrokenChain> {
-    check_chain_after(None, decisions)
-}
-
-/// [`check_chain`] of a part that begins behind `before`.
-pub fn check_chain_after(before: Option<&Decision>, decisions: &[Decision]) -> Result<(), BrokenChain> {
-    let mut previous = before.map(|before| before.hash.clone()).unwrap_or_default();
-    for (expected, decision) in (before.map_or(0, |before| before.number) + 1..).zip(decisions) {
-        let broken = |problem| Err(BrokenChain { number: expected, problem });
-        if decision.number != expected {
-            return broken("it is missing, or out of order");
-        }
-        if decision.previous != previous {
-            return broken("it does not name the decision before it: one of the two was replaced");
-        }
-        if decision.hash != decision.own_hash() {
-            return broken("it was changed after it was made");
-        }
-        previous.clone_from(&decision.hash);
-    }
-    Ok(())
-}
-
-/// Where a history was tampered with.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("decision {number}: {problem}")]
-pub struct BrokenChain {
-    pub number: u64,
-    pub problem: &'static str,
-}
+// === impl Until ===
 
 impl fmt::Display for Until {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {

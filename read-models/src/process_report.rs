@@ -28,6 +28,12 @@ pub struct ProcessReport {
     pub live: Option<LiveSide>,
 }
 
+/// Whether something that was noted `at` is at most `max_age_ms` old, all in milliseconds since 1970. What lies as far
+/// ahead was noted before the clock was set back, perhaps by a process that is gone (fault 15).
+pub fn is_of_late(at: i64, now: i64, max_age_ms: i64) -> bool {
+    now.abs_diff(at) <= max_age_ms.unsigned_abs()
+}
+
 /// How what serves is fed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LiveSide {
@@ -36,6 +42,9 @@ pub struct LiveSide {
     pub lag_events: u64,
     /// Whether events came for it of late.
     pub events_come: bool,
+    /// Events per second that come for it.
+    #[serde(default)]
+    pub arrivals: u64,
 }
 
 /// The same figures over two spans: in the short one what is sudden shows, in the long one what is rare.
@@ -104,6 +113,7 @@ impl LiveSide {
         Self {
             lag_events: self.lag_events.max(other.lag_events),
             events_come: self.events_come || other.events_come,
+            arrivals: self.arrivals.max(other.arrivals),
             ..self
         }
     }

@@ -110,8 +110,8 @@ pub trait ReadModel: DeadLetters {
 
     /// Writes a batch, or nothing. Refused with [`ReadModelError::CheckpointMoved`] unless the stored checkpoint is
     /// exactly `batch.from`, or when the store has none: a partition is claimed before it is written. Refused with
-    /// [`ReadModelError::Superseded`] when a higher epoch is stored; with a lower one stored, the store lost the claim and
-    /// what came behind it, as if it had no checkpoint (ADR 17).
+    /// [`ReadModelError::Superseded`] when a higher epoch is stored; with a lower one stored, the store lost the claim
+    /// and what came behind it, as if it had no checkpoint (ADR 17).
     async fn apply(&self, batch: &Batch<Self::Key, Self::Row>) -> Result<(), ReadModelError>;
 
     /// Notes the log's end, for lag and freshness. Not fenced: the last note holds, and the next one comes soon.
@@ -175,5 +175,23 @@ impl Generation {
 impl fmt::Display for Generation {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}@{}", self.name, self.number)
+    }
+}
+
+// === impl Batch ===
+
+impl<K, R> Batch<K, R> {
+    /// The write of an owner at checkpoint `at` that changes nothing.
+    pub fn unmoved(partition: PartitionRef, epoch: u64, at: Checkpoint, live: bool) -> Self {
+        Self {
+            partition,
+            epoch,
+            from: at,
+            to: at,
+            changes: Vec::new(),
+            parked: Vec::new(),
+            dead_letters: Resolution::default(),
+            live,
+        }
     }
 }

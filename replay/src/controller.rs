@@ -1,7 +1,7 @@
 //! What a replay does by itself: triggers roll back, automatic stages follow each other.
 //!
-//! Several processes may run it at once. Each looks at the same catalogue and decides by compare-and-set, so the second to
-//! decide finds nothing left to do.
+//! Several processes may run it at once. Each looks at the same catalogue and decides by compare-and-set, so the second
+//! to decide finds nothing left to do.
 
 use std::future::Future;
 use std::sync::Arc;
@@ -39,8 +39,8 @@ pub const AUTOMATIC: &str = "automatic";
 
 const EVERY: Duration = Duration::from_secs(1);
 
-/// Runs until `shutdown`. `statuses` gives the status of each generation that is fed, `now` the milliseconds since 1970.
-/// What cannot be reached now is looked at again in a second.
+/// Runs until `shutdown`. `statuses` gives the status of each generation that is fed, `now` the milliseconds since
+/// 1970. What cannot be reached now is looked at again in a second.
 pub async fn run_controller<S, F>(
     generations: Arc<dyn Generations>,
     ownership: Arc<Ownership>,
@@ -140,7 +140,7 @@ impl Controller {
 /// The newest replay that goes on by itself; while there is a candidate, it alone may.
 fn automatic(catalogue: &Catalogue) -> Result<Option<(u32, ReplayRecord)>, ReplayError> {
     for number in current_replays(catalogue) {
-        let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
+        let record = ReplayRecord::in_catalogue(catalogue, number)?;
         if let Some(record) = record.filter(|record| record.automatic) {
             return Ok(Some((number, record)));
         }

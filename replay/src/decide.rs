@@ -4,10 +4,10 @@
 //! served before; the way forward is [`cutover`]'s alone.
 
 mod compared;
+mod ruling;
 
-use read_models::Generation;
-use read_models::generations::{Candidate, Catalogue, GenerationEntry, GenerationState, Source, Until, Verdict};
-use schemas::Context;
+use projectors::{Projection, SearchProjection, StockProjection};
+use read_models::generations::{Action, Candidate, Catalogue, GenerationEntry, GenerationState, Source, Until};
 use serde_json::{Value, json};
 
 use crate::by::By;
@@ -15,11 +15,15 @@ use crate::error::ReplayError;
 use crate::gates::{Entering, Missing, missing};
 use crate::next_steps::instant;
 use crate::observed::Observed;
-use crate::outcome::Reversal;
 use crate::ownership::Ownership;
 use crate::plan::Plan;
-use crate::record::{CutOver, EnteredStage, ReplayRecord, ThrottleBounds, is_same_person, way_back, ways_back_to};
+use crate::record::{
+    CutOver, EnteredStage, ReplayRecord, ThrottleBounds, begin_again, is_same_person, note_taken_back, replay_of,
+    set_record, stage_name, taken_back, way_back, ways_back_to,
+};
 pub(crate) use compared::{approve, note_parity};
+pub(crate) use ruling::{Decided, Ruling};
+use ruling::{change, refuse};
 
 /// What a new replay is to build, and how it comes to serve.
 #[derive(Debug, Clone, PartialEq)]
@@ -44,22 +48,6 @@ pub struct CutoverRequest {
     pub forced: bool,
 }
 
-/// A change that may be written.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Decided {
-    pub to: Catalogue,
-    /// What is decided, in order; the last one says what came of it.
-    pub verdicts: Vec<Verdict>,
-    pub done: String,
-    pub reversal: Reversal,
-}
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Ruling {
-    Change(Box<Decided>),
-    Refuse(Vec<Missing>),
-}
-
 pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, by: &By) -> Result<Ruling, ReplayError> {
     if !request.known_folds.contains(&request.fold_version) {
         let known: Vec<String> = request.known_folds.iter().map(u32::to_string).collect();
@@ -73,10 +61,14 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
     };
     let unnamed = match &request.until {
         Some(Until::Position(token)) => {
-            let contexts = contexts_of(name);
+            let contexts = match name {
+                read_models::search::NAME => SearchProjection::CONTEXTS,
+                _ => StockProjection::CONTEXTS,
+            };
             let named = token.of_contexts(contexts).iter().count();
             if named == 0 {
-                let topics: Vec<String> = contexts.iter().map(|context| format!("{context}.events")).collect();
+                let mut topics: Vec<String> = contexts.iter().map(|context| format!("{context}.events")).collect();
+                topics.sort();
                 let sentence = format!(
                     "{token} names no partition of {}: {name} would stand still before its first event; use a token of \
                      an answer of {name}, or a time",
@@ -125,7 +117,7 @@ pub(crate) fn start(name: &str, catalogue: &Catalogue, request: &StartRequest, b
             format!("{name}@{number} is built up to {until}{from}, to be asked for by its number{stays_empty}")
         }
     };
-    change(name, to, number, by, "started", evidence, done)
+    change(name, to, number, by, Action::Started, evidence, done)
 }
 
 pub(crate) fn cutover(
@@ -172,7 +164,7 @@ pub(crate) fn cutover(
                 meant: record.meant.clone(),
                 since: catalogue.version + 1,
             });
-            ("stage_entered", format!("{name}@{number} is in stage {}: {}", stage.name, stage.share))
+            (Action::StageEntered, format!("{name}@{number} is in stage {}: {}", stage.name, stage.share))
         }
         None => {
             to.candidate = None;
@@ -180,7 +172,7 @@ pub(crate) fn cutover(
             to.serving = number;
             record.cut_over = Some(CutOver { at: by.at(), from: serving });
             record.has_served = true;
-            ("cut_over", format!("{name}@{number} serves; {name}@{serving} is still fed"))
+            (Action::CutOver, format!("{name}@{number} serves; {name}@{serving} is still fed"))
         }
     };
     let mirrored = before.map(|stage| observed.mirrored(number, &stage));
@@ -251,7 +243,7 @@ pub(crate) fn rollback(
     begin_again(&mut to, leaving)?;
     note_taken_back(&mut to, leaving)?;
     let evidence = json!({"from_stage": stage, "answers": format!("{name}@{answers}"), "because": evidence});
-    change(name, to, leaving, by, "rolled_back", evidence, done)
+    change(name, to, leaving, by, Action::RolledBack, evidence, done)
 }
 
 /// Ends a generation that answers nobody. `early` names an approver who lets it happen within the rollback window.
@@ -306,7 +298,7 @@ pub(crate) fn retire(
         )
     };
     let evidence = json!({"serving": format!("{name}@{}", catalogue.serving), "early": early});
-    change(name, to, number, by, "retired", evidence, done)
+    change(name, to, number, by, Action::Retired, evidence, done)
 }
 
 /// Ends a replay that never served.
@@ -325,7 +317,7 @@ pub(crate) fn abort(name: &str, catalogue: &Catalogue, number: u32, by: &By) -> 
     let mut to = catalogue.clone();
     end(&mut to, number);
     let done = format!("{name}@{number} is removed; it never served");
-    change(name, to, number, by, "aborted", json!({}), done)
+    change(name, to, number, by, Action::Aborted, json!({}), done)
 }
 
 /// The stage that is asked for by name, or the one that is next; at the end of the plan, its last.
@@ -333,7 +325,7 @@ pub(crate) fn wanted_stage(catalogue: &Catalogue, request: &CutoverRequest) -> R
     if request.stage.is_some() {
         return Ok(request.stage.clone());
     }
-    let record = catalogue.generations.get(&request.generation).map(ReplayRecord::of).transpose()?.flatten();
+    let record = ReplayRecord::in_catalogue(catalogue, request.generation)?;
     Ok(record.and_then(|record| {
         let due = record.stage.as_ref().map_or(0, |stage| stage.index + 1);
         record.plan.stages.get(due).or(record.plan.stages.last()).map(|stage| stage.name.clone())
@@ -341,75 +333,6 @@ pub(crate) fn wanted_stage(catalogue: &Catalogue, request: &CutoverRequest) -> R
 }
 
 // === What they are made of ===
-
-/// Whose events make a read model.
-fn contexts_of(name: &str) -> &'static [Context] {
-    match name {
-        read_models::search::NAME => &read_models::search::CONTEXTS,
-        _ => &[Context::Inventory],
-    }
-}
-
-fn change(
-    name: &str,
-    to: Catalogue,
-    number: u32,
-    by: &By,
-    action: &'static str,
-    evidence: Value,
-    done: String,
-) -> Result<Ruling, ReplayError> {
-    let verdict = verdict(name, &to, number, by, action, evidence);
-    let reversal =
-        if matches!(action, "retired" | "aborted") { Reversal::ForwardFixOnly } else { Reversal::Reversible };
-    Ok(Ruling::Change(Box::new(Decided { to, verdicts: vec![verdict], done, reversal })))
-}
-
-fn verdict(name: &str, to: &Catalogue, number: u32, by: &By, action: &'static str, evidence: Value) -> Verdict {
-    let generation = to.generation(name, number).unwrap_or(Generation {
-        name: name.to_owned(),
-        number,
-        fold_version: 0,
-        partitions: 0,
-    });
-    Verdict {
-        at: by.at(),
-        who: by.who().to_owned(),
-        action,
-        generation,
-        reason: by.reason().to_owned(),
-        evidence: rounded(evidence),
-    }
-}
-
-/// A decision's hash is taken of its JSON form, and must be the same once that was read back: of a float with few digits
-/// it is, of any other one the last digit may change.
-fn rounded(value: Value) -> Value {
-    match value {
-        Value::Number(number) => match number.as_f64().filter(|_| number.is_f64()) {
-            Some(float) => json!((float * 1e6).round() / 1e6),
-            None => Value::Number(number),
-        },
-        Value::Array(values) => values.into_iter().map(rounded).collect(),
-        Value::Object(fields) => fields.into_iter().map(|(key, value)| (key, rounded(value))).collect(),
-        other => other,
-    }
-}
-
-/// The record of a generation that a replay builds and that is still fed.
-fn replay_of(name: &str, catalogue: &Catalogue, number: u32) -> Result<Result<ReplayRecord, Missing>, ReplayError> {
-    let Some(entry) = catalogue.generations.get(&number) else {
-        let there: Vec<String> = catalogue.fed().map(|number| format!("{name}@{number}")).collect();
-        let sentence = format!("there is no {name}@{number}; there is {}", there.join(", "));
-        return Ok(Err(Missing::new("unknown_generation", sentence)));
-    };
-    if entry.state != GenerationState::Fed {
-        let sentence = format!("{name}@{number} is retired; start another replay");
-        return Ok(Err(Missing::new("retired", sentence)));
-    }
-    let none = || Missing::new("no_replay", format!("{name}@{number} is not built by a replay; start one"));
-    Ok(ReplayRecord::of(entry)?.ok_or_else(none))
-}
 
 fn still_answers(name: &str, catalogue: &Catalogue, number: u32, wanted: &str) -> Option<Missing> {
     let state = catalogue.generations.get(&number).map(|entry| entry.state);
@@ -434,8 +357,7 @@ fn still_answers(name: &str, catalogue: &Catalogue, number: u32, wanted: &str) -
 
 fn no_way_back(name: &str, catalogue: &Catalogue) -> Result<String, ReplayError> {
     let serving = catalogue.serving;
-    let entry = catalogue.generations.get(&serving);
-    let cut_over = entry.map(ReplayRecord::of).transpose()?.flatten().and_then(|record| record.cut_over);
+    let cut_over = ReplayRecord::in_catalogue(catalogue, serving)?.and_then(|record| record.cut_over);
     Ok(match cut_over {
         Some(cut_over) => format!(
             "{name}@{}, which served before, is retired: only a forward fix is left; mend the fold and start another replay",
@@ -445,58 +367,9 @@ fn no_way_back(name: &str, catalogue: &Catalogue) -> Result<String, ReplayError>
     })
 }
 
-fn stage_name(catalogue: &Catalogue, number: u32) -> Result<Option<String>, ReplayError> {
-    let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
-    Ok(record.and_then(|record| record.current_stage().map(|stage| stage.name.clone())))
-}
-
-/// A generation that was rolled back needs a comparison and an approval of its own for a second cutover.
-fn begin_again(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
-    let Some(mut record) = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten() else {
-        return Ok(());
-    };
-    record.begin_again();
-    set_record(to, number, &record)
-}
-
-fn note_taken_back(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
-    let Some(record) = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten() else {
-        return Ok(());
-    };
-    set_record(to, number, &ReplayRecord { taken_back: true, ..record })
-}
-
-/// A newer generation that is still fed, and that a rollback left: who says `rollback` then must name what he means.
-pub(crate) fn taken_back(catalogue: &Catalogue) -> Result<Option<u32>, ReplayError> {
-    for (number, entry) in catalogue.generations.range(catalogue.serving + 1..) {
-        let is_left = ReplayRecord::of(entry)?.is_some_and(|record| record.taken_back);
-        if is_left && entry.state == GenerationState::Fed {
-            return Ok(Some(*number));
-        }
-    }
-    Ok(None)
-}
-
 fn end(to: &mut Catalogue, number: u32) {
     if let Some(entry) = to.generations.get_mut(&number) {
         entry.state = GenerationState::Retired;
     }
     to.previous = to.previous.filter(|previous| *previous != number);
-}
-
-fn with_record(catalogue: &Catalogue, number: u32, record: &ReplayRecord) -> Result<Catalogue, ReplayError> {
-    let mut to = catalogue.clone();
-    set_record(&mut to, number, record)?;
-    Ok(to)
-}
-
-fn set_record(to: &mut Catalogue, number: u32, record: &ReplayRecord) -> Result<(), ReplayError> {
-    if let Some(entry) = to.generations.get_mut(&number) {
-        entry.replay = record.to_value()?;
-    }
-    Ok(())
-}
-
-fn refuse(code: &'static str, sentence: impl Into<String>) -> Result<Ruling, ReplayError> {
-    Ok(Ruling::Refuse(vec![Missing::new(code, sentence)]))
 }

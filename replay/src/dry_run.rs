@@ -1,29 +1,26 @@
 //! A dry run: a fold and the upcasters of this program over the real log, in memory, without writing anything.
 //!
-//! It tells what would not decode, which keys would be parked, which rows would differ from those that serve, and what it
-//! costs. One partition's rows are in memory at a time.
+//! It tells what would not decode, which keys would be parked, which rows would differ from those that serve, and what
+//! it costs. One partition's rows are in memory at a time.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::Mutex;
+use std::sync::{Mutex, PoisonError};
 
 use async_trait::async_trait;
-use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
+use event_log::{EventEnvelope, TopicPartition};
 use projectors::{Facts, Projection, fold_event};
 use read_models::{Checkpoint, Loaded, PartitionRef, PartitionStatus, ReadModelError, ReadModelStatus, RowPage};
-use resilience::{Policy, retry};
 use serde::Serialize;
-use std::sync::PoisonError;
-use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::error::ReplayError;
+use crate::log_reader::LogReader;
 use crate::parity::{self, Progress, Sides};
 use crate::report::{KeyDifference, MOST_LISTED, PartitionParity};
 use crate::rules::Rules;
 use crate::sides::{Compared, GenerationRows};
 
 const PAGE: usize = 2_000;
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Failures that are listed; beyond them they are counted.
 const FAILURES_LISTED: usize = 1_000;
 
@@ -92,8 +89,7 @@ pub async fn dry_run<P: Compared>(
     live: &dyn GenerationRows<P>,
     live_fold: u32,
     fold: u32,
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     rules: &Rules,
     progress: &Progress,
 ) -> Result<DryRunReport, ReplayError> {
@@ -104,12 +100,12 @@ pub async fn dry_run<P: Compared>(
     progress.expect(status.partitions.len());
     for partition in &status.partitions {
         let folding = Instant::now();
-        let folded = Folded::<P>::of_log(partition.partition, fold, log, decoder, progress, &mut report).await?;
+        let folded = Folded::<P>::of_log(partition.partition, fold, log, progress, &mut report).await?;
         report.fold_seconds += folding.elapsed().as_secs_f64();
         report.rows += folded.rows.len() as u64;
         report.parked_keys += folded.parked.len() as u64;
         let sides = Sides { live, live_fold, candidate: &folded, candidate_fold: fold };
-        let found = parity::compare_partition(&sides, log, decoder, rules, progress, partition.partition).await?;
+        let found = parity::compare_partition(&sides, log, rules, progress, partition.partition).await?;
         report.partitions.push(found.0);
         report.differing += found.1.len() as u64;
         let room = MOST_LISTED.saturating_sub(report.differences.len());
@@ -127,14 +123,13 @@ impl<P: Projection> Folded<P> {
     async fn of_log(
         partition: PartitionRef,
         fold: u32,
-        log: &dyn EventLog,
-        decoder: &EventDecoder,
+        log: &LogReader,
         progress: &Progress,
         report: &mut DryRunReport,
     ) -> Result<Self, ReplayError> {
         let at = TopicPartition::new(partition.context.events_topic(), partition.partition);
-        let ends = log.ends(&at.topic).await?;
-        let ends = ends.into_iter().find(|ends| ends.partition == at.partition);
+        // Without patience: a log that is away before a partition is begun is an error at once.
+        let ends = log.log.ends_of(&at).await?;
         let (first, end) = ends.map_or((0, 0), |ends| (ends.first, ends.next));
         let mut folded = Self {
             partition,
@@ -145,9 +140,7 @@ impl<P: Projection> Folded<P> {
             page: Mutex::new(None),
         };
         while folded.checkpoint.next_offset < end {
-            let read = || log.read(&at, folded.checkpoint.next_offset, PAGE);
-            let is_transient = event_log::EventLogError::is_transient;
-            let records = retry(Policy::STORE, Some(Instant::now() + PATIENCE), is_transient, read).await?;
+            let records = log.read(&at, folded.checkpoint.next_offset, PAGE).await?;
             if records.is_empty() {
                 break;
             }
@@ -163,7 +156,7 @@ impl<P: Projection> Folded<P> {
                     report.duplicates += 1;
                     continue;
                 }
-                folded.take(record, envelope, decoder, report).await?;
+                folded.take(record, envelope, log, report).await?;
             }
             progress.rows(records.len());
         }
@@ -174,7 +167,7 @@ impl<P: Projection> Folded<P> {
         &mut self,
         record: &event_log::Record,
         envelope: EventEnvelope,
-        decoder: &EventDecoder,
+        log: &LogReader,
         report: &mut DryRunReport,
     ) -> Result<(), ReplayError> {
         report.events += 1;
@@ -185,19 +178,11 @@ impl<P: Projection> Folded<P> {
             report.parked_events += 1;
             return Ok(());
         }
-        let is_transient = |error: &event_log::DecodeError| error.is_transient();
-        let folded = match retry(Policy::STORE, Some(Instant::now() + PATIENCE), is_transient, || {
-            decoder.decode(record)
-        })
-        .await
-        {
+        let folded = match log.decode(record).await {
             Err(error) if error.is_transient() => return Err(error.into()),
             Err(error) => Err(error.to_string()),
-            Ok(decoded) => {
-                let facts = Facts { version: envelope.stream_version, time: envelope.time };
-                fold_event::<P>(self.fold, &decoded.event, facts, |key| self.rows.get(key))
-                    .map_err(|error| error.to_string())
-            }
+            Ok(decoded) => fold_event::<P>(self.fold, &decoded.event, Facts::of(&envelope), |key| self.rows.get(key))
+                .map_err(|error| error.to_string()),
         };
         match folded {
             Ok(None) => {}

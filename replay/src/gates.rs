@@ -1,8 +1,8 @@
 //! What is missing before a stage may be entered. Pure.
 //!
 //! Invariant R1: no stage answers anybody from a candidate whose comparison was not clean, at one position vector and
-//! lately, or that was not approved by a named approver other than who started it. A stage that only mirrors reads may be
-//! forced; no other one ever.
+//! lately, or that was not approved by a named approver other than who started it. A stage that only mirrors reads may
+//! be forced; no other one ever.
 
 use humantime::format_duration;
 use read_models::generations::{Catalogue, GenerationEntry, GenerationState};
@@ -248,9 +248,9 @@ fn exit(catalogue: &Catalogue, record: &ReplayRecord, observed: &Observed, enter
     missing
 }
 
-/// What differed counts for as long as the stage lasts: waiting makes nothing good. Errors may be too many over all of it,
-/// or of late. How fast reads are is compared over the last minute, with reads of the same minute. Counts are those of the
-/// processes that serve now: one that ended takes its own along.
+/// What differed counts for as long as the stage lasts: waiting makes nothing good. Errors may be too many over all of
+/// it, or of late. How fast reads are is compared over the last minute, with reads of the same minute. Counts are those
+/// of the processes that serve now: one that ended takes its own along.
 fn exit_of_mirrored(stage: &Stage, mirrored: MirroredReads, live: ReadFigures) -> Vec<Missing> {
     let exit = stage.exit;
     let mut missing = Vec::new();

@@ -1,12 +1,12 @@
 //! The decisions on a read model, and whether they still say what was decided.
 //!
-//! Three things are held against each other: the chain of the decisions itself, the catalogue that names its end and that
-//! must say what follows from them, and `platform.events`, which whoever changes the store does not reach.
+//! Three things are held against each other: the chain of the decisions itself, the catalogue that names its end and
+//! that must say what follows from them, and `platform.events`, which whoever changes the store does not reach.
 
 mod derived;
 
 use read_models::Generations;
-use read_models::generations::{Catalogue, Decision, check_chain, check_chain_after};
+use read_models::generations::{Action, Catalogue, Decision, check_chain, check_chain_after};
 use schemas::event::DecisionRecorded;
 use serde::Serialize;
 use uuid::Uuid;
@@ -67,7 +67,8 @@ impl History {
         Ok(Self { decisions, tampered, elsewhere: Vec::new() })
     }
 
-    /// Reads `limit` decisions at most, those after number `after`. Whoever reads page after page checks all of the chain.
+    /// Reads `limit` decisions at most, those after number `after`. Whoever reads page after page checks all of the
+    /// chain.
     pub async fn page(generations: &dyn Generations, after: u64, limit: usize) -> Result<HistoryPage, ReplayError> {
         let catalogue = generations.catalogue().await?;
         let before = match after.checked_sub(1) {
@@ -96,8 +97,8 @@ impl History {
         Ok(HistoryPage { decisions, tampered, next })
     }
 
-    /// Holds it against the events of read model `name` on `platform.events`, in any order. What is not recorded yet may
-    /// still be on its way, so only those up to `published` must be there.
+    /// Holds it against the events of read model `name` on `platform.events`, in any order. What is not recorded yet
+    /// may still be on its way, so only those up to `published` must be there.
     ///
     /// What another catalogue decided, and this one does not have, was decided in a store that was emptied or replaced.
     /// That is found in [`Self::elsewhere`], and counts as tampered with where a read model has one store only.
@@ -138,7 +139,7 @@ impl History {
             }
             // A hash is of all that was decided, and of all before it. Who brought a catalogue back decided nothing.
             let is_here = self.decisions.iter().any(|decision| decision.hash == event.hash);
-            if is_here || event.action == derived::RESTORED {
+            if is_here || event.action == Action::RestoredAfterLoss.as_str() {
                 continue;
             }
             match others.iter_mut().find(|other| other.catalogue_id == event.catalogue_id) {
@@ -169,8 +170,8 @@ impl OtherCatalogue {
     }
 }
 
-/// Whether all processes share one store, and so one catalogue; otherwise others on the topic are of other machines, and
-/// a lost one cannot be told from these.
+/// Whether all processes share one store, and so one catalogue; otherwise others on the topic are of other machines,
+/// and a lost one cannot be told from these.
 fn has_one_store(name: &str) -> bool {
     name != read_models::search::NAME
 }

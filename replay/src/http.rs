@@ -1,5 +1,5 @@
-//! Replays over HTTP: what there is, and the operations. Who acts is the field `by`: there is no identity provider yet, so
-//! whoever reaches the address may say any name.
+//! Replays over HTTP: what there is, and the operations. Who acts is the field `by`: there is no identity provider yet,
+//! so whoever reaches the address may say any name.
 //!
 //! What is refused is a 409 with the list of what is missing.
 
@@ -15,7 +15,6 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
-use read_models::generations::GenerationState;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use utoipa::{IntoParams, OpenApi, ToSchema};
@@ -23,9 +22,10 @@ use utoipa::{IntoParams, OpenApi, ToSchema};
 use crate::decide::CutoverRequest;
 use crate::gates::Missing;
 use crate::history::{History, HistoryPage};
+use crate::log_reader::LogReader;
 use crate::outcome::{Done, Outcome};
 use crate::record::ReplayRecord;
-use crate::replayed::{LogReader, Replayed};
+use crate::replayed::Replayed;
 use crate::report::MOST_LISTED;
 use crate::target::Target;
 use crate::view::{GenerationView, ReplaysView};
@@ -139,7 +139,7 @@ async fn start(State(api): State<Arc<Shared>>, body: Body<StartBody>) -> Result<
     let by = body.by(api.now)?;
     let (replayed, _) = api.find(&body.read_model)?;
     let outcome = replayed.operations().start(&body.request(replayed.folds())?, &by).await?;
-    told(outcome, StatusCode::CREATED)
+    respond(outcome, StatusCode::CREATED)
 }
 
 /// Compare a generation with the one that serves, every key, at one position
@@ -173,7 +173,7 @@ async fn verify(
     };
     let catalogue = replayed.catalogue().await?;
     let number = target.resolve(&catalogue)?;
-    let entry = catalogue.generations.get(&number).filter(|entry| entry.state == GenerationState::Fed);
+    let entry = catalogue.fed_entry(number);
     entry.ok_or_else(|| problem::unknown(&format!("{}@{number}", replayed.name())))?;
     if number == catalogue.serving {
         let sentence = format!("{}@{number} serves, and nothing is compared with itself", replayed.name());
@@ -239,7 +239,7 @@ async fn approve(
     let by = body.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
-    told(replayed.operations().approve(number, body.report.as_deref(), &by).await?, StatusCode::OK)
+    respond(replayed.operations().approve(number, body.report.as_deref(), &by).await?, StatusCode::OK)
 }
 
 /// Enter the next stage
@@ -263,7 +263,7 @@ async fn cutover(
     let generation = target.resolve(&catalogue)?;
     let observed = replayed.observed(&catalogue, (api.now)()).await?;
     let request = CutoverRequest { generation, stage: body.stage, forced: body.force };
-    told(replayed.operations().cutover(&request, &observed, &by).await?, StatusCode::OK)
+    respond(replayed.operations().cutover(&request, &observed, &by).await?, StatusCode::OK)
 }
 
 /// Answer from the generation before again
@@ -282,7 +282,7 @@ async fn rollback(
 ) -> Result<Response, Problem> {
     let by = taken(body)?.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
-    told(replayed.operations().rollback(target.number, &by).await?, StatusCode::OK)
+    respond(replayed.operations().rollback(target.number, &by).await?, StatusCode::OK)
 }
 
 /// Stop feeding a generation that answers nobody, and remove it
@@ -303,7 +303,7 @@ async fn retire(
     let by = body.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.to_retire(&replayed.catalogue().await?)?;
-    told(replayed.operations().retire(number, body.early.as_deref(), &by).await?, StatusCode::OK)
+    respond(replayed.operations().retire(number, body.early.as_deref(), &by).await?, StatusCode::OK)
 }
 
 /// Give up a replay that never served
@@ -323,7 +323,7 @@ async fn abort(
     let by = taken(body)?.by(api.now)?;
     let (replayed, target) = api.find(&name)?;
     let number = target.resolve(&replayed.catalogue().await?)?;
-    told(replayed.operations().abort(number, &by).await?, StatusCode::OK)
+    respond(replayed.operations().abort(number, &by).await?, StatusCode::OK)
 }
 
 #[derive(Debug, Deserialize, IntoParams)]
@@ -357,26 +357,26 @@ async fn history(
         return Err(Problem::unprocessable(format!("limit {limit} is not between 1 and {MAX_PAGE}")));
     }
     let is_wanted = |replayed: &&Replayed| params.projection.as_ref().is_none_or(|name| name == replayed.name());
-    let mut told = Vec::new();
+    let mut read_models = Vec::new();
     for replayed in api.replayed.iter().filter(is_wanted) {
         let generations = replayed.operations().generations();
         let page = History::page(generations.as_ref(), params.after.unwrap_or(0), limit).await?;
         let HistoryPage { decisions, tampered, next } = page;
-        told.push(json!({
+        read_models.push(json!({
             "projection": replayed.name(), "decisions": decisions, "tampered": tampered, "next": next,
         }));
     }
-    if let (true, Some(name)) = (told.is_empty(), &params.projection) {
+    if let (true, Some(name)) = (read_models.is_empty(), &params.projection) {
         return Err(problem::unknown(name));
     }
-    Ok(no_store(Json(json!({ "read_models": told }))))
+    Ok(no_store(Json(json!({ "read_models": read_models }))))
 }
 
 fn taken<T>(body: Body<T>) -> Result<T, Problem> {
     body.map(|Json(body)| body).map_err(|error| Problem::unprocessable(error.body_text()))
 }
 
-fn told(outcome: Outcome, status: StatusCode) -> Result<Response, Problem> {
+fn respond(outcome: Outcome, status: StatusCode) -> Result<Response, Problem> {
     match outcome {
         Outcome::Done(done) => Ok(no_store((status, Json(done)))),
         Outcome::Refused(refused) => Err(Problem::refused(refused.missing)),
@@ -402,7 +402,7 @@ impl Shared {
         // First: what is noted by the comparison is there once the comparison says so.
         let comparison = self.comparisons.newest(replayed.name(), number, most);
         let catalogue = replayed.catalogue().await?;
-        let record = catalogue.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
+        let record = ReplayRecord::in_catalogue(&catalogue, number)?;
         let evidence = record.and_then(|record| record.parity);
         Ok(ParityView { generation: format!("{}@{number}", replayed.name()), evidence, comparison })
     }

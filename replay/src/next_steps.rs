@@ -1,12 +1,11 @@
 //! What can be done next with the generations of a read model, and whether it can be taken back.
 
 use humantime::{format_duration, format_rfc3339_seconds};
-use read_models::generations::{Catalogue, GenerationState};
+use read_models::generations::Catalogue;
 
-use crate::decide::taken_back;
 use crate::error::ReplayError;
 use crate::outcome::{NextStep, Reversal};
-use crate::record::{ReplayRecord, current_replays, way_back};
+use crate::record::{ReplayRecord, current_replays, taken_back, way_back};
 
 /// In the order in which one thinks of them. Whether the gates let one do it is another question.
 pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, ReplayError> {
@@ -50,12 +49,8 @@ pub fn next_steps(name: &str, catalogue: &Catalogue) -> Result<Vec<NextStep>, Re
 
 /// `target`: what commands name it by.
 fn of_replay(name: &str, target: &str, catalogue: &Catalogue, number: u32) -> Result<Vec<NextStep>, ReplayError> {
-    let Some(entry) = catalogue.generations.get(&number).filter(|entry| entry.state == GenerationState::Fed) else {
-        return Ok(Vec::new());
-    };
-    let Some(record) = ReplayRecord::of(entry)? else {
-        return Ok(Vec::new());
-    };
+    let Some(entry) = catalogue.fed_entry(number) else { return Ok(Vec::new()) };
+    let Some(record) = ReplayRecord::of(entry)? else { return Ok(Vec::new()) };
     let mut steps = Vec::new();
     let serving = catalogue.serving;
     let approvals = record.approvals_besides(&[&record.started_by]).count();

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use read_models::process_report::{Lately, ProcessReport, ReadFigures};
+use read_models::process_report::{Lately, ProcessReport, ReadFigures, is_of_late};
 use read_models::{Generations, PartitionStatus, ReadModelStatus};
 
 use crate::error::ReplayError;
@@ -18,7 +18,8 @@ pub struct Observed {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObservedGeneration {
-    /// Events that it is behind the log; `None` where nobody has looked at the log's end lately: who feeds it may be gone.
+    /// Events that it is behind the log; `None` where nobody has looked at the log's end lately: who feeds it may be
+    /// gone.
     pub lag_events: Option<u64>,
     /// Whether reads of all its partitions are answered.
     pub is_live: bool,
@@ -39,9 +40,8 @@ pub const REPORT_MAX_AGE_MS: i64 = 15_000;
 const HEAD_MAX_AGE_MS: i64 = 15_000;
 
 fn lag(status: &ReadModelStatus, now: i64) -> Option<u64> {
-    let is_known = |partition: &PartitionStatus| {
-        partition.head.is_some_and(|head| now.saturating_sub(head.seen_at) <= HEAD_MAX_AGE_MS)
-    };
+    let is_known =
+        |partition: &PartitionStatus| partition.head.is_some_and(|head| is_of_late(head.seen_at, now, HEAD_MAX_AGE_MS));
     if status.partitions.iter().all(is_known) { status.lag_events() } else { None }
 }
 

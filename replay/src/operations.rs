@@ -1,7 +1,8 @@
 //! The operations on a replay: look at the catalogue, decide, write catalogue and decision as one.
 //!
-//! Each is one compare-and-set. Where somebody else changed the catalogue meanwhile it is decided anew, on what is there
-//! then; what was refused or done is the answer of one moment. A process that is killed has written all of it or nothing.
+//! Each is one compare-and-set. Where somebody else changed the catalogue meanwhile it is decided anew, on what is
+//! there then; what was refused or done is the answer of one moment. A process that is killed has written all of it or
+//! nothing.
 
 mod repaired;
 
@@ -30,8 +31,9 @@ pub struct Operations {
     ownership: Arc<Ownership>,
 }
 
-/// Others change the catalogue a few times a minute; so many times in a row is something else.
+/// Longest evidence of a decision, in bytes: a command carries 100,000 characters at most.
 const MAX_EVIDENCE: usize = 100_000;
+/// Others change the catalogue a few times a minute; so many times in a row is something else.
 const ATTEMPTS: u32 = 20;
 
 // === impl Operations ===
@@ -64,8 +66,8 @@ impl Operations {
         self.change(|catalogue| decide::start(self.name(), catalogue, request, by)).await
     }
 
-    /// Notes what a comparison showed, and the rules that it was made with. Approvals of an earlier one are void; where it
-    /// is not clean, a stage that answers from the generation is taken back.
+    /// Notes what a comparison showed, and the rules that it was made with. Approvals of an earlier one are void; where
+    /// it is not clean, a stage that answers from the generation is taken back.
     pub async fn note_parity(&self, evidence: &ParityEvidence, rules: &Rules, by: &By) -> Result<Outcome, ReplayError> {
         self.change(|catalogue| decide::note_parity(self.name(), catalogue, evidence, rules, by)).await
     }
@@ -165,7 +167,7 @@ impl Operations {
             return Ok(Outcome::Done(Done {
                 generation: generation.to_string(),
                 number: generation.number,
-                action,
+                action: action.as_str(),
                 done,
                 reversal,
                 next,

@@ -7,6 +7,7 @@ use crate::gates::Missing;
 
 /// A refusal is an answer, not an error.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
+#[schema(as = ReplayOutcome)] // a command's is `Outcome` in the same document
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
     Done(Done),

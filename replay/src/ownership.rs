@@ -8,8 +8,8 @@
 //! escalation = "storefront-oncall@example.org"
 //! approvers = ["ann", "bob"]
 //! ```
-//! What has no owner, escalation contact or approver is refused at startup, everything that is missing at once; so is an
-//! entry for something that the program does not have, which is most likely a slip of the pen.
+//! What has no owner, escalation contact or approver is refused at startup, everything that is missing at once; so is
+//! an entry for something that the program does not have, which is most likely a slip of the pen.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -6,13 +6,13 @@ mod tail;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use event_log::{EventDecoder, EventLog};
 use futures::stream::{self, StreamExt, TryStreamExt};
 use read_models::{PartitionRef, ReadModelStatus};
 use schemas::PositionToken;
 use tokio::time::Instant;
 
 use crate::error::ReplayError;
+use crate::log_reader::LogReader;
 use crate::report::{KeyDifference, MOST_LISTED, ParityReport, PartitionParity};
 use crate::rules::{Rule, Rules};
 use crate::sides::{Compared, GenerationRows};
@@ -67,8 +67,7 @@ impl Progress {
 /// it says of that partition is true. `now` in milliseconds since 1970.
 pub async fn compare<P: Compared>(
     sides: &Sides<'_, P>,
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     rules: &Rules,
     progress: &Progress,
     now: i64,
@@ -78,9 +77,8 @@ pub async fn compare<P: Compared>(
     check(&live, &candidate)?;
     let partitions: Vec<PartitionRef> = live.partitions.iter().map(|partition| partition.partition).collect();
     progress.expect(partitions.len());
-    let compared = partitions
-        .into_iter()
-        .map(|at| async move { compare_partition(sides, log, decoder, rules, progress, at).await });
+    let compared =
+        partitions.into_iter().map(|at| async move { compare_partition(sides, log, rules, progress, at).await });
     let found: Vec<_> = stream::iter(compared).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
 
     let mut vector = PositionToken::default();
@@ -122,13 +120,12 @@ pub async fn compare<P: Compared>(
 /// One partition alone.
 pub(crate) async fn compare_partition<P: Compared>(
     sides: &Sides<'_, P>,
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     rules: &Rules,
     progress: &Progress,
     at: PartitionRef,
 ) -> Result<(PartitionParity, Vec<KeyDifference>), ReplayError> {
-    let found = partition::compare(sides, log, decoder, rules, progress, at).await?;
+    let found = partition::compare(sides, log, rules, progress, at).await?;
     progress.partition_done();
     Ok(found)
 }

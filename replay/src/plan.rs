@@ -5,8 +5,8 @@
 //! name = "tenth"
 //! share = { percent = 10 }    # "none" (mirrored reads only), { percent = n }, { regions = ["eu"] } or "all"
 //! ```
-//! The last stage gives all, and no stage takes back what an earlier one gave. A plan is kept with its replay: a file that
-//! changes later changes no replay that has begun.
+//! The last stage gives all, and no stage takes back what an earlier one gave. A plan is kept with its replay: a file
+//! that changes later changes no replay that has begun.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -14,6 +14,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use read_models::generations::Share;
+use read_models::search;
 use schemas::RegionId;
 use serde::{Deserialize, Serialize};
 
@@ -259,7 +260,7 @@ impl Plan {
 impl QueryRule {
     /// Where a plan says nothing: rows that are level say little of what a search finds and in which order.
     pub fn of(read_model: &str) -> Self {
-        if read_model == "search" { QueryRule::Required } else { QueryRule::Optional }
+        if read_model == search::NAME { QueryRule::Required } else { QueryRule::Optional }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Decisions on their way to `platform.events`: each is sent as a command `RecordDecision`, in order.
 //!
-//! Exactly once: the command's id is made of the catalogue, the number and the hash of the decision, so a repeat after a
-//! crash has the outcome that the first one had and makes no second event. What was sent is noted afterwards only.
+//! Exactly once: the command's id is made of the catalogue, the number and the hash of the decision, so a repeat after
+//! a crash has the outcome that the first one had and makes no second event. What was sent is noted afterwards only.
 
 use event_log::{EventLog, NewRecord, TopicPartition};
 use read_models::Generations;

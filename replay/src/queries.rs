@@ -20,8 +20,8 @@ use tokio::time::Instant;
 const FIRST: usize = 20;
 /// How fast a hit's weight falls with its place.
 const PERSISTENCE: f64 = 0.9;
-/// How long queries are asked again whose answers differ, and how long is waited between: one side may have applied what
-/// the other has not shown yet.
+/// How long queries are asked again whose answers differ, and how long is waited between: one side may have applied
+/// what the other has not shown yet.
 pub const PATIENCE: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(100);
 

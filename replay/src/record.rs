@@ -1,5 +1,5 @@
-//! What a replay keeps of itself, in the catalogue's entry of the generation that it builds: every process that looks at
-//! the catalogue sees the same, and a killed one forgets nothing.
+//! What a replay keeps of itself, in the catalogue's entry of the generation that it builds: every process that looks
+//! at the catalogue sees the same, and a killed one forgets nothing.
 //!
 //! What the generation is built of (until when, from which source) is in the entry itself.
 
@@ -12,6 +12,7 @@ use crate::by::By;
 use crate::decide::StartRequest;
 use crate::error::ReplayError;
 use crate::evidence::ParityEvidence;
+use crate::gates::Missing;
 use crate::plan::{Plan, Stage};
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -116,6 +117,11 @@ impl ReplayRecord {
         record.map(Some).map_err(|error| ReplayError::Damaged { problem: error.to_string() })
     }
 
+    /// Of the generation of that number; `None` also where the catalogue has none.
+    pub fn in_catalogue(catalogue: &Catalogue, number: u32) -> Result<Option<Self>, ReplayError> {
+        catalogue.generations.get(&number).map_or(Ok(None), Self::of)
+    }
+
     /// As the catalogue keeps it.
     pub fn to_value(&self) -> Result<Value, ReplayError> {
         serde_json::to_value(self).map_err(|error| ReplayError::Damaged { problem: error.to_string() })
@@ -151,8 +157,8 @@ pub fn is_same_person(one: &str, other: &str) -> bool {
     one.trim().to_lowercase() == other.trim().to_lowercase()
 }
 
-/// The replays that an operation may mean when it names none: the candidate's alone, or, the newest first, those that may
-/// still come to serve.
+/// The replays that an operation may mean when it names none: the candidate's alone, or, the newest first, those that
+/// may still come to serve.
 pub fn current_replays(catalogue: &Catalogue) -> Vec<u32> {
     let may_serve = |entry: &GenerationEntry| {
         entry.state == GenerationState::Fed && entry.until.is_none() && !entry.replay.is_null()
@@ -166,11 +172,12 @@ pub fn current_replays(catalogue: &Catalogue) -> Vec<u32> {
 
 /// Whether a rollback left a generation, and nothing was entered since.
 pub(crate) fn was_taken_back(catalogue: &Catalogue, number: u32) -> bool {
-    let record = catalogue.generations.get(&number).and_then(|entry| ReplayRecord::of(entry).ok().flatten());
+    let record = ReplayRecord::in_catalogue(catalogue, number).ok().flatten();
     record.is_some_and(|record| record.taken_back)
 }
 
-/// The cutovers that a rollback, or several, would take back to `number`: of each fed generation that took over from it.
+/// The cutovers that a rollback, or several, would take back to `number`: of each fed generation that took over from
+/// it.
 pub fn ways_back_to(catalogue: &Catalogue, number: u32) -> Result<Vec<(CutOver, ReplayRecord)>, ReplayError> {
     let mut ways = Vec::new();
     for entry in catalogue.generations.values().filter(|entry| entry.state == GenerationState::Fed) {
@@ -184,10 +191,67 @@ pub fn ways_back_to(catalogue: &Catalogue, number: u32) -> Result<Vec<(CutOver, 
 
 /// Where a rollback of what serves would go, while that is still fed, and the cutover that led away from it.
 pub fn way_back(catalogue: &Catalogue) -> Result<Option<(CutOver, ReplayRecord)>, ReplayError> {
-    let Some(record) = catalogue.generations.get(&catalogue.serving).map(ReplayRecord::of).transpose()?.flatten()
-    else {
-        return Ok(None);
+    let Some(record) = ReplayRecord::in_catalogue(catalogue, catalogue.serving)? else { return Ok(None) };
+    let is_fed = |cut_over: &CutOver| catalogue.fed_entry(cut_over.from).is_some();
+    Ok(record.cut_over.clone().filter(is_fed).map(|cut_over| (cut_over, record)))
+}
+
+/// The record of a generation that a replay builds and that is still fed.
+pub(crate) fn replay_of(
+    name: &str,
+    catalogue: &Catalogue,
+    number: u32,
+) -> Result<Result<ReplayRecord, Missing>, ReplayError> {
+    let Some(entry) = catalogue.generations.get(&number) else {
+        let there: Vec<String> = catalogue.fed().map(|number| format!("{name}@{number}")).collect();
+        let sentence = format!("there is no {name}@{number}; there is {}", there.join(", "));
+        return Ok(Err(Missing::new("unknown_generation", sentence)));
     };
-    let is_fed = |number| catalogue.generations.get(&number).is_some_and(|entry| entry.state == GenerationState::Fed);
-    Ok(record.cut_over.clone().filter(|cut_over| is_fed(cut_over.from)).map(|cut_over| (cut_over, record)))
+    if entry.state != GenerationState::Fed {
+        let sentence = format!("{name}@{number} is retired; start another replay");
+        return Ok(Err(Missing::new("retired", sentence)));
+    }
+    let none = || Missing::new("no_replay", format!("{name}@{number} is not built by a replay; start one"));
+    Ok(ReplayRecord::of(entry)?.ok_or_else(none))
+}
+
+pub(crate) fn stage_name(catalogue: &Catalogue, number: u32) -> Result<Option<String>, ReplayError> {
+    let record = ReplayRecord::in_catalogue(catalogue, number)?;
+    Ok(record.and_then(|record| record.current_stage().map(|stage| stage.name.clone())))
+}
+
+/// A generation that was rolled back needs a comparison and an approval of its own for a second cutover.
+pub(crate) fn begin_again(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
+    let Some(mut record) = ReplayRecord::in_catalogue(to, number)? else { return Ok(()) };
+    record.begin_again();
+    set_record(to, number, &record)
+}
+
+pub(crate) fn note_taken_back(to: &mut Catalogue, number: u32) -> Result<(), ReplayError> {
+    let Some(record) = ReplayRecord::in_catalogue(to, number)? else { return Ok(()) };
+    set_record(to, number, &ReplayRecord { taken_back: true, ..record })
+}
+
+/// A newer generation that is still fed, and that a rollback left: who says `rollback` then must name what he means.
+pub(crate) fn taken_back(catalogue: &Catalogue) -> Result<Option<u32>, ReplayError> {
+    for (number, entry) in catalogue.generations.range(catalogue.serving + 1..) {
+        let is_left = ReplayRecord::of(entry)?.is_some_and(|record| record.taken_back);
+        if is_left && entry.state == GenerationState::Fed {
+            return Ok(Some(*number));
+        }
+    }
+    Ok(None)
+}
+
+pub(crate) fn with_record(catalogue: &Catalogue, number: u32, record: &ReplayRecord) -> Result<Catalogue, ReplayError> {
+    let mut to = catalogue.clone();
+    set_record(&mut to, number, record)?;
+    Ok(to)
+}
+
+pub(crate) fn set_record(to: &mut Catalogue, number: u32, record: &ReplayRecord) -> Result<(), ReplayError> {
+    if let Some(entry) = to.generations.get_mut(&number) {
+        entry.replay = record.to_value()?;
+    }
+    Ok(())
 }

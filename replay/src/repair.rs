@@ -1,30 +1,27 @@
 //! A replay of some keys into the generation that is fed: which keys a selection means, and asking the owners of their
 //! partitions to fold them anew.
 //!
-//! A selection by region or time names keys by their events. Each such key is folded from all of its events, not only from
-//! those that were selected: so what comes of it is right now, whatever came before or comes meanwhile.
+//! A selection by region or time names keys by their events. Each such key is folded from all of its events, not only
+//! from those that were selected: so what comes of it is right now, whatever came before or comes meanwhile.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
 
-use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
+use event_log::{EventEnvelope, TopicPartition};
 use projectors::Projection;
 use read_models::{
     DeadLetterAction, DeadLetterAnswer, DeadLetterOutcome, DeadLetterRequest, DeadLetters, PartitionRef,
 };
-use resilience::{Policy, retry};
 use schemas::{Event, RegionId, Sku, partition_of};
-use tokio::time::Instant;
 use uuid::Uuid;
 
 use crate::error::ReplayError;
 use crate::gates::Missing;
+use crate::log_reader::LogReader;
 use crate::parity::Progress;
 use crate::replayed::Selected;
 
 const PAGE: usize = 2_000;
-const PATIENCE: Duration = Duration::from_secs(30);
 /// Keys of one request: each request is one walk over its partition.
 const KEYS_AT_ONCE: usize = 5_000;
 
@@ -74,8 +71,8 @@ impl Selection {
         self.skus.iter().filter(|sku| !is_there(sku)).cloned().collect()
     }
 
-    /// What keeps it from being folded: no key at all, or a SKU that was named and that the log has no event of, which is
-    /// a slip most of the time. Where keys are chosen by region or time too, a SKU may well have none of these.
+    /// What keeps it from being folded: no key at all, or a SKU that was named and that the log has no event of, which
+    /// is a slip most of the time. Where keys are chosen by region or time too, a SKU may well have none of these.
     pub fn missing(&self, selected: &Selected) -> Option<Missing> {
         let not_there = self.not_in(selected);
         if !not_there.is_empty() && !self.is_by_events() {
@@ -103,8 +100,7 @@ fn region_of(event: &Event) -> Option<&RegionId> {
 
 /// The keys that a selection means, by partition: only those that the log has an event of. See [`Selection::not_in`].
 pub async fn select<P: Projection>(
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     partitions: u32,
     selection: &Selection,
     progress: &Progress,
@@ -123,7 +119,7 @@ pub async fn select<P: Projection>(
             .filter(|sku| partition_of(sku.as_bytes(), partitions) == partition.partition)
             .collect();
         let found = if named.is_empty() || !here.is_empty() {
-            walk::<P>(log, decoder, partition, selection, &here, progress).await?
+            walk::<P>(log, partition, selection, &here, progress).await?
         } else {
             BTreeSet::new()
         };
@@ -136,22 +132,19 @@ pub async fn select<P: Projection>(
 }
 
 async fn walk<P: Projection>(
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     partition: PartitionRef,
     selection: &Selection,
     named: &BTreeSet<&str>,
     progress: &Progress,
 ) -> Result<BTreeSet<String>, ReplayError> {
     let at = TopicPartition::new(partition.context.events_topic(), partition.partition);
-    let ends = log.ends(&at.topic).await?;
-    let Some(ends) = ends.into_iter().find(|ends| ends.partition == at.partition) else { return Ok(BTreeSet::new()) };
+    // Without patience: a log that is away before a partition is begun is an error at once.
+    let Some(ends) = log.log.ends_of(&at).await? else { return Ok(BTreeSet::new()) };
     let (mut next, mut found) = (ends.first, BTreeSet::new());
     let is_all = |found: &BTreeSet<String>| !named.is_empty() && found.len() == named.len();
     while next < ends.next && !is_all(&found) {
-        let read = || log.read(&at, next, PAGE);
-        let records =
-            retry(Policy::STORE, Some(Instant::now() + PATIENCE), event_log::EventLogError::is_transient, read).await?;
+        let records = log.read(&at, next, PAGE).await?;
         let Some(last) = records.last() else { break };
         let behind = last.offset + 1;
         for record in &records {
@@ -166,7 +159,7 @@ async fn walk<P: Projection>(
                 continue;
             }
             // One that does not decode is parked, and no row follows from it.
-            let Ok(decoded) = decoder.decode(record).await else { continue };
+            let Ok(decoded) = log.decoder.decode(record).await else { continue };
             if P::key(&decoded.event).is_some() && selection.takes(&decoded.event, envelope.time) {
                 found.insert(envelope.partition_key);
             }
@@ -205,8 +198,8 @@ pub async fn ask(
     Ok(asked)
 }
 
-/// How many keys of a request were folded anew. What an owner leaves out it counts as left; one of before that could not,
-/// and then folded none.
+/// How many keys of a request were folded anew. What an owner leaves out it counts as left; one of before that could
+/// not, and then folded none.
 pub fn folded(asked: &Asked, answer: &DeadLetterAnswer) -> usize {
     match (answer.outcome, usize::try_from(answer.left).unwrap_or(usize::MAX)) {
         (DeadLetterOutcome::Failed, 0) => 0,

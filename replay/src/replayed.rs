@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 
-use event_log::{EventDecoder, EventLog};
 use projectors::{Projection, SearchProjection, StockProjection};
 use read_models::generations::Catalogue;
 use read_models::search::SearchReader;
@@ -12,6 +11,7 @@ use read_models::{DeadLetters, Generations, PartitionRef, ReadModelError, ReadMo
 
 use crate::dry_run::{DryRunReport, dry_run};
 use crate::error::ReplayError;
+use crate::log_reader::LogReader;
 use crate::observed::Observed;
 use crate::operations::Operations;
 use crate::ownership::Ownership;
@@ -32,13 +32,6 @@ pub struct Replayed {
 enum Rows {
     Stock(SharedStock),
     Search(SearchReader),
-}
-
-/// The log, as comparisons read it.
-#[derive(Clone)]
-pub struct LogReader {
-    pub log: Arc<dyn EventLog>,
-    pub decoder: Arc<EventDecoder>,
 }
 
 /// Keys of a repair by the partition that they are in.
@@ -130,12 +123,12 @@ impl Replayed {
             Rows::Stock(stock) => {
                 let (live, candidate) = (stock.of_generation(serving), stock.of_generation(generation));
                 let sides = Sides::<StockProjection> { live: &live, live_fold, candidate: &candidate, candidate_fold };
-                parity::compare(&sides, log.log.as_ref(), &log.decoder, rules, progress, now).await
+                parity::compare(&sides, log, rules, progress, now).await
             }
             Rows::Search(search) => {
                 let (live, candidate) = (search.of_generation(serving), search.of_generation(generation));
                 let sides = Sides::<SearchProjection> { live: &live, live_fold, candidate: &candidate, candidate_fold };
-                let mut report = parity::compare(&sides, log.log.as_ref(), &log.decoder, rules, progress, now).await?;
+                let mut report = parity::compare(&sides, log, rules, progress, now).await?;
                 if !queries.is_empty() {
                     let bounds = QueryBounds::default();
                     report.queries =
@@ -157,15 +150,14 @@ impl Replayed {
     ) -> Result<DryRunReport, ReplayError> {
         let serving = catalogue.serving;
         let live_fold = fold_of(catalogue, serving)?;
-        let (log, decoder) = (log.log.as_ref(), &log.decoder);
         match &self.rows {
             Rows::Stock(stock) => {
                 let live = stock.of_generation(serving);
-                dry_run::<StockProjection>(&live, live_fold, fold, log, decoder, rules, progress).await
+                dry_run::<StockProjection>(&live, live_fold, fold, log, rules, progress).await
             }
             Rows::Search(search) => {
                 let live = search.of_generation(serving);
-                dry_run::<SearchProjection>(&live, live_fold, fold, log, decoder, rules, progress).await
+                dry_run::<SearchProjection>(&live, live_fold, fold, log, rules, progress).await
             }
         }
     }
@@ -178,10 +170,9 @@ impl Replayed {
         selection: &Selection,
         progress: &Progress,
     ) -> Result<Selected, ReplayError> {
-        let (log, decoder) = (log.log.as_ref(), &log.decoder);
         match self.rows {
-            Rows::Stock(_) => repair::select::<StockProjection>(log, decoder, partitions, selection, progress).await,
-            Rows::Search(_) => repair::select::<SearchProjection>(log, decoder, partitions, selection, progress).await,
+            Rows::Stock(_) => repair::select::<StockProjection>(log, partitions, selection, progress).await,
+            Rows::Search(_) => repair::select::<SearchProjection>(log, partitions, selection, progress).await,
         }
     }
 

@@ -21,6 +21,7 @@ use sha2::{Digest, Sha256};
 use crate::error::ReplayError;
 use crate::fields::Fields;
 use crate::report::RuleUse;
+use crate::target::NAMES;
 
 /// The rules of one projection.
 #[derive(Debug, Default)]
@@ -86,8 +87,8 @@ impl Rules {
         let mut rules = Vec::new();
         for (number, entry) in (1..).zip(file.difference) {
             let wrong = |problem: &str| format!("difference {number} ({}): {problem}", entry.field);
-            if !["stock", "search"].contains(&entry.projection.as_str()) {
-                return Err(wrong(&format!("projection {:?} is none of stock, search", entry.projection)));
+            if !NAMES.contains(&entry.projection.as_str()) {
+                return Err(wrong(&format!("projection {:?} is none of {}", entry.projection, NAMES.join(", "))));
             }
             if entry.reason.trim().is_empty() {
                 return Err(wrong("reason is empty: say why the difference is meant"));

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use chrono::{DateTime, Utc};
 use read_models::generations::{Catalogue, Until};
+use read_models::{search, stock};
 use schemas::PositionToken;
 
 use crate::error::ReplayError;
@@ -19,7 +20,8 @@ pub struct Target {
     pub number: Option<u32>,
 }
 
-const NAMES: [&str; 2] = ["stock", "search"];
+/// The read models that are replayed.
+pub(crate) const NAMES: [&str; 2] = [stock::NAME, search::NAME];
 
 /// Milliseconds since 1970, of a text such as `2026-11-20T14:05:00Z`.
 pub fn time_of(text: &str) -> Result<i64, String> {
@@ -54,8 +56,8 @@ impl Target {
         }
     }
 
-    /// The generation to retire: without a number, what served before. Never a replay that is under way: who says `retire`
-    /// twice means the same one.
+    /// The generation to retire: without a number, what served before. Never a replay that is under way: who says
+    /// `retire` twice means the same one.
     pub fn to_retire(&self, catalogue: &Catalogue) -> Result<u32, ReplayError> {
         self.number.or(catalogue.previous).ok_or(ReplayError::NothingBefore { name: self.name })
     }

@@ -2,10 +2,10 @@
 //! passed for long enough. Pure: what was seen and when are arguments.
 //!
 //! Watched is the candidate in every stage, also in one that answers nobody, and what serves, until its rollback window
-//! is over: also while the next candidate is on its way. Each is judged by its own reads, of the last seconds and of the
-//! last minute: what is sudden is seen at once and what is rare is seen, and what is over is no reason any more. What
-//! cannot be seen just now passes no bound: a report that is late is no reason to switch. But for lag that is told of what
-//! would answer instead, and not of this one: that is how a generation looks that nobody feeds.
+//! is over: also while the next candidate is on its way. Each is judged by its own reads, of the last seconds and of
+//! the last minute: what is sudden is seen at once and what is rare is seen, and what is over is no reason any more.
+//! What cannot be seen just now passes no bound: a report that is late is no reason to switch. But for lag that is told
+//! of what would answer instead, and not of this one: that is how a generation looks that nobody feeds.
 
 use std::collections::BTreeMap;
 
@@ -52,8 +52,8 @@ type Since = BTreeMap<&'static str, Instant>;
 /// A rate of fewer requests says nothing: of one request, one error is all.
 const LEAST_REQUESTS: u64 = 20;
 
-/// What is to be watched now: what serves, within its rollback window, and the candidate. What serves comes first: taking
-/// it back takes the candidate back too.
+/// What is to be watched now: what serves, within its rollback window, and the candidate. What serves comes first:
+/// taking it back takes the candidate back too.
 pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Vec<Watched>, ReplayError> {
     let mut watched = Vec::new();
     if let Some((cut_over, record)) = way_back(catalogue)? {
@@ -63,12 +63,11 @@ pub fn watched(catalogue: &Catalogue, now: i64) -> Result<Vec<Watched>, ReplayEr
             watched.push(Watched { generation, bounds: record.plan.triggers, stage: None, instead });
         }
     }
-    if let Some(candidate) = &catalogue.candidate {
-        let entry = catalogue.generations.get(&candidate.generation);
-        if let Some(record) = entry.map(ReplayRecord::of).transpose()?.flatten() {
-            let (generation, instead) = (candidate.generation, catalogue.serving);
-            watched.push(Watched { generation, bounds: record.plan.triggers, stage: record.stage, instead });
-        }
+    if let Some(candidate) = &catalogue.candidate
+        && let Some(record) = ReplayRecord::in_catalogue(catalogue, candidate.generation)?
+    {
+        let (generation, instead) = (candidate.generation, catalogue.serving);
+        watched.push(Watched { generation, bounds: record.plan.triggers, stage: record.stage, instead });
     }
     Ok(watched)
 }
@@ -131,8 +130,8 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
 // === impl TriggerWatch ===
 
 impl TriggerWatch {
-    /// The bounds that are passed for long enough now, of the first generation that passes any. Another stage begins anew.
-    /// How long is measured by no clock that could be set (fault 15).
+    /// The bounds that are passed for long enough now, of the first generation that passes any. Another stage begins
+    /// anew. How long is measured by no clock that could be set (fault 15).
     pub fn fired(&mut self, watched: &[Watched], observed: &Observed, now: Instant) -> Option<(Watched, Vec<Passed>)> {
         self.generations.retain(|_, (known, _)| watched.contains(known));
         let mut fired = None;

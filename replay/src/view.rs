@@ -232,11 +232,7 @@ impl GenerationView {
 
 /// Whether its projector holds it back, as the projector decides it.
 fn is_shadow(catalogue: &Catalogue, number: u32, entry: &GenerationEntry) -> bool {
-    let candidate = catalogue.candidate.as_ref().filter(|candidate| candidate.generation == number);
-    entry.state == GenerationState::Fed
-        && catalogue.serving != number
-        && catalogue.previous != Some(number)
-        && candidate.is_none_or(|candidate| candidate.share == Share::None)
+    entry.state == GenerationState::Fed && projectors::Role::of(catalogue, number) == projectors::Role::Shadow
 }
 
 fn share_text(share: &Share) -> String {

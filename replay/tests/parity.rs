@@ -4,7 +4,6 @@
 
 mod fixture;
 
-use event_log::EventDecoder;
 use fixture::{Fixture, PARTITIONS, WrongStock};
 use projectors::StockProjection;
 use read_models::ReadModelStatus;
@@ -28,11 +27,10 @@ async fn two_right_generations_are_level_at_one_vector_while_events_keep_coming(
     let load = fixture.load();
     let rules = Rules::parse(NEW_FIELD, "stock").unwrap();
     let sides = Sides { live: &live, live_fold: 1, candidate: &candidate, candidate_fold: 2 };
-    let decoder = EventDecoder::new(fixture.registry());
+    let log = fixture.log_reader();
     let mut vectors = Vec::new();
     for _ in 0..20 {
-        let report =
-            compare::<StockProjection>(&sides, fixture.log(), &decoder, &rules, &Progress::default(), 7).await.unwrap();
+        let report = compare::<StockProjection>(&sides, &log, &rules, &Progress::default(), 7).await.unwrap();
         assert!(report.is_clean(), "{}", report.text(10));
         assert_eq!((report.compared(), report.excused()), (fixture.rows(), fixture.rows()));
         assert_eq!(report.partitions.len(), PARTITIONS as usize);
@@ -42,8 +40,7 @@ async fn two_right_generations_are_level_at_one_vector_while_events_keep_coming(
     assert!(vectors.windows(2).any(|pair| pair[0] != pair[1]), "events came meanwhile");
 
     let strict = Rules::default();
-    let report =
-        compare::<StockProjection>(&sides, fixture.log(), &decoder, &strict, &Progress::default(), 7).await.unwrap();
+    let report = compare::<StockProjection>(&sides, &log, &strict, &Progress::default(), 7).await.unwrap();
     assert_eq!(report.differing, fixture.rows(), "without a rule every row differs by the new field");
     assert_eq!(report.by_field().keys().collect::<Vec<_>>(), [&"updated_at"]);
 }
@@ -55,9 +52,9 @@ async fn an_error_in_one_field_of_one_region_is_named_key_by_key() {
     let candidate = fixture.build::<WrongStock>(2, 2).await;
     let load = fixture.load();
     let sides = Sides { live: &live, live_fold: 1, candidate: &candidate, candidate_fold: 2 };
-    let decoder = EventDecoder::new(fixture.registry());
+    let log = fixture.log_reader();
     let rules = Rules::default();
-    let report = compare::<WrongStock>(&sides, fixture.log(), &decoder, &rules, &Progress::default(), 7).await.unwrap();
+    let report = compare::<WrongStock>(&sides, &log, &rules, &Progress::default(), 7).await.unwrap();
     load.stop().await;
 
     let mut differing: Vec<String> = report
@@ -97,8 +94,8 @@ async fn a_key_that_only_one_side_has_come_to_park_is_no_difference() {
     fixture.level(&live).await;
 
     let sides = Sides { live: &live, live_fold: 1, candidate: &candidate, candidate_fold: 1 };
-    let (decoder, progress, rules) = (EventDecoder::new(fixture.registry()), Progress::default(), Rules::default());
-    let compared = compare::<StockProjection>(&sides, fixture.log(), &decoder, &rules, &progress, 7);
+    let (log, progress, rules) = (fixture.log_reader(), Progress::default(), Rules::default());
+    let compared = compare::<StockProjection>(&sides, &log, &rules, &progress, 7);
     let catches_up = async {
         // All but the one with the key that one side has parked.
         while progress.seen().1 < u64::from(PARTITIONS) - 1 {
@@ -120,9 +117,8 @@ async fn a_generation_that_is_still_built_is_not_compared() {
     let live = fixture.build::<StockProjection>(1, 1).await;
     let candidate = fixture.unbuilt(2, 2).await;
     let sides = Sides { live: &live, live_fold: 1, candidate: &candidate, candidate_fold: 2 };
-    let decoder = EventDecoder::new(fixture.registry());
-    let refused =
-        compare::<StockProjection>(&sides, fixture.log(), &decoder, &Rules::default(), &Progress::default(), 7).await;
+    let log = fixture.log_reader();
+    let refused = compare::<StockProjection>(&sides, &log, &Rules::default(), &Progress::default(), 7).await;
     let refused = refused.unwrap_err().to_string();
     assert!(refused.contains("stock@2 is still being built"), "{refused}");
 }
@@ -131,14 +127,14 @@ async fn a_generation_that_is_still_built_is_not_compared() {
 async fn a_dry_run_writes_nothing_and_names_what_would_change() {
     let fixture = Fixture::with_events(2_000).await;
     let live = fixture.build::<WrongStock>(1, 1).await;
-    let decoder = EventDecoder::new(fixture.registry());
+    let log = fixture.log_reader();
     let (rules, progress) = (Rules::default(), Progress::default());
-    let same = replay::dry_run::<WrongStock>(&live, 1, 1, fixture.log(), &decoder, &rules, &progress).await.unwrap();
+    let same = replay::dry_run::<WrongStock>(&live, 1, 1, &log, &rules, &progress).await.unwrap();
     assert!(same.is_clean());
     assert_eq!((same.events, same.rows, same.failed_events), (2_000, fixture.rows(), 0));
 
     let before = fixture.generations().await;
-    let wrong = replay::dry_run::<WrongStock>(&live, 1, 2, fixture.log(), &decoder, &rules, &progress).await.unwrap();
+    let wrong = replay::dry_run::<WrongStock>(&live, 1, 2, &log, &rules, &progress).await.unwrap();
     let expected =
         fixture.keys_of_region("eu", &[WrongStock::LOST]).len() + fixture.keys_of_sku(WrongStock::LOST).len();
     assert_eq!(wrong.differing, expected as u64);

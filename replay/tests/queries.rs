@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use read_models::search::{CONTEXTS, SearchKey, SearchReadModel, SearchReader, SearchRow};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel, Resolution};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel};
 use replay::queries::{QueryBounds, QueryParity, compare};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, Sku, StorePosition};
@@ -74,31 +74,14 @@ async fn apply(
     let sequence = claimed.checkpoint.sequence + changes.len() as u64;
     let position = StorePosition { xid: 1, position: sequence + 1 };
     let to = Checkpoint { sequence, next_offset: sequence, position, event_time: 1_700_000_000_000 };
-    let batch = Batch {
-        partition,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to,
-        changes,
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: true,
-    };
+    let batch = Batch { to, changes, ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true) };
     model.apply(&batch).await.unwrap();
     partition.token(position)
 }
 
 fn named(sku: &str, name: &str) -> (SearchKey, SearchRow) {
     let sku = Sku::new(sku).unwrap();
-    let product = Product {
-        sku: sku.clone(),
-        name: name.to_owned(),
-        brand: None,
-        category_path: Vec::new(),
-        description: None,
-        pack_size: None,
-        tags: Vec::new(),
-    };
+    let product = Product::named(sku.clone(), name);
     (SearchKey::Product(sku), SearchRow::Product { product: Some(product), version: 1, revised_at: None })
 }
 

@@ -5,7 +5,6 @@ mod fixture;
 
 use std::time::{Duration, Instant};
 
-use event_log::EventDecoder;
 use fixture::{Fixture, PARTITIONS, WrongStock};
 use projectors::StockProjection;
 use read_models::DeadLetterOutcome;
@@ -15,9 +14,9 @@ use replay::repair::{Selection, answers, ask, select};
 use schemas::{RegionId, Sku};
 
 async fn repair(fixture: &Fixture, live: &SharedStock, selection: Selection) -> usize {
-    let decoder = EventDecoder::new(fixture.registry());
+    let log = fixture.log_reader();
     let progress = Progress::default();
-    let keys = select::<StockProjection>(fixture.log(), &decoder, PARTITIONS, &selection, &progress).await.unwrap();
+    let keys = select::<StockProjection>(&log, PARTITIONS, &selection, &progress).await.unwrap();
     let selected = keys.values().map(|keys| keys.len()).sum();
     let asked = ask(live.as_ref(), &keys, "ann", "rows were altered by hand", 7).await.unwrap();
     let begun = Instant::now();
@@ -66,10 +65,10 @@ async fn a_sku_a_region_and_an_hour_end_right_while_events_keep_coming() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_sku_that_the_log_has_no_event_of_is_named() {
     let fixture = Fixture::with_events(300).await;
-    let decoder = EventDecoder::new(fixture.registry());
+    let log = fixture.log_reader();
     let selected = async |selection: &Selection| {
         let progress = Progress::default();
-        select::<StockProjection>(fixture.log(), &decoder, PARTITIONS, selection, &progress).await.unwrap()
+        select::<StockProjection>(&log, PARTITIONS, selection, &progress).await.unwrap()
     };
     let sku = |sku: &str| Sku::new(sku).unwrap();
     let typed = Selection { skus: vec![sku("sku-3"), sku("sku-TYPO")], ..Selection::default() };

@@ -173,6 +173,23 @@ impl Event {
     }
 }
 
+// === impl Product ===
+
+impl Product {
+    /// A product of which only the name is known.
+    pub fn named(sku: Sku, name: impl Into<String>) -> Self {
+        Self {
+            sku,
+            name: name.into(),
+            brand: None,
+            category_path: Vec::new(),
+            description: None,
+            pack_size: None,
+            tags: Vec::new(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -110,8 +110,8 @@ impl ComponentHealth {
         self.health.add(name.into(), Arc::clone(&self.is_beside))
     }
 
-    /// Whether it, with its parts, only runs beside what the process is for: then it is told of, and the process is ready
-    /// without it.
+    /// Whether it, with its parts, only runs beside what the process is for: then it is told of, and the process is
+    /// ready without it.
     pub fn set_beside(&self, is_beside: bool) {
         self.is_beside.store(is_beside, Ordering::Relaxed);
     }

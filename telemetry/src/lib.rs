@@ -11,7 +11,7 @@ pub use metrics_exporter_prometheus::PrometheusHandle;
 pub use routes::{MetricsError, install_metrics, router};
 pub use shutdown::{drain, shutdown_on_signal};
 
-/// Targets of the spans at the ten stops of an event's path, in their order: the same names stand at the top of
+/// Names of the spans at the ten stops of an event's path, in their order: the same names stand at the top of
 /// `docs/architecture.md`.
 pub const STOPS: [&str; 10] =
     ["route", "handle", "decide", "append", "relay_batch", "publish", "partition_worker", "project", "apply", "read"];

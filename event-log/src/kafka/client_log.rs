@@ -46,8 +46,8 @@ impl ClientLog {
         EventLogError::Permanent { problem: format!("{}: {}", self.address, problem.to_string()) }
     }
 
-    /// Whether trying again may help is decided here. `about` names the topic or group that the call was about. An unknown
-    /// partition may pass: a broker has not heard of all of a topic yet that was just made.
+    /// Whether trying again may help is decided here. `about` names the topic or group that the call was about. An
+    /// unknown partition may pass: a broker has not heard of all of a topic yet that was just made.
     pub fn classify(&self, error: &KafkaError, about: &str) -> EventLogError {
         use RDKafkaErrorCode as Code;
         match code_of(error) {

@@ -19,8 +19,8 @@ use crate::log::{PartitionEnds, TopicPartition};
 const NEW_LEADERS_WITHIN: Duration = Duration::from_secs(3);
 /// Longest wait for an answer.
 pub(super) const ANSWER_WITHIN: Duration = Duration::from_secs(10);
-/// The same in pieces. librdkafka keeps a question for the broker that it gave it to, also when that one has died; asked
-/// anew, it takes one that is up, or that leads by now. The last piece is for brokers that are only slow.
+/// The same in pieces. librdkafka keeps a question for the broker that it gave it to, also when that one has died;
+/// asked anew, it takes one that is up, or that leads by now. The last piece is for brokers that are only slow.
 const ANSWER_IN_PIECES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(2), Duration::from_secs(6)];
 
 /// A client that belongs to no group and reads nothing.

@@ -4,15 +4,15 @@
 //! stops those behind it: `enable.gapless.guarantee` turns a rejected batch into a fatal error instead of sending the
 //! next one past it. Records do not expire one by one (`message.timeout.ms` 0), which would let later ones overtake;
 //! the call as a whole has a deadline, after which the producer with all that it holds is thrown away. The same
-//! happens after a fatal error, and once a record has failed: what should be sent once more after a fatal error is neither
-//! sent nor reported, so whoever waited for it would hear of the failure at the deadline, and as another one. The next call
-//! makes a new producer and the caller publishes the same records again.
+//! happens after a fatal error, and once a record has failed: what should be sent once more after a fatal error is
+//! neither sent nor reported, so whoever waited for it would hear of the failure at the deadline, and as another one.
+//! The next call makes a new producer and the caller publishes the same records again.
 //!
 //! It also happens when a connection in use is lost. librdkafka would send what was under way again as soon as a broker
-//! answers, and that one may have lost its disk, or not have had all: the records would stand where others belong (fault
-//! 6). Who publishes has to look at the end of the log first, and can only do so when the call has ended. Whoever calls
-//! next hears of a loss between two calls, so who must look shares the log with nobody who publishes. Not noticed are
-//! connections that were lost while nobody used them: who was quiet looks by itself before it goes on.
+//! answers, and that one may have lost its disk, or not have had all: the records would stand where others belong
+//! (fault 6). Who publishes has to look at the end of the log first, and can only do so when the call has ended.
+//! Whoever calls next hears of a loss between two calls, so who must look shares the log with nobody who publishes. Not
+//! noticed are connections that were lost while nobody used them: who was quiet looks by itself before it goes on.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -36,8 +36,8 @@ use crate::log::NewRecord;
 
 /// Longest time for one call.
 const PUBLISH_WITHIN: Duration = Duration::from_secs(30);
-/// How long a fatal error is waited upon for the failure that it came of, which says what was wrong. librdkafka tells them
-/// one right after the other.
+/// How long a fatal error is waited upon for the failure that it came of, which says what was wrong. librdkafka tells
+/// them one right after the other.
 const CAUSE_WITHIN: Duration = Duration::from_secs(1);
 /// How long to wait when the producer's queue is full. Half a linger: it empties at that pace.
 const QUEUE_FULL_WAIT: Duration = Duration::from_millis(2);
@@ -140,8 +140,8 @@ impl Publisher {
         })
     }
 
-    /// Hands records over until one is refused: what follows it must not overtake it. False where the connection was lost
-    /// before all were.
+    /// Hands records over until one is refused: what follows it must not overtake it. False where the connection was
+    /// lost before all were.
     async fn hand_over(
         &self,
         producer: &KafkaProducer,
@@ -316,8 +316,8 @@ impl Batch {
 
 impl ClientContext for DeliveryContext {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, line: &str) {
-        // librdkafka tells it nowhere else at once; its error callback hears of the next connection that is refused. What
-        // it closes itself, and what was idle for a minute, it tells at debug level, if at all.
+        // librdkafka tells it nowhere else at once; its error callback hears of the next connection that is refused.
+        // What it closes itself, and what was idle for a minute, it tells at debug level, if at all.
         if !matches!(level, RDKafkaLogLevel::Debug) && facility == "FAIL" && line.contains("in state UP") {
             self.lost.cancel();
         }
@@ -388,8 +388,8 @@ mod tests {
         publisher.publish(&records).await.unwrap();
     }
 
-    /// Of the other broker nothing is heard in time. So it is also with what librdkafka has to send once more after a fatal
-    /// error: it gives up what is queued when that comes, and neither sends nor reports what is put there later.
+    /// Of the other broker nothing is heard in time. So it is also with what librdkafka has to send once more after a
+    /// fatal error: it gives up what is queued when that comes, and neither sends nor reports what is put there later.
     #[tokio::test]
     async fn a_record_that_is_refused_is_told_at_once_and_as_what_it_is() {
         let cluster = MockCluster::new(2).unwrap();

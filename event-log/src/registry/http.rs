@@ -72,8 +72,8 @@ struct CachedId {
     id: u32,
 }
 
-/// What the registry answers when it refuses: Confluent's always, and Apicurio's (0 for what has no code there, and then
-/// there may be no message).
+/// What the registry answers when it refuses: Confluent's always, and Apicurio's (0 for what has no code there, and
+/// then there may be no message).
 #[derive(Deserialize)]
 struct Refusal {
     error_code: i64,
@@ -170,11 +170,11 @@ impl HttpRegistry {
         }
     }
 
-    /// Writes the cache file whole and puts it in place: a reader never sees half of one. What other processes put there
-    /// since it was read stays: each looks up what its role needs, and the file may be that of them all.
+    /// Writes the cache file whole and puts it in place: a reader never sees half of one. What other processes put
+    /// there since it was read stays: each looks up what its role needs, and the file may be that of them all.
     fn write_cache(&self) {
         let Some(path) = &self.cache_file else { return };
-        // Two that write at once may lose what one of them added. Who holds the lock may be frozen, and is not waited for.
+        // Two that write at once may lose what one added. Who holds the lock may be frozen, and is not waited for.
         let lock = File::create(path.with_added_extension("lock"));
         let _held = lock.inspect(|lock| {
             for _ in 0..LOCK_TRIES {
@@ -207,7 +207,7 @@ impl HttpRegistry {
         }
     }
 
-    /// Asks, and asks again for a few seconds while the registry is away; at once no more when it was found away before.
+    /// Asks, and asks again for some seconds while the registry is away; at once no more when it was found away before.
     async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Result<Answer, EventLogError> {
         let is_away = |error: &EventLogError| matches!(error, EventLogError::RegistryUnavailable { .. });
         let may_be_back = |error: &EventLogError| is_away(error) && self.breaker.refusal().is_none();

@@ -28,7 +28,7 @@ struct PageRow {
 // === impl Page ===
 
 impl Page {
-    /// Takes a row of offset, timestamp, key, headers and value. False after the last one, which is one that is damaged.
+    /// Takes a row of offset, timestamp, key, headers and value. False after the last one, which is a damaged one.
     pub fn take(&mut self, row: &Row<'_>) -> rusqlite::Result<bool> {
         let offset = row.get::<_, i64>(0)? as u64;
         match self.read(offset, row) {

@@ -1,7 +1,7 @@
 //! A subscription to the SQLite log. There is no group to share with: it is assigned every partition at once.
 //!
-//! Reads run on the blocking pool, one at a time, and their handle is kept in the subscription: a `next` that is dropped
-//! loses nothing. What a read found is taken only if the partition still stands where the read began.
+//! Reads run on the blocking pool, one at a time, and their handle is kept in the subscription: a `next` that is
+//! dropped loses nothing. What a read found is taken only if the partition still stands where the read began.
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -54,7 +54,8 @@ pub struct RegistryArgs {
 
 #[derive(Debug, Clone, Args)]
 pub struct StockArgs {
-    /// Stock read model: sqlite:PATH, redis://host:port or redis+cluster://host:port,host:port [default: in the data directory]
+    /// Stock read model: sqlite:PATH, redis://host:port or redis+cluster://host:port,host:port [default: in the data
+    /// directory]
     #[arg(long, value_name = "URL", env = "MILLRACE_STOCK_STORE", hide_env_values = true, hide_default_value = true)]
     pub stock_store: Option<StoreUrl>,
 }
@@ -69,7 +70,8 @@ pub struct SearchArgs {
 /// Who owns what, and who may approve.
 #[derive(Debug, Clone, Default, Args)]
 pub struct OwnershipArgs {
-    /// Owners, escalation contacts and approvers of every context, topic, projection and contract [default: compiled in]
+    /// Owners, escalation contacts and approvers of every context, topic, projection and contract [default: compiled
+    /// in]
     #[arg(long, value_name = "FILE", env = "MILLRACE_OWNERSHIP")]
     pub ownership: Option<PathBuf>,
 }

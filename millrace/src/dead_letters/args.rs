@@ -1,8 +1,10 @@
 //! The command line of `millrace dead-letters`.
 
 use clap::{Args, Subcommand};
-
 use replay::Target;
+use url::Url;
+
+use crate::address::http_url;
 
 #[derive(Debug, Clone, Args)]
 pub struct DeadLettersArgs {
@@ -104,8 +106,8 @@ pub struct AtArgs {
     #[arg(long, value_name = "NAME")]
     pub projection: Option<Target>,
     /// Query API to ask
-    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080", value_parser = clap::builder::TypedValueParser::map(crate::address::http_url, String::from))]
-    pub url: String,
+    #[arg(long, value_name = "URL", env = "MILLRACE_URL", default_value = "http://127.0.0.1:8080", value_parser = http_url)]
+    pub url: Url,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

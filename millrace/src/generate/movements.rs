@@ -1,7 +1,7 @@
 //! Stock movements: what happens in warehouses, the popular products most.
 //!
-//! A model of the stock goes along, so that on a system with the generated products every movement is accepted: nothing is
-//! reserved that is not there, nothing shipped that was not reserved.
+//! A model of the stock goes along, so that on a system with the generated products every movement is accepted: nothing
+//! is reserved that is not there, nothing shipped that was not reserved.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;

@@ -27,8 +27,8 @@ pub enum ImportWhat {
     /// the rule says, and those of its commands that were accepted stand.
     /// Command ids come from the file and its rows, so the same file again changes nothing, for as long as outcomes are
     /// kept (--outcome-retention of the command side, 7 days by default); later its rows take effect again. A file that
-    /// differs in any byte is a new delivery: its prices and counts hold, though an earlier one had the same. Where rows
-    /// of a file share a SKU, the last good one counts. A blank cell leaves what is known as it is.
+    /// differs in any byte is a new delivery: its prices and counts hold, though an earlier one had the same. Where
+    /// rows of a file share a SKU, the last good one counts. A blank cell leaves what is known as it is.
     ///
     /// Numbers: 3.99, 3,99, 1,234.50, 1.234,50, 1 234.50 and a sign or code of the currency are read; 1.234 and 1,234
     /// may be two numbers and are rejected.
@@ -85,8 +85,8 @@ pub struct ProductsArgs {
     /// Format of the file [default: ndjson for .ndjson, .jsonl and .json files, else csv]
     #[arg(long = "format", value_enum)]
     pub format: Option<FileFormat>,
-    /// Name of this delivery, part of the command ids: the same rows under another name take effect again, and under the
-    /// same name they do not [default: made from the file's bytes]
+    /// Name of this delivery, part of the command ids: the same rows under another name take effect again, and under
+    /// the same name they do not [default: made from the file's bytes]
     #[arg(long, value_name = "NAME")]
     pub delivery: Option<String>,
     /// Read only so many rows

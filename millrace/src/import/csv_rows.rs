@@ -3,7 +3,8 @@
 //! Guarantee: a row that cannot be read costs that row and no other. The `csv` crate cannot give this: an opening
 //! quote without its end makes it swallow the file up to the next quote. Here a quoted field may span lines only when
 //! the record that results has the header's number of fields and nothing behind its closing quotes, and when no line
-//! inside it, without quotes, is a row by itself; else the line with the open quote is refused alone and reading goes on behind it.
+//! inside it, without quotes, is a row by itself; else the line with the open quote is refused alone and reading goes
+//! on behind it.
 
 use std::collections::VecDeque;
 use std::io;
@@ -13,8 +14,8 @@ use super::record::{Cells, Record, SHOWN_BYTES, shown, shown_bytes};
 
 /// Most lines of one record.
 const MAX_RECORD_LINES: usize = 200;
-/// Most lines of one record that end one quoted field and open the next. Bounds how often a line of a hostile file is read:
-/// a line that would open a quote by itself, met inside an open quote, ends the record or counts here.
+/// Most lines of one record that end one quoted field and open the next. Bounds how often a line of a hostile file is
+/// read: a line that would open a quote by itself, met inside an open quote, ends the record or counts here.
 const MAX_REOPENED: usize = 32;
 /// Fewer fields than this occur in running text too often to tell a row from a line of a description.
 const ROW_LIKE_FIELDS: usize = 4;

@@ -174,8 +174,8 @@ fn find_column(field: Field, given: &str, columns: &[String]) -> Result<Column, 
     }
 }
 
-/// The columns in the words of the file, as many as anyone reads; one column with other separators in it tells of a wrong
-/// delimiter.
+/// The columns in the words of the file, as many as anyone reads; one column with other separators in it tells of a
+/// wrong delimiter.
 fn listed(columns: &[String]) -> String {
     let named = columns.iter().take(MOST_LISTED).map(|column| match column.char_indices().nth(LONGEST_LISTED) {
         Some((end, _)) => format!("{:?}…", &column[..end]),

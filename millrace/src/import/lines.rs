@@ -52,8 +52,8 @@ impl Line {
 
 impl Lines {
     /// Opens a file. Without a named encoding a byte-order mark decides, and what has none is UTF-8; bytes that are no
-    /// UTF-8 are left as they are, so that only their row is refused. Lines end with `\n` or `\r\n`, or with `\r` where the
-    /// beginning of the file has no other end.
+    /// UTF-8 are left as they are, so that only their row is refused. Lines end with `\n` or `\r\n`, or with `\r` where
+    /// the beginning of the file has no other end.
     pub fn open(path: &Path, encoding: Option<&'static Encoding>) -> io::Result<Self> {
         let encoding = encoding.filter(|encoding| *encoding != encoding_rs::UTF_8);
         let mut beginning = Vec::new();

@@ -2,8 +2,9 @@
 //!
 //! Two readings of the file. The first checks every row and finds the last good row of each SKU; the second sends
 //! those rows, in batches of which several are under way at once. Every bad row is written down with its line and its
-//! reason, and costs nothing but itself. Command ids come from the file's digest and the rows: the same file again changes
-//! nothing, and another file takes effect even where an earlier one said the same (a price that goes up and down again).
+//! reason, and costs nothing but itself. Command ids come from the file's digest and the rows: the same file again
+//! changes nothing, and another file takes effect even where an earlier one said the same (a price that goes up and
+//! down again).
 
 pub mod args;
 mod batch;

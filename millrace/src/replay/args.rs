@@ -23,16 +23,16 @@ pub enum ReplayAction {
     /// second, build it from the first event of the log on, and feed it until it is retired. A killed one goes on
     /// where it was. Nobody is answered from it until `replay cutover`, but by `?generation=2`.
     ///
-    /// With --from event-table it begins with what retention has removed from the topics, read from the event table, and goes
-    /// on from the topics where they begin: for a whole rebuild after retention has passed (the projector's "retention
-    /// removed it"). The processes that build it need the event store: `millrace up` has it, `millrace project` with
-    /// --event-store.
+    /// With --from event-table it begins with what retention has removed from the topics, read from the event table,
+    /// and goes on from the topics where they begin: for a whole rebuild after retention has passed (the projector's
+    /// "retention removed it"). The processes that build it need the event store: `millrace up` has it,
+    /// `millrace project` with --event-store.
     ///
     /// With --until it stands still there, for "what did we show at 14:05".
     ///
     /// With --into-live no generation is made: the keys that --sku, --region, --since and --until name are folded anew,
-    /// each from all of its events, and their rows in the generation that serves replaced, while events go on. Exit codes
-    /// then: 1 a key was left out, 3 a SKU has no event.
+    /// each from all of its events, and their rows in the generation that serves replaced, while events go on. Exit
+    /// codes then: 1 a key was left out, 3 a SKU has no event.
     #[command(after_help = "Examples:\n  \
         millrace replay start stock --as ann --reason 'rows tell when they changed' --plan stages.toml\n  \
         millrace replay start stock --as ann --as-of --until 2026-11-20T14:05:00Z\n  \

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use event_log::EventDecoder;
-use read_models::search::SearchReader;
+use read_models::search::{self, SearchReader};
+use read_models::stock;
 use replay::{LogReader, Ownership, Replayed};
 
 use super::args::AtArgs;
@@ -31,7 +32,7 @@ pub async fn read_model(at: &AtArgs, name: &str) -> anyhow::Result<Replayed> {
 pub async fn read_models(at: &AtArgs, only: Option<&str>) -> anyhow::Result<Vec<Replayed>> {
     let ownership = ownership(&at.ownership)?;
     let (mut opened, mut refused) = (Vec::new(), None);
-    for name in ["stock", "search"] {
+    for name in [stock::NAME, search::NAME] {
         if only.is_none_or(|only| only == name) {
             match open(at, name, Arc::clone(&ownership)).await {
                 Ok(replayed) => opened.push(replayed),
@@ -51,7 +52,7 @@ pub async fn read_models(at: &AtArgs, only: Option<&str>) -> anyhow::Result<Vec<
 
 async fn open(at: &AtArgs, name: &str, ownership: Arc<Ownership>) -> anyhow::Result<Replayed> {
     Ok(match name {
-        "stock" => Replayed::stock(stores::stock_beside(&at.data, &at.stock).await?, ownership),
+        stock::NAME => Replayed::stock(stores::stock_beside(&at.data, &at.stock).await?, ownership),
         _ => {
             let dir = stores::search_dir_beside(&at.data, &at.search)?;
             Replayed::search(SearchReader::open(&dir).await?, ownership)

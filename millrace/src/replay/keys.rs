@@ -1,5 +1,5 @@
-//! `millrace replay start … --into-live`: single keys folded anew into the generation that serves, by the owners of their
-//! partitions.
+//! `millrace replay start … --into-live`: single keys folded anew into the generation that serves, by the owners of
+//! their partitions.
 
 use std::time::{Duration, Instant};
 

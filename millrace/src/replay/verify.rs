@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context;
 use indicatif::{ProgressBar, ProgressStyle};
+use read_models::search;
 use replay::parity::Progress;
 use replay::rules::Rules;
 use replay::{By, ReplayError};
@@ -21,7 +22,7 @@ pub async fn run(args: VerifyArgs) -> anyhow::Result<Exit> {
     let name = args.target.name;
     let rules = args.rules.as_deref().map(|file| Rules::read(file, name)).transpose()?.unwrap_or_default();
     let queries = args.queries.as_deref().map(queries).transpose()?.unwrap_or_default();
-    if !queries.is_empty() && name != "search" {
+    if !queries.is_empty() && name != search::NAME {
         let problem = format!("it is for search; {name} answers none");
         return Err(ReplayError::Setting { key: "queries", problem }.into());
     }

@@ -1,7 +1,7 @@
 //! Connections of HTTP callers: no more than a bound, and none that is held by saying nothing.
 //!
-//! axum's own server sets no clock, so a caller that sends half a head would be waited for without end. How long a body may
-//! take is for the routes to say.
+//! axum's own server sets no clock, so a caller that sends half a head would be waited for without end. How long a body
+//! may take is for the routes to say.
 
 use std::io;
 use std::sync::Arc;
@@ -17,17 +17,19 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-/// Most connections of one process; further ones wait in the system's queue. Half of the file descriptors that most systems
-/// give a process: the stores need some, too.
+/// Most connections of one process; further ones wait in the system's queue. Half of the file descriptors that most
+/// systems give a process: the stores need some, too.
 pub const MOST_CONNECTIONS: usize = 512;
-/// How long a caller may take for the head of a request, and be idle before the next one. Longer than the 60 and 90 s for which
-/// proxies and clients keep an idle connection: closed from here just when one sends a request, that request would fail.
+/// How long a caller may take for the head of a request, and be idle before the next one. Longer than the 60 and 90 s
+/// for which proxies and clients keep an idle connection: closed from here just when one sends a request, that request
+/// would fail.
 pub const HEAD_TIME: Duration = Duration::from_secs(100);
 /// Pause when the system gives no connection, for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long callers may hold up the end of the process: one that has sent half a head would otherwise do so for its time.
-/// Below the time that the parts of a process have for their end, so that such a caller does not make it a failure.
+/// How long callers may hold up the end of the process: one that has sent half a head would otherwise do so for its
+/// time. Below the time that the parts of a process have for their end, so that such a caller does not make it a
+/// failure.
 const END_TIME: Duration = Duration::from_secs(3);
 
 struct Bounds {

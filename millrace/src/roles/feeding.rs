@@ -1,5 +1,6 @@
 //! Projectors: every generation of a read model that is to be fed, as its catalogue says.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,6 +16,7 @@ use read_models::search::{SearchCatalogue, SearchReadModel};
 use read_models::stock::{SharedStock, StockReadModel};
 use read_models::{Generations, ReadModel, ReadModelError};
 use telemetry::ComponentHealth;
+use tokio::sync::watch::Receiver;
 use tokio_util::sync::CancellationToken;
 
 use super::parts::{live, watch};
@@ -191,6 +193,19 @@ impl GenerationStores<SearchProjection> for SearchGenerations {
     }
 }
 
+/// Says of the indexer whether it keeps up. It has no start of its own: it works from its first pass on, or fails.
+async fn tell(mut problem: Receiver<Option<String>>, indexing: &ComponentHealth) -> Infallible {
+    loop {
+        match problem.borrow_and_update().clone() {
+            Some(problem) => indexing.degraded(problem),
+            None => indexing.ready(),
+        }
+        if problem.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
 /// Keeps the index up with the rows, and says how both are.
 async fn index(
     search: Arc<SearchReadModel>,
@@ -198,12 +213,12 @@ async fn index(
     answers: ComponentHealth,
     stop: CancellationToken,
 ) -> Result<(), ReadModelError> {
-    // It has no start of its own: it works from its first pass on, or fails.
-    indexing.ready();
+    let told = tell(search.index_problem(), &indexing);
     let watching = watch(stop.child_token(), || async { live(search.status().await) }, answers);
     let indexer = search.run_indexer(stop.clone());
     tokio::select! {
         indexed = indexer => indexed.inspect_err(|error| indexing.not_ready(error.to_string())),
+        never = told => match never {},
         // Only once it is told to end: the indexer does so by itself.
         () = async { watching.await; std::future::pending::<()>().await } => Ok(()),
     }

@@ -310,6 +310,17 @@ mod tests {
     }
 
     #[test]
+    fn no_schema_takes_the_name_of_another_apis() {
+        let all = openapi_document(&EVERY_API);
+        for served in EVERY_API {
+            let own = openapi_document(&[served]);
+            for (name, schema) in own["components"]["schemas"].as_object().unwrap() {
+                assert_eq!(all["components"]["schemas"][name], *schema, "{name}");
+            }
+        }
+    }
+
+    #[test]
     fn a_clock_that_jumps_ahead_forgets_nothing_early() {
         let (hour, week) = (Duration::from_secs(3_600), Duration::from_secs(7 * 86_400));
         let (start, ran) = (1_700_000_000_000, 3_600_000);

@@ -19,8 +19,8 @@ use tokio_util::sync::CancellationToken;
 use super::connections;
 use crate::exit::{Exit, one_line};
 
-/// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the 10 s
-/// that are promised.
+/// How long the parts of a process may take to finish what they took. With [`crate::BLOCKING_END`] it stays below the
+/// 10 s that are promised.
 const DRAIN: Duration = Duration::from_secs(8);
 
 /// What a caller is told who missed: every process with routes of its own has the document that lists them.
@@ -94,8 +94,8 @@ impl Process {
         });
     }
 
-    /// Serves until a signal comes or a part fails; then everything drains within a bound. What does not drain well is a
-    /// failure as well: the exit code is all that many a supervisor looks at.
+    /// Serves until a signal comes or a part fails; then everything drains within a bound. What does not drain well is
+    /// a failure as well: the exit code is all that many a supervisor looks at.
     pub async fn serve(mut self, routes: Router) -> anyhow::Result<Exit> {
         let lists = if routes.has_routes() { NAMED_IN_OPENAPI } else { WITHOUT_ROUTES };
         let router = routes

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use event_log::{EventDecoder, EventLog, SchemaRegistry};
+use read_models::stock;
 use replay::http::ReplaysApi;
 use replay::{LogReader, Replayed, publish_decisions, run_controller};
 use tokio_util::sync::CancellationToken;
@@ -24,7 +25,8 @@ pub fn reader(log: &Arc<dyn EventLog>, registry: &Arc<dyn SchemaRegistry>) -> Lo
     LogReader { log: Arc::clone(log), decoder: Arc::new(EventDecoder::new(Arc::clone(registry))) }
 }
 
-/// Triggers and automatic stages of a read model, and the way of its decisions to the log. `partitions` is of each topic.
+/// Triggers and automatic stages of a read model, and the way of its decisions to the log. `partitions` is of each
+/// topic.
 pub fn watch(
     process: &mut Process,
     replayed: Replayed,
@@ -33,7 +35,7 @@ pub fn watch(
     on_failure: OnFailure,
 ) {
     let name = match replayed.name() {
-        "stock" => "stock replays",
+        stock::NAME => "stock replays",
         _ => "search replays",
     };
     let health = process.health.component(name);

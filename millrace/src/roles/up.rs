@@ -1,5 +1,5 @@
-//! `millrace up`: every role in one process. The process stands and falls with its command side and its listener; of the
-//! rest each part may fail by itself, and is then not ready.
+//! `millrace up`: every role in one process. The process stands and falls with its command side and its listener; of
+//! the rest each part may fail by itself, and is then not ready.
 
 use std::sync::Arc;
 

@@ -261,8 +261,8 @@ async fn discard(
     ask(&api, &projection, key, action, None, by, params.wait).await
 }
 
-/// Leaves a request with every partition that has events of the key, search reads several topics, in each generation that
-/// is meant.
+/// Leaves a request with every partition that has events of the key, search reads several topics, in each generation
+/// that is meant.
 async fn ask(
     api: &Api,
     projection: &str,

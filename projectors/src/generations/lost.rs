@@ -1,11 +1,11 @@
 //! A store that lost its catalogue gets it back from a process that knows it.
 //!
-//! A store of rows may be wiped: everything in it is built again from the log. Its catalogue is in no log: without it the
-//! first generation would serve again, of whatever fold. So each process that feeds keeps the catalogue and all of its
-//! decisions, and writes them back, with one more decision that says so. Versions go on from the one that it knew: stages
-//! are named by them, and what is back must not look lost to anybody.
+//! A store of rows may be wiped: everything in it is built again from the log. Its catalogue is in no log: without it
+//! the first generation would serve again, of whatever fold. So each process that feeds keeps the catalogue and all of
+//! its decisions, and writes them back, with one more decision that says so. Versions go on from the one that it knew:
+//! stages are named by them, and what is back must not look lost to anybody.
 
-use read_models::generations::{Decision, Verdict, check_chain};
+use read_models::generations::{Action, Decision, Verdict, check_chain};
 use read_models::{Catalogue, Generation, Generations, ReadModelError};
 use uuid::Uuid;
 
@@ -75,8 +75,8 @@ async fn all_decisions(store: &dyn Generations, to: u64) -> Result<Vec<Decision>
     }
 }
 
-/// Whether the store went back: it was wiped, or came back without what it was told last, or was brought back by one who
-/// knew less.
+/// Whether the store went back: it was wiped, or came back without what it was told last, or was brought back by one
+/// who knew less.
 fn is_lost(known: &Catalogue, found: &Catalogue) -> bool {
     let is_other = found.version == known.version && found.last_hash != known.last_hash;
     known.version > 0 && (found.version < known.version || is_other) && (found.version == 0 || found.id == known.id)
@@ -91,7 +91,7 @@ fn restoration(name: &str, known: &Known, found: &Catalogue) -> (Catalogue, Vec<
     let verdict = Verdict {
         at: now(),
         who: "millrace".to_owned(),
-        action: "restored_after_loss",
+        action: Action::RestoredAfterLoss,
         generation: Generation { name: name.to_owned(), number: to.serving, fold_version: 0, partitions: 0 },
         reason: format!(
             "the store had version {} of the catalogue, a process that feeds it knew version {}",

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use read_models::generations::{GenerationState, Verdict};
+use read_models::generations::{Action, GenerationState, Verdict};
 use read_models::{Catalogue, Generations, ReadModelError};
 use resilience::Policy;
 use tokio::task::JoinSet;
@@ -86,7 +86,7 @@ async fn note_removed(store: &dyn Generations, number: u32) -> Result<(), ReadMo
         let verdict = Verdict {
             at: now(),
             who: "millrace".to_owned(),
-            action: "removed",
+            action: Action::Removed,
             generation,
             reason: "nothing is left of it in the store".to_owned(),
             evidence: serde_json::Value::Null,

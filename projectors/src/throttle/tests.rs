@@ -1,6 +1,7 @@
 use super::*;
 
-const BUSY: Pressure = Pressure { live_lag: 10, events_come: true, reads: 100, read_p99_ms: 5.0, is_unseen: false };
+const BUSY: Pressure =
+    Pressure { live_lag: 10, events_come: true, arrivals: 400, reads: 100, read_p99_ms: 5.0, is_unseen: false };
 
 fn at(rate: Option<f64>) -> ThrottleStatus {
     ThrottleStatus { rate, yields_to: None }
@@ -22,6 +23,16 @@ fn it_yields_to_events_that_wait_and_to_slow_reads_down_to_a_floor() {
     assert_eq!((status.rate, status.yields_to.is_some()), (Some(FLOOR), true));
     assert_eq!(stepped(Some(FLOOR), slow, 0.0).rate, Some(FLOOR), "never less");
     assert_eq!(stepped(Some(20_000.0), Pressure { live_lag: 2_000, ..BUSY }, 20_000.0).yields_to, None, "at the bound");
+}
+
+#[test]
+fn a_shadow_keeps_up_with_what_comes_though_reads_are_slow_but_not_when_the_live_side_is_behind() {
+    let settled = |pressure| (0..20).fold(40_000.0, |rate, _| stepped(Some(rate), pressure, rate).rate.unwrap());
+    let slow = Pressure { read_p99_ms: 90.0, arrivals: 2_000, ..BUSY };
+    assert_eq!(settled(slow), 2_500.0);
+    assert_eq!(settled(Pressure { live_lag: 5_000, ..slow }), FLOOR);
+    let settings = ThrottleSettings { rate_beside_live: 1_000.0, ..ThrottleSettings::default() };
+    assert_eq!(step(&at(Some(1_000.0)), &settings, slow, 1_000.0).rate, Some(1_000.0), "the operator's bound holds");
 }
 
 #[test]
@@ -104,9 +115,11 @@ async fn beside_a_live_side_pieces_go_one_after_the_other() {
 
 #[test]
 fn the_worst_of_all_read_models_counts() {
-    let other = Pressure { live_lag: 9_000, events_come: false, reads: 1, read_p99_ms: 1.0, is_unseen: true };
+    let other =
+        Pressure { live_lag: 9_000, events_come: false, arrivals: 2_000, reads: 1, read_p99_ms: 1.0, is_unseen: true };
     let worst = BUSY.worse(other);
-    let expected = Pressure { live_lag: 9_000, events_come: true, reads: 101, read_p99_ms: 5.0, is_unseen: true };
+    let expected =
+        Pressure { live_lag: 9_000, events_come: true, arrivals: 2_000, reads: 101, read_p99_ms: 5.0, is_unseen: true };
     assert_eq!(worst, expected);
 }
 

@@ -11,7 +11,7 @@ use event_log::{EmbeddedRegistry, EventEnvelope, EventLog, NewRecord, SqliteEven
 use projectors::{
     FeedSettings, GenerationStores, OpenGeneration, ProjectorSettings, StockProjection, Throttle, run_generations,
 };
-use read_models::generations::{Decision, GenerationEntry, GenerationState, Until, Verdict};
+use read_models::generations::{Action, Decision, GenerationEntry, GenerationState, Until, Verdict};
 use read_models::process_report::{ProcessReport, ThrottleStatus};
 use read_models::stock::{SharedStock, StockKey, StockReadModel, StockRow, connect_stock};
 use read_models::{Catalogue, Generation, Generations, PartitionRef, ReadModelError, ReadModelStatus};
@@ -222,7 +222,7 @@ fn changed(found: &Catalogue, change: impl FnOnce(&mut Catalogue)) -> (Catalogue
     let verdict = Verdict {
         at: 1,
         who: "ann".to_owned(),
-        action: "changed",
+        action: Action::Started,
         generation,
         reason: "a test".to_owned(),
         evidence: json!(null),

@@ -7,7 +7,7 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 const DEADLINE: Duration = Duration::from_secs(5);
 
 fn watch(mirror_percent: u8, since: u64) -> Watch {
-    let watch = Watch::new();
+    let watch = Watch::new(Stores::Own);
     catalogue(&watch, since, Share::None, mirror_percent, since);
     watch
 }
@@ -100,7 +100,7 @@ fn what_is_older_than_its_span_does_not_linger() {
 
 #[test]
 fn reads_are_told_apart_by_the_generation_that_answers_or_was_to() {
-    let watch = Watch::new();
+    let watch = Watch::new(Stores::Own);
     catalogue(&watch, 1, Share::Regions(vec!["eu".parse().unwrap()]), 0, 1);
     let (any, eu) =
         (ReadChoice::default(), ReadChoice { region: Some("eu".parse().unwrap()), ..ReadChoice::default() });
@@ -117,4 +117,17 @@ fn reads_are_told_apart_by_the_generation_that_answers_or_was_to() {
     drop(watch.begin(&any, Duration::ZERO));
     let reads = watch.report(0).reads;
     assert_eq!((figures(reads[&1].seconds), figures(reads[&2].seconds)), ((3, 2, 0), (3, 2, 0)));
+}
+
+#[test]
+fn a_store_that_is_away_from_all_generations_is_held_against_none() {
+    let watch = Watch::new(Stores::Shared);
+    catalogue(&watch, 1, Share::None, 0, 1);
+    let any = ReadChoice::default();
+    watch.begin(&any, DEADLINE).ended(Err(&failed()));
+    assert!(watch.report(0).reads.is_empty());
+    // Rows that are wrong are those of one generation.
+    let damaged = ReadModelError::Damaged { name: "stock".to_owned(), problem: "a row has no version".to_owned() };
+    watch.begin(&any, DEADLINE).ended(Err(&damaged));
+    assert_eq!(figures(watch.report(0).reads[&1].seconds), (1, 1, 0));
 }

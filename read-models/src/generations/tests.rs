@@ -15,7 +15,7 @@ fn asked(key: &str, region: Option<&str>) -> ReadChoice {
     ReadChoice { generation: None, key: key.to_owned(), region }
 }
 
-fn verdict(action: &'static str) -> Verdict {
+fn verdict(action: Action) -> Verdict {
     let evidence = serde_json::json!({"keys": 7});
     Verdict { at: 5, who: "ann".to_owned(), action, generation: generation(2), reason: "r".to_owned(), evidence }
 }
@@ -73,8 +73,8 @@ fn a_number_is_never_used_again() {
 #[test]
 fn decisions_are_chained_over_several_changes() {
     let first = Catalogue::of_built(Some(&generation(1)));
-    let (second, one) = first.decided(first.clone(), vec![verdict("started")]);
-    let (third, two) = second.decided(second.clone(), vec![verdict("verified"), verdict("approved")]);
+    let (second, one) = first.decided(first.clone(), vec![verdict(Action::Started)]);
+    let (third, two) = second.decided(second.clone(), vec![verdict(Action::Verified), verdict(Action::Approved)]);
     assert_eq!((second.version, third.version, third.decisions), (1, 2, 3));
     assert_eq!((second.id == third.id, second.id.is_nil()), (true, false));
     let all: Vec<Decision> = one.into_iter().chain(two).collect();
@@ -92,8 +92,29 @@ fn decisions_are_chained_over_several_changes() {
 }
 
 #[test]
+fn actions_are_called_what_stored_decisions_call_them() {
+    let names = [
+        "started",
+        "verified",
+        "approved",
+        "stage_entered",
+        "cut_over",
+        "rolled_back",
+        "retired",
+        "aborted",
+        "repaired",
+        "removed",
+        "restored_after_loss",
+    ];
+    assert_eq!(Action::ALL.map(Action::as_str), names);
+    assert_eq!(names.map(|name| name.parse::<Action>().unwrap()), Action::ALL);
+    let unknown = "cutover".parse::<Action>().unwrap_err();
+    assert_eq!(unknown.to_string(), "\"cutover\" is no action of this release");
+}
+
+#[test]
 fn a_catalogue_reads_back() {
-    let (mut catalogue, _) = catalogue().decided(catalogue(), vec![verdict("started")]);
+    let (mut catalogue, _) = catalogue().decided(catalogue(), vec![verdict(Action::Started)]);
     let position = "inventory-0-0.10".parse().unwrap();
     catalogue.generations.get_mut(&2).unwrap().until = Some(Until::Position(position));
     let json = serde_json::to_string(&catalogue).unwrap();

@@ -14,14 +14,15 @@
 //! frozen process still writes goes into a build that nobody reads, and it ends as soon as it sees that. Old builds are
 //! removed once their locks are free.
 //!
-//! A build may be deleted under its holder, by hand. Its rows then go on in a file without a name, which no reader finds,
-//! and its lock keeps nobody out. So with each beat, before each index commit and before readers are sent to it, the holder
-//! looks whether lock and rows are still at their paths; once they are not it lets go, and makes nothing there again.
+//! A build may be deleted under its holder, by hand. Its rows then go on in a file without a name, which no reader
+//! finds, and its lock keeps nobody out. So with each beat, before each index commit and before readers are sent to it,
+//! the holder looks whether lock and rows are still at their paths; once they are not it lets go, and makes nothing
+//! there again.
 //!
 //! Two healthy writers on one directory do not take turns. Only the newest build is contended for, and a new one is
-//! begun only when its holder's counter stood still through a whole row of looks: looks and not seconds, so that a watcher
-//! that was itself frozen, or a clock that jumps, proves nothing. A holder that writes but slowly still beats: the
-//! counter is raised by a thread of its own. The second writer waits for as long as the first one beats.
+//! begun only when its holder's counter stood still through a whole row of looks: looks and not seconds, so that a
+//! watcher that was itself frozen, or a clock that jumps, proves nothing. A holder that writes but slowly still beats:
+//! the counter is raised by a thread of its own. The second writer waits for as long as the first one beats.
 
 mod file_id;
 

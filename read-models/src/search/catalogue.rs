@@ -1,8 +1,8 @@
 //! The catalogue of a search directory: which of its generations answers, in a file of its own beside them.
 //!
-//! `catalogue.db` is written by whoever has something to say, beside the processes that hold the builds: those who serve
-//! tell of their reads, those who replay move the pointer. A directory that has none is one of today's layout, and
-//! generation 1 serves; looking at it makes no file.
+//! `catalogue.db` is written by whoever has something to say, beside the processes that hold the builds: those who
+//! serve tell of their reads, those who replay move the pointer. A directory that has none is one of today's layout,
+//! and generation 1 serves; looking at it makes no file.
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -228,9 +228,10 @@ pub(super) fn open(dir: &Path) -> Result<(Index, Fields), TantivyError> {
     Ok((index, fields))
 }
 
-/// An index that opens and whose files are what their checksums say. A file on which tantivy panics, such as one that is
-/// shorter than the footer that it should end with, is damaged like any other. What was looked at is noted in `checked`,
-/// and not looked at again: a file of a segment never changes, so that who is overtaken by a commit gets through in the end.
+/// An index that opens and whose files are what their checksums say. A file on which tantivy panics, such as one that
+/// is shorter than the footer that it should end with, is damaged like any other. What was looked at is noted in
+/// `checked`, and not looked at again: a file of a segment never changes, so that who is overtaken by a commit gets
+/// through in the end.
 pub(super) fn open_whole(dir: &Path, checked: &mut HashSet<PathBuf>) -> Result<(Index, Fields), TantivyError> {
     std::panic::catch_unwind(AssertUnwindSafe(|| open_checked(dir, checked))).unwrap_or_else(|_| {
         Err(TantivyError::SystemError(format!("a file of {} is damaged: reading it panics", dir.display())))

@@ -13,6 +13,7 @@ use resilience::Policy;
 use schemas::Sku;
 use tantivy::indexer::{IndexWriterOptions, LogMergePolicy};
 use tantivy::{IndexReader, IndexWriter, ReloadPolicy, TantivyError};
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -30,6 +31,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(100);
 /// How often a pass is made without a write, to see that the index is still there.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const WRITER_MEMORY: usize = 50_000_000;
+/// How long passes may fail before it is told: one that met a full disk or a busy machine is nobody's business.
+const FAILING_FOR: Duration = Duration::from_secs(5);
 /// Segments below this many documents count as equally small when merging: commits make many of them.
 const SMALL_SEGMENT: u32 = 1_000;
 /// How often a level index is counted against its rows.
@@ -75,10 +78,11 @@ enum PassError {
     Miscounted { found: u64, wanted: u64 },
 }
 
-/// Runs until `shutdown`, or until the rows cannot be read.
+/// Runs until `shutdown`, or until the rows cannot be read. `problem` has why hits grow old, while they do.
 pub(super) async fn run(
     home: IndexerHome,
     check_every: Duration,
+    problem: &watch::Sender<Option<String>>,
     shutdown: CancellationToken,
 ) -> Result<(), ReadModelError> {
     let mut written = home.file.written();
@@ -109,6 +113,7 @@ pub(super) async fn run(
                 }
                 indexer = Some(still_open);
                 level_at = begun;
+                problem.send_if_modified(|problem| problem.take().is_some());
                 delays = Policy::RESTART.backoff();
                 tokio::select! {
                     _ = written.changed() => {}
@@ -139,6 +144,9 @@ pub(super) async fn run(
             Err(error) => {
                 metrics::index_age(level_at.elapsed());
                 tracing::warn!(%error, "index pass failed");
+                if level_at.elapsed() > FAILING_FOR {
+                    problem.send_replace(Some(format!("hits grow old, the index cannot be written: {error}")));
+                }
                 tokio::select! {
                     () = delays.wait() => {}
                     () = shutdown.cancelled() => break,

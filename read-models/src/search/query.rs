@@ -154,8 +154,8 @@ pub(super) fn name_has(fields: &Fields, typed: &str) -> Box<dyn Query> {
 
 /// What has every word; `None` without words.
 ///
-/// Of two words at a time: tantivy adds up the scores of several in an order that differs between segments, and so differ
-/// the last bits of their sum. The sum of two has one order, and the places of one word keep theirs.
+/// Of two words at a time: tantivy adds up the scores of several in an order that differs between segments, and so
+/// differ the last bits of their sum. The sum of two has one order, and the places of one word keep theirs.
 fn all_of(words: &[String], fields: &[(Field, f32)]) -> Option<Box<dyn Query>> {
     let queries = words.iter().enumerate().map(|(index, word)| word_query(word, index + 1 == words.len(), fields));
     queries.reduce(|before, word| Box::new(BooleanQuery::new(vec![(Occur::Must, before), (Occur::Must, word)])))

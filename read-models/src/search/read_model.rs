@@ -8,6 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use arc_swap::ArcSwapOption;
 use async_trait::async_trait;
 use schemas::Context;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use crate::checkpoint::PartitionRef;
@@ -29,8 +30,8 @@ pub(super) const INDEX_DIR: &str = "index";
 /// A check reads everything: about a second for each million products and as much for the index.
 const CHECK_EVERY: Duration = Duration::from_secs(300);
 /// How long the indexer of a build that was deleted waits before it ends, and its process with it. Whoever removes a
-/// directory removes the catalogue too, sooner or later than the build: those who feed bring it back, and look four times
-/// a second. Without them the lowest generation would serve, of whatever fold.
+/// directory removes the catalogue too, sooner or later than the build: those who feed bring it back, and look four
+/// times a second. Without them the lowest generation would serve, of whatever fold.
 const CATALOGUE_COMES_BACK: Duration = Duration::from_secs(2);
 /// How often a process that waits for a directory looks whether it is free.
 const WATCH_EVERY: Duration = Duration::from_secs(1);
@@ -41,6 +42,8 @@ pub struct SearchReadModel {
     home: IndexerHome,
     catalogue: SearchCatalogue,
     check_every: Duration,
+    /// Why the index is not brought up to date.
+    index_problem: watch::Sender<Option<String>>,
     /// What this process writes.
     prepared: ArcSwapOption<Generation>,
 }
@@ -122,8 +125,8 @@ impl SearchReadModel {
         }
     }
 
-    /// Names this build's rows. Each full copy of the read model, and each generation of it, reads the whole log, so each
-    /// needs a consumer group of its own.
+    /// Names this build's rows. Each full copy of the read model, and each generation of it, reads the whole log, so
+    /// each needs a consumer group of its own.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -149,7 +152,8 @@ impl SearchReadModel {
         let home = IndexerHome { index_dir: build.path().join(INDEX_DIR), file, build };
         indexer::remove_foreign(&home)?;
         home.build.read_if_none_is()?;
-        Ok(Self { id, home, catalogue, check_every: CHECK_EVERY, prepared: ArcSwapOption::empty() })
+        let (index_problem, _) = watch::channel(None);
+        Ok(Self { id, home, catalogue, check_every: CHECK_EVERY, index_problem, prepared: ArcSwapOption::empty() })
     }
 
     /// How often a running indexer looks for bytes that went bad.
@@ -161,11 +165,17 @@ impl SearchReadModel {
     /// Keeps the index up to date with the rows until `shutdown`. What is wrong with the index is mended from the
     /// rows; rows that are damaged or deleted end it, and nobody is answered from them any more.
     pub async fn run_indexer(&self, shutdown: CancellationToken) -> Result<(), ReadModelError> {
-        let ended = indexer::run(self.home.clone(), self.check_every, shutdown.clone()).await;
+        let ended = indexer::run(self.home.clone(), self.check_every, &self.index_problem, shutdown.clone()).await;
         if ended.is_err() && self.home.build.is_deleted() {
             let _ = tokio::time::timeout(CATALOGUE_COMES_BACK, shutdown.cancelled()).await;
         }
         ended
+    }
+
+    /// Why hits have been growing older for some seconds; `None` while they do not. Rows and positions are right all
+    /// the same.
+    pub fn index_problem(&self) -> watch::Receiver<Option<String>> {
+        self.index_problem.subscribe()
     }
 
     fn prepared(&self) -> Result<Arc<Generation>, ReadModelError> {

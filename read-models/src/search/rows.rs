@@ -84,7 +84,8 @@ pub(super) fn apply(
     write(transaction, generation.number, &batch.changes, marked)
 }
 
-/// Writes rows, gives the documents that they change and the `marked` ones a new row version, and seals the transaction.
+/// Writes rows, gives the documents that they change and the `marked` ones a new row version, and seals the
+/// transaction.
 fn write<'a>(
     transaction: &Transaction<'_>,
     generation: u32,

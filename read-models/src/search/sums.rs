@@ -1,9 +1,10 @@
 //! What the rows add up to, kept with them in the same transactions, so that bytes that went bad are noticed.
 //!
-//! SQLite checks the shape of its pages, not what is in them; and a write-ahead log that lost its end may leave pages of
-//! two moments side by side. So each generation has a sum over its rows and documents, moved by what each write takes
-//! away and puts in, and one over its checkpoints. Whatever changed otherwise shows as another sum. Heads are left out,
-//! the next look at the log replaces them; so are parked events, which are decoded again before anything rests on them.
+//! SQLite checks the shape of its pages, not what is in them; and a write-ahead log that lost its end may leave pages
+//! of two moments side by side. So each generation has a sum over its rows and documents, moved by what each write
+//! takes away and puts in, and one over its checkpoints. Whatever changed otherwise shows as another sum. Heads are
+//! left out, the next look at the log replaces them; so are parked events, which are decoded again before anything
+//! rests on them.
 
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 use schemas::Sku;

@@ -1,4 +1,5 @@
-//! The catalogue of a read model, with its decisions and read reports, in a SQLite file: of the rows, or one of its own.
+//! The catalogue of a read model, with its decisions and read reports, in a SQLite file: of the rows, or one of its
+//! own.
 //!
 //! A catalogue and the decisions that changed it are one transaction, which the caller makes durable
 //! ([`SqliteFile::write_durably`](crate::sqlite::SqliteFile::write_durably)): a decision that was published must not be
@@ -11,7 +12,7 @@ use uuid::Uuid;
 
 use crate::error::ReadModelError;
 use crate::generations::{Catalogue, Decision};
-use crate::process_report::ProcessReport;
+use crate::process_report::{ProcessReport, is_of_late};
 use crate::sqlite::Abort;
 use crate::sqlite::ledger::{read, stored};
 
@@ -118,12 +119,14 @@ pub(crate) fn note_report(connection: &Connection, name: &str, report: &ProcessR
     Ok(())
 }
 
-/// Those that are at most `max_age_ms` older than `now`.
+/// Those of the last `max_age_ms`.
 pub(crate) fn reports(connection: &Connection, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, Abort> {
-    Ok(connection
-        .prepare_cached("SELECT report FROM read_reports WHERE at >= ?1 ORDER BY process")?
-        .query_map([now.saturating_sub(max_age_ms)], |row| from_json(row, 0))?
-        .collect::<rusqlite::Result<_>>()?)
+    let mut found = connection
+        .prepare_cached("SELECT report FROM read_reports ORDER BY process")?
+        .query_map([], |row| from_json(row, 0))?
+        .collect::<rusqlite::Result<Vec<ProcessReport>>>()?;
+    found.retain(|report| is_of_late(report.at, now, max_age_ms));
+    Ok(found)
 }
 
 fn json(name: &str, value: &impl Serialize) -> Result<String, ReadModelError> {

@@ -385,7 +385,10 @@ async fn reading<T: InSqlite, A: Send + 'static>(
     let (written, bound) = (model.written_generation(), model.bound_generation());
     let file = model.file().await?;
     file.blocking(move |file| {
-        file.read(|transaction| work(transaction, &ledger::told_of(transaction, T::NAME, written.as_deref(), bound)?))
+        file.read(|transaction| {
+            let generation = ledger::own_or_serving(transaction, T::NAME, written.as_deref(), bound)?;
+            work(transaction, &generation)
+        })
     })
     .await
 }
@@ -397,7 +400,10 @@ async fn writing<T: InSqlite>(
     let (written, bound) = (model.written_generation(), model.bound_generation());
     let file = model.file_to_write().await?;
     file.blocking(move |file| {
-        file.write(|transaction| work(transaction, &ledger::told_of(transaction, T::NAME, written.as_deref(), bound)?))
+        file.write(|transaction| {
+            let generation = ledger::own_or_serving(transaction, T::NAME, written.as_deref(), bound)?;
+            work(transaction, &generation)
+        })
     })
     .await
 }

@@ -1,5 +1,5 @@
-//! What every SQLite read model keeps beside its rows: generations, checkpoints with their epochs, heads. The checks that
-//! fence a write (invariants P2 and P3) are here, once; parked events are in [`dead_letters`].
+//! What every SQLite read model keeps beside its rows: generations, checkpoints with their epochs, heads. The checks
+//! that fence a write (invariants P2 and P3) are here, once; parked events are in [`dead_letters`].
 
 use std::collections::HashSet;
 
@@ -46,7 +46,7 @@ pub(crate) fn serving(connection: &Connection, name: &str) -> Result<Generation,
 }
 
 /// What a store tells of: the generation that it writes, or the one that it is bound to, or else what serves.
-pub(crate) fn told_of(
+pub(crate) fn own_or_serving(
     connection: &Connection,
     name: &str,
     written: Option<&Generation>,
@@ -102,8 +102,8 @@ pub(crate) fn claim(
     Ok(Claimed { epoch: held.epoch, checkpoint: held.checkpoint, parked_keys, foreign_records, live: held.live })
 }
 
-/// Checks the batch's epoch and start, moves the checkpoint, resolves dead letters and appends new ones. The rows are the
-/// caller's, in the same transaction.
+/// Checks the batch's epoch and start, moves the checkpoint, resolves dead letters and appends new ones. The rows are
+/// the caller's, in the same transaction.
 pub(crate) fn advance<K, R>(
     connection: &Connection,
     generation: &Generation,

@@ -1,7 +1,7 @@
 //! The stock read model in Redis: one server, or a Redis Cluster.
 //!
-//! A Redis Function does each step on a partition as one: it checks epoch and checkpoint and writes rows, checkpoint and
-//! parked events (invariants P2 and P3), or reads rows with the position that they are true at (Q1). Every key of a
+//! A Redis Function does each step on a partition as one: it checks epoch and checkpoint and writes rows, checkpoint
+//! and parked events (invariants P2 and P3), or reads rows with the position that they are true at (Q1). Every key of a
 //! partition carries one hash tag, so that a partition is on one server, and is lost or rolled back as one.
 //!
 //! How much a crash of Redis takes back is the operator's choice (`appendonly`, `appendfsync`, replicas). Whatever it
@@ -198,7 +198,7 @@ impl ReadModel for RedisStock {
     }
 
     async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Loaded<StockRow>, ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let mut names = vec![at.state()];
         names.extend(keys.iter().map(|key| at.sku(&key.sku)));
         let warehouses: Vec<&str> = keys.iter().map(|key| key.warehouse.as_str()).collect();
@@ -251,7 +251,7 @@ impl ReadModel for RedisStock {
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
         let looked = async {
-            let generation = self.told_of().await?;
+            let generation = self.own_or_serving().await?;
             let partitions = CONTEXTS.into_iter().flat_map(|context: Context| {
                 (0..generation.partitions).map(move |partition| PartitionRef { context, partition })
             });
@@ -272,7 +272,7 @@ impl ReadModel for RedisStock {
         from: Option<&str>,
         limit: usize,
     ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
-        let generation = self.told_of().await?;
+        let generation = self.own_or_serving().await?;
         generation.check_partition(partition, &CONTEXTS)?;
         self.scan(&generation, partition, from, limit).await
     }

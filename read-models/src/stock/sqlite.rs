@@ -76,13 +76,16 @@ impl SqliteStock {
     }
 
     /// Reads of what this handle writes or is bound to, or else of what serves.
-    async fn told<T: Send + 'static>(
+    async fn read_generation<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Transaction<'_>, &Generation) -> Result<T, Abort> + Send + 'static,
     ) -> Result<T, ReadModelError> {
         let (prepared, bound) = (self.prepared.load_full(), self.bound);
         let read = move |file: &SqliteFile| {
-            file.read(|transaction| work(transaction, &ledger::told_of(transaction, NAME, prepared.as_deref(), bound)?))
+            file.read(|transaction| {
+                let generation = ledger::own_or_serving(transaction, NAME, prepared.as_deref(), bound)?;
+                work(transaction, &generation)
+            })
         };
         self.file.blocking(read).await
     }
@@ -124,7 +127,7 @@ impl ReadModel for SqliteStock {
 
     async fn load(&self, partition: PartitionRef, keys: &[StockKey]) -> Result<Loaded<StockRow>, ReadModelError> {
         let keys = keys.to_vec();
-        self.told(move |transaction, generation| {
+        self.read_generation(move |transaction, generation| {
             let mut select = transaction.prepare_cached(
                 "SELECT region, on_hand, reserved, version, updated_at FROM stock
                  WHERE generation = ?1 AND sku = ?2 AND warehouse = ?3",
@@ -171,7 +174,7 @@ impl ReadModel for SqliteStock {
     }
 
     async fn status(&self) -> Result<ReadModelStatus, ReadModelError> {
-        self.told(|transaction, generation| ledger::status(transaction, generation, &CONTEXTS)).await
+        self.read_generation(|transaction, generation| ledger::status(transaction, generation, &CONTEXTS)).await
     }
 
     async fn rows(
@@ -181,7 +184,7 @@ impl ReadModel for SqliteStock {
         limit: usize,
     ) -> Result<RowPage<StockKey, StockRow>, ReadModelError> {
         let from = row_scan::place(NAME, from)?.unwrap_or_default();
-        self.told(move |transaction, generation| {
+        self.read_generation(move |transaction, generation| {
             generation.check_partition(partition, &CONTEXTS)?;
             scan(transaction, generation, partition, from, limit)
         })

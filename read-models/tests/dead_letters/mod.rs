@@ -44,16 +44,7 @@ fn resolved(event: &ParkedEvent) -> Resolved {
 }
 
 fn batch<M: ReadModel + ?Sized>(at: PartitionRef, claimed: &Claimed) -> Batch<M::Key, M::Row> {
-    Batch {
-        partition: at,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to: claimed.checkpoint,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: false,
-    }
+    Batch::unmoved(at, claimed.epoch, claimed.checkpoint, false)
 }
 
 /// Parks events, and gives the owner as it stands after that.

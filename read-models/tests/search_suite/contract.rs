@@ -13,16 +13,7 @@ async fn prepared() -> Fixture {
 }
 
 fn batch(claimed: &Claimed, to: Checkpoint) -> Batch<SearchKey, SearchRow> {
-    Batch {
-        partition: AT,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: false,
-    }
+    Batch { to, ..Batch::unmoved(AT, claimed.epoch, claimed.checkpoint, false) }
 }
 
 fn parked(sequence: u64) -> ParkedEvent {

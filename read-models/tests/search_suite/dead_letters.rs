@@ -1,6 +1,7 @@
-//! Invariant P4 on the rows of search: the tests of every read model, and requests that a reader leaves beside the writer.
+//! Invariant P4 on the rows of search: the tests of every read model, and requests that a reader leaves beside the
+//! writer.
 
-use read_models::{DeadLetterAction, DeadLetterRequest, DeadLetters, ParkedEvent, Resolved};
+use read_models::{DeadLetterAction, DeadLetterRequest, DeadLetters, ParkedEvent, Resolution, Resolved};
 
 use super::*;
 use crate::dead_letters as tests;
@@ -46,14 +47,9 @@ async fn a_reader_sees_the_queue_and_leaves_its_request_with_the_writer() {
         parked_at: 5,
     };
     let batch = Batch {
-        partition: AT,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
         to: checkpoint(1),
-        changes: Vec::new(),
         parked: vec![parked.clone()],
-        dead_letters: Resolution::default(),
-        live: false,
+        ..Batch::unmoved(AT, claimed.epoch, claimed.checkpoint, false)
     };
     store.model().apply(&batch).await.unwrap();
     // What was looked at a few milliseconds ago may be answered once more.
@@ -94,16 +90,8 @@ async fn park(store: &Fixture, sku: &str, context: Context) -> PositionToken {
         reason: "no".to_owned(),
         parked_at: 5,
     };
-    let batch = Batch {
-        partition,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to,
-        changes: Vec::new(),
-        parked: vec![parked],
-        dead_letters: Resolution::default(),
-        live: false,
-    };
+    let batch =
+        Batch { to, parked: vec![parked], ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, false) };
     store.model().apply(&batch).await.unwrap();
     partition.token(to.position)
 }
@@ -116,14 +104,9 @@ async fn redrive(store: &Fixture, sku: &str, context: Context, count: usize, cha
     assert_eq!(leaving.len(), count);
     let redriven = leaving.iter().map(|event| Resolved { key: event.key.clone(), place: event.place() }).collect();
     let batch = Batch {
-        partition,
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to: claimed.checkpoint,
         changes,
-        parked: Vec::new(),
         dead_letters: Resolution { redriven, ..Resolution::default() },
-        live: false,
+        ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, false)
     };
     store.model().apply(&batch).await.unwrap();
 }

@@ -4,7 +4,7 @@
 use std::fs;
 
 use read_models::Catalogue;
-use read_models::generations::{GenerationEntry, Generations, Verdict};
+use read_models::generations::{Action, GenerationEntry, Generations, Verdict};
 use read_models::search::SearchCatalogue;
 
 use super::*;
@@ -209,7 +209,7 @@ async fn begin(catalogue: &SearchCatalogue, number: u32) -> Catalogue {
     let verdict = Verdict {
         at: 1,
         who: "test".to_owned(),
-        action: "started",
+        action: Action::Started,
         generation: numbered,
         reason: "r".to_owned(),
         evidence: serde_json::Value::Null,

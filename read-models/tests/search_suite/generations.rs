@@ -3,7 +3,9 @@
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
-use read_models::generations::{Candidate, GenerationEntry, GenerationState, Generations, Share, Verdict, check_chain};
+use read_models::generations::{
+    Action, Candidate, GenerationEntry, GenerationState, Generations, Share, Verdict, check_chain,
+};
 use read_models::process_report::ProcessReport;
 use read_models::search::SearchCatalogue;
 use read_models::{Catalogue, ReadChoice};
@@ -20,13 +22,13 @@ fn numbered(number: u32) -> Generation {
     Generation { number, ..generation() }
 }
 
-fn verdict(action: &'static str, number: u32) -> Verdict {
+fn verdict(action: Action, number: u32) -> Verdict {
     let (generation, evidence) = (numbered(number), serde_json::Value::Null);
     Verdict { at: 1, who: "test".to_owned(), action, generation, reason: "r".to_owned(), evidence }
 }
 
 /// Decides on the catalogue as it stands.
-async fn decide(catalogue: &SearchCatalogue, action: &'static str, number: u32, change: impl FnOnce(&mut Catalogue)) {
+async fn decide(catalogue: &SearchCatalogue, action: Action, number: u32, change: impl FnOnce(&mut Catalogue)) {
     let before = catalogue.catalogue().await.unwrap();
     let mut to = before.clone();
     change(&mut to);
@@ -35,14 +37,14 @@ async fn decide(catalogue: &SearchCatalogue, action: &'static str, number: u32, 
 }
 
 async fn begin(catalogue: &SearchCatalogue, number: u32) {
-    decide(catalogue, "started", number, |to| {
+    decide(catalogue, Action::Started, number, |to| {
         to.generations.insert(number, GenerationEntry::fed(&numbered(number)));
     })
     .await;
 }
 
 async fn cut_over(catalogue: &SearchCatalogue, number: u32) {
-    decide(catalogue, "cut_over", number, |to| {
+    decide(catalogue, Action::CutOver, number, |to| {
         to.previous = Some(to.serving);
         to.serving = number;
     })
@@ -50,7 +52,7 @@ async fn cut_over(catalogue: &SearchCatalogue, number: u32) {
 }
 
 async fn retire(catalogue: &SearchCatalogue, number: u32) {
-    decide(catalogue, "retired", number, |to| {
+    decide(catalogue, Action::Retired, number, |to| {
         to.previous = None;
         to.generations.get_mut(&number).unwrap().state = GenerationState::Retired;
     })
@@ -125,7 +127,7 @@ async fn of_changes_made_at_once_one_is_written_and_the_others_are_told() {
                 let before = catalogue.catalogue().await.unwrap();
                 let mut to = before.clone();
                 to.generations.insert(to.next_number(), GenerationEntry::fed(&numbered(to.next_number())));
-                let (to, decisions) = before.decided(to, vec![verdict("started", number)]);
+                let (to, decisions) = before.decided(to, vec![verdict(Action::Started, number)]);
                 match catalogue.change(&to, &decisions).await {
                     Ok(()) => return refused,
                     Err(ReadModelError::CatalogueMoved { .. }) => refused += 1,
@@ -202,7 +204,7 @@ async fn a_pointer_that_moves_is_followed_at_once_and_no_answer_is_of_two_genera
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stage_is_answered_by_key_and_a_number_by_itself() {
     let (one, _two, catalogue) = two().await;
-    decide(&catalogue, "stage_entered", 2, |to| {
+    decide(&catalogue, Action::StageEntered, 2, |to| {
         to.candidate = Some(Candidate {
             generation: 2,
             share: Share::Percent(40),

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use read_models::search::{CONTEXTS, SearchAnswer, SearchKey, SearchReadModel, SearchReader, SearchRequest, SearchRow};
-use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel, ReadModelError, Resolution};
+use read_models::{Batch, Checkpoint, Generation, PartitionRef, ReadChoice, ReadModel, ReadModelError};
 use schemas::event::Product;
 use schemas::{Context, PositionToken, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 use tokio::task::JoinHandle;
@@ -184,16 +184,7 @@ impl Fixture {
         let claimed = self.model().claim(partition).await?;
         let to = checkpoint(claimed.checkpoint.sequence + changes.len() as u64);
         let to = if changes.is_empty() { claimed.checkpoint } else { to };
-        let batch = Batch {
-            partition,
-            epoch: claimed.epoch,
-            from: claimed.checkpoint,
-            to,
-            changes,
-            parked: Vec::new(),
-            dead_letters: Resolution::default(),
-            live,
-        };
+        let batch = Batch { to, changes, ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, live) };
         self.model().apply(&batch).await?;
         Ok(to)
     }
@@ -297,15 +288,7 @@ pub fn region(name: &str) -> RegionId {
 }
 
 pub fn plain(sku_name: &str, name: &str) -> Product {
-    Product {
-        sku: sku(sku_name),
-        name: name.to_owned(),
-        brand: None,
-        category_path: Vec::new(),
-        description: None,
-        pack_size: None,
-        tags: Vec::new(),
-    }
+    Product::named(sku(sku_name), name)
 }
 
 pub fn product(product: Product) -> (SearchKey, SearchRow) {

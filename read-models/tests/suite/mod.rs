@@ -14,9 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use read_models::stock::{SharedStock, StockAnswer, StockKey, StockRow, connect_stock};
-use read_models::{
-    Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef, ReadChoice, ReadModelError, Resolution,
-};
+use read_models::{Batch, Checkpoint, Claimed, Generation, ParkedEvent, PartitionRef, ReadChoice, ReadModelError};
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId, partition_of};
 
 /// Longest time that anything in these tests may take.
@@ -127,16 +125,7 @@ pub fn checkpoint(sequence: u64) -> Checkpoint {
 
 /// A batch without rows, from where the owner stands.
 pub fn batch(partition: u32, claimed: &Claimed, to: Checkpoint) -> Batch<StockKey, StockRow> {
-    Batch {
-        partition: at(partition),
-        epoch: claimed.epoch,
-        from: claimed.checkpoint,
-        to,
-        changes: Vec::new(),
-        parked: Vec::new(),
-        dead_letters: Resolution::default(),
-        live: false,
-    }
+    Batch { to, ..Batch::unmoved(at(partition), claimed.epoch, claimed.checkpoint, false) }
 }
 
 pub fn sku(name: &str) -> Sku {

@@ -1,9 +1,9 @@
 //! What a comparison leads to: it is noted, approved, or takes a stage back.
 
-use read_models::generations::{Catalogue, Share};
+use read_models::generations::{Action, Catalogue, Share};
 use serde_json::{Value, json};
 
-use super::{Decided, Ruling, begin_again, change, refuse, replay_of, set_record, stage_name, verdict, with_record};
+use super::ruling::{Decided, Ruling, change, refuse, verdict};
 use crate::by::By;
 use crate::controller::TRIGGER;
 use crate::error::ReplayError;
@@ -11,7 +11,9 @@ use crate::evidence::ParityEvidence;
 use crate::gates;
 use crate::outcome::Reversal;
 use crate::ownership::Ownership;
-use crate::record::{Approval, ReplayRecord, is_same_person};
+use crate::record::{
+    Approval, ReplayRecord, begin_again, is_same_person, replay_of, set_record, stage_name, with_record,
+};
 use crate::rules::Rules;
 
 /// Longest position vector, and longest rules, in a decision's evidence, in bytes: a command carries 100,000 characters
@@ -57,7 +59,7 @@ pub(crate) fn note_parity(
     if !is_clean && answers && evidence.against == catalogue.serving {
         return taken_back(name, to, record, evidence, noted(evidence, rules), by, &done);
     }
-    change(name, to, number, by, "verified", noted(evidence, rules), done)
+    change(name, to, number, by, Action::Verified, noted(evidence, rules), done)
 }
 
 /// The comparison as its decision keeps it.
@@ -84,18 +86,17 @@ fn taken_back(
 ) -> Result<Ruling, ReplayError> {
     let (number, serving) = (evidence.generation, to.serving);
     let stage = stage_name(&to, number)?;
-    let verified = verdict(name, &to, number, by, "verified", noted);
+    let verified = verdict(name, &to, number, by, Action::Verified, noted);
     to.candidate = None;
     begin_again(&mut to, number)?;
     // What it found stays to be seen.
-    let begun_again = to.generations.get(&number).map(ReplayRecord::of).transpose()?.flatten();
-    if let Some(begun_again) = begun_again {
+    if let Some(begun_again) = ReplayRecord::in_catalogue(&to, number)? {
         set_record(&mut to, number, &ReplayRecord { parity: record.parity, taken_back: true, ..begun_again })?;
     }
     let because = By::new(TRIGGER, &format!("the comparison is not clean: {}", gates::differences(evidence)), by.at())?;
     let figures = json!([{ "bound": "parity", "figures": { "report_sha256": evidence.report_sha256 } }]);
     let of_rollback = json!({"from_stage": stage, "answers": format!("{name}@{serving}"), "because": figures});
-    let rolled_back = verdict(name, &to, number, &because, "rolled_back", of_rollback);
+    let rolled_back = verdict(name, &to, number, &because, Action::RolledBack, of_rollback);
     let done = format!("{done}; {name}@{serving} answers everything again, {name}@{number} stays fed");
     let verdicts = vec![verified, rolled_back];
     Ok(Ruling::Change(Box::new(Decided { to, verdicts, done, reversal: Reversal::Reversible })))
@@ -163,5 +164,5 @@ pub(crate) fn approve(
     let given = record.approvals.len();
     let done = format!("{who} approved {name}@{number}, report {short}: {given} of {needed}");
     let to = with_record(catalogue, number, &record)?;
-    change(name, to, number, by, "approved", evidence, done)
+    change(name, to, number, by, Action::Approved, evidence, done)
 }

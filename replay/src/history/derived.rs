@@ -1,18 +1,16 @@
 //! What the catalogue must say, by the decisions that led to it.
 //!
-//! The chain shows that nobody changed a decision; the catalogue itself could still be written by hand: another generation
-//! serves, an approval stands that nobody gave. Only what follows from the decisions is held against it. Behind one that
-//! brought a lost catalogue back, or that this program does not know, no more than what comes after it follows.
+//! The chain shows that nobody changed a decision; the catalogue itself could still be written by hand: another
+//! generation serves, an approval stands that nobody gave. Only what follows from the decisions is held against it.
+//! Behind one that brought a lost catalogue back, or that this program does not know, no more than what comes after it
+//! follows.
 
 use std::collections::BTreeMap;
 
-use read_models::generations::{Catalogue, Decision, GenerationState};
+use read_models::generations::{Action, Catalogue, Decision, GenerationState, UnknownAction};
 use serde_json::{Value, json};
 
 use crate::record::ReplayRecord;
-
-/// What projectors decide when they bring a lost catalogue back, with all decisions that they know.
-pub(super) const RESTORED: &str = "restored_after_loss";
 
 /// Figures of a comparison that its decision has as the catalogue has them; a vector may have been too long for it.
 const FIGURES: [&str; 9] = [
@@ -65,8 +63,8 @@ impl Derived {
         let Some(number) = number_of(&decision.generation) else { return self.begin_anew(None) };
         let evidence = &decision.evidence;
         let generation = self.generations.entry(number).or_default();
-        match decision.action.as_str() {
-            "started" => {
+        match decision.action.parse::<Action>() {
+            Ok(Action::Started) => {
                 *generation = DerivedGeneration {
                     is_started: true,
                     parity: Some(None),
@@ -74,29 +72,29 @@ impl Derived {
                     ..DerivedGeneration::default()
                 }
             }
-            "verified" => {
+            Ok(Action::Verified) => {
                 generation.parity = Some(Some(evidence.clone()));
                 generation.approvals = Some(Vec::new());
             }
-            "approved" => {
+            Ok(Action::Approved) => {
                 let report = evidence["report_sha256"].as_str().unwrap_or_default();
                 if let Some(approvals) = &mut generation.approvals {
                     approvals.push((decision.who.clone(), report.to_owned()));
                 }
             }
-            "stage_entered" => self.candidate = Some(Some((number, evidence["share"].clone()))),
-            "cut_over" => {
+            Ok(Action::StageEntered) => self.candidate = Some(Some((number, evidence["share"].clone()))),
+            Ok(Action::CutOver) => {
                 generation.has_served = true;
                 self.serving = Some(number);
                 self.candidate = Some(None);
             }
-            "rolled_back" => self.roll_back(number, evidence),
-            "retired" | "aborted" | "removed" => generation.is_ended = true,
+            Ok(Action::RolledBack) => self.roll_back(number, evidence),
+            Ok(Action::Retired | Action::Aborted | Action::Removed) => generation.is_ended = true,
             // It is folded anew in what serves.
-            "repaired" => self.serving = Some(number),
-            RESTORED => self.begin_anew(Some(number)),
-            // Of a newer program: it may change anything.
-            _ => self.begin_anew(None),
+            Ok(Action::Repaired) => self.serving = Some(number),
+            Ok(Action::RestoredAfterLoss) => self.begin_anew(Some(number)),
+            // Of a newer release: it may have changed anything, and what it changed must not look tampered with.
+            Err(UnknownAction { .. }) => self.begin_anew(None),
         }
     }
 

@@ -241,7 +241,7 @@ async fn a_generation_that_is_removed_hides_nothing_else() {
     let verdict = Verdict {
         at: 8,
         who: "millrace".to_owned(),
-        action: "removed",
+        action: Action::Removed,
         generation: catalogue.generation("stock", 2).unwrap(),
         reason: String::new(),
         evidence: json!({}),
@@ -256,19 +256,20 @@ async fn a_generation_that_is_removed_hides_nothing_else() {
 #[tokio::test]
 async fn behind_what_is_not_known_only_what_comes_after_it_follows() {
     let stored = served().await;
-    for action in [derived::RESTORED, "of_a_newer_program"] {
+    for action in [Action::RestoredAfterLoss.as_str(), "of_a_newer_release"] {
         let (catalogue, mut decisions) = (stored.catalogue().await.unwrap(), stored.all_decisions());
         let generation = catalogue.generation("stock", 2).unwrap();
         let verdict = Verdict {
             at: 9,
             who: "millrace".to_owned(),
-            action,
+            action: Action::RestoredAfterLoss,
             generation,
             reason: String::new(),
             evidence: json!({}),
         };
-        let (to, more) =
+        let (to, mut more) =
             catalogue.decided(Catalogue { serving: 2, candidate: None, ..catalogue.clone() }, vec![verdict]);
+        action.clone_into(&mut more[0].action);
         decisions.extend(more);
         assert_eq!(derived::contradictions("stock", &to, &decisions), Vec::<String>::new(), "{action}");
     }

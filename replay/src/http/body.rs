@@ -1,6 +1,7 @@
 //! What callers say.
 
 use read_models::generations::Source;
+use read_models::search;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -151,7 +152,7 @@ impl VerifyBody {
                 Rules::parse(&text, name).map_err(wrong)?
             }
         };
-        if !self.queries.is_empty() && name != "search" {
+        if !self.queries.is_empty() && name != search::NAME {
             return Err(Problem::unprocessable(format!("queries: these are for search; {name} answers none")));
         }
         let by = if self.dry { None } else { Some(self.by(now)?) };

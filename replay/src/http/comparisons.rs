@@ -16,10 +16,11 @@ use super::body::Comparing;
 use super::problem;
 use crate::error::ReplayError;
 use crate::evidence::ParityEvidence;
+use crate::log_reader::LogReader;
 use crate::next_steps::instant;
 use crate::outcome::Outcome;
 use crate::parity::Progress;
-use crate::replayed::{LogReader, Replayed};
+use crate::replayed::Replayed;
 use crate::report::ParityReport;
 
 /// The newest comparison of each read model by this process.

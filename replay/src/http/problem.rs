@@ -10,6 +10,7 @@ use crate::gates::Missing;
 
 /// An error answer.
 #[derive(Debug, Serialize, ToSchema)]
+#[schema(as = ReplayProblem)] // other APIs have a `Problem` in the same document
 pub(super) struct Problem {
     r#type: &'static str,
     title: &'static str,

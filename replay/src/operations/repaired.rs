@@ -1,8 +1,9 @@
-//! Keys folded anew in the generation that serves: nothing in the catalogue changes by it, and it is decided all the same.
+//! Keys folded anew in the generation that serves: nothing in the catalogue changes by it, and it is decided all the
+//! same.
 
 use std::collections::BTreeSet;
 
-use read_models::generations::{Catalogue, GenerationState, Verdict};
+use read_models::generations::{Action, Catalogue, Verdict};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -27,8 +28,8 @@ pub(super) fn repaired(
     by: &By,
 ) -> Result<Ruling, ReplayError> {
     let serving = catalogue.serving;
-    let built = catalogue.generations.get(&serving).filter(|entry| entry.state == GenerationState::Fed);
-    let Some(built) = built.and_then(|_| catalogue.generation(name, serving)).filter(|_| serving == generation) else {
+    let built = catalogue.fed_entry(serving).and_then(|_| catalogue.generation(name, serving));
+    let Some(built) = built.filter(|_| serving == generation) else {
         let sentence = format!("{name}@{serving} serves, not {name}@{generation} any more; look again what is wrong");
         return Ok(Ruling::Refuse(vec![Missing::new("serves_no_more", sentence)]));
     };
@@ -48,7 +49,7 @@ pub(super) fn repaired(
     let verdicts = vec![Verdict {
         at: by.at(),
         who: by.who().to_owned(),
-        action: "repaired",
+        action: Action::Repaired,
         generation: built,
         reason: by.reason().to_owned(),
         evidence,

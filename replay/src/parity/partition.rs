@@ -1,16 +1,16 @@
 //! One partition of two generations, compared at one checkpoint while both go on.
 //!
 //! The scan meets every row of both, at no one moment: what it says of a row is right unless an event touched the row
-//! after the scan began. So rows that were touched, and rows that differ, are read again in rounds: each side's with the
-//! checkpoint that they are true at, as one; the side that is behind is folded forward in memory, over the events between
-//! the two checkpoints, by its own fold. That comparison is exact at the higher checkpoint. When every row that was
-//! touched since the round before was among those read, everything that is known holds at that one checkpoint.
+//! after the scan began. So rows that were touched, and rows that differ, are read again in rounds: each side's with
+//! the checkpoint that they are true at, as one; the side that is behind is folded forward in memory, over the events
+//! between the two checkpoints, by its own fold. That comparison is exact at the higher checkpoint. When every row that
+//! was touched since the round before was among those read, everything that is known holds at that one checkpoint.
 //! Neither side waits for anything.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
-use event_log::{EventDecoder, EventLog, TopicPartition};
+use event_log::TopicPartition;
 use projectors::contained;
 use read_models::generations::meant::Kind;
 use read_models::{Checkpoint, PartitionRef};
@@ -19,6 +19,7 @@ use super::tail::{Tail, TailEvent};
 use super::{Progress, Sides};
 use crate::error::ReplayError;
 use crate::fields::{self, Fields};
+use crate::log_reader::LogReader;
 use crate::report::{DifferenceKind, KeyDifference, PartitionParity};
 use crate::rules::Rules;
 use crate::sides::Compared;
@@ -67,8 +68,7 @@ pub(super) struct Compare<'a, P: Compared> {
 
 pub(super) async fn compare<P: Compared>(
     sides: &Sides<'_, P>,
-    log: &dyn EventLog,
-    decoder: &EventDecoder,
+    log: &LogReader,
     rules: &Rules,
     progress: &Progress,
     partition: PartitionRef,
@@ -91,7 +91,7 @@ pub(super) async fn compare<P: Compared>(
     }
     let from = if live.sequence < candidate.sequence { live } else { candidate };
     let at = TopicPartition::new(partition.context.events_topic(), partition.partition);
-    let mut tail = Tail::<P>::new(log, decoder, at, &from);
+    let mut tail = Tail::<P>::new(log, at, &from);
     let scanned = compare.scan().await?;
     compare.sum_up(scanned);
     let (reached, rounds) = compare.narrow(&mut tail, from).await?;
@@ -196,7 +196,8 @@ impl<P: Compared> Compare<'_, P> {
         let mut unknown: HashSet<P::Key> = differing.map(|(key, _)| key.clone()).collect();
         let mut known_at = from;
         let mut is_first = true;
-        // A key that one side alone has parked differs once the other one is beyond that: it may not have come to it yet.
+        // A key that one side alone has parked differs once the other one is beyond that: it may not have come to it
+        // yet.
         let (mut both_beyond, mut parked_until) = (0, None);
         for round in 1..=MOST_ROUNDS {
             let beyond_before = both_beyond;
@@ -224,8 +225,8 @@ impl<P: Compared> Compare<'_, P> {
     }
 
     /// Compares rows, in pieces of which each is exact at a checkpoint of its own. Answers the sequence that both sides
-    /// are beyond, the last piece's checkpoint, and the rows that were touched since they were read, which the next round
-    /// takes.
+    /// are beyond, the last piece's checkpoint, and the rows that were touched since they were read, which the next
+    /// round takes.
     async fn compare_at_one_checkpoint(
         &mut self,
         tail: &mut Tail<'_, P>,

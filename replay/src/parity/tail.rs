@@ -3,14 +3,14 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
-use event_log::{EventDecoder, EventEnvelope, EventLog, TopicPartition};
+use event_log::{EventEnvelope, TopicPartition};
 use projectors::{Facts, Projection};
 use read_models::Checkpoint;
-use resilience::{Policy, retry};
 use schemas::Event;
 use tokio::time::Instant;
 
 use crate::error::ReplayError;
+use crate::log_reader::LogReader;
 
 const PAGE: usize = 1_000;
 /// How long a read model may be ahead of what the log gives.
@@ -30,8 +30,7 @@ pub(super) struct TailEvent<K> {
 
 /// One partition of the log from a checkpoint on. Records that do not follow are passed over, as consumers do.
 pub(super) struct Tail<'a, P: Projection> {
-    log: &'a dyn EventLog,
-    decoder: &'a EventDecoder,
+    log: &'a LogReader,
     at: TopicPartition,
     next_offset: u64,
     /// Sequence that was met last.
@@ -44,16 +43,15 @@ pub(super) struct Tail<'a, P: Projection> {
 // === impl Tail ===
 
 impl<'a, P: Projection> Tail<'a, P> {
-    pub(super) fn new(log: &'a dyn EventLog, decoder: &'a EventDecoder, at: TopicPartition, from: &Checkpoint) -> Self {
+    pub(super) fn new(log: &'a LogReader, at: TopicPartition, from: &Checkpoint) -> Self {
         let (next_offset, last) = (from.next_offset, from.sequence);
-        Self { log, decoder, at, next_offset, last, events: VecDeque::new(), forgotten: HashSet::new() }
+        Self { log, at, next_offset, last, events: VecDeque::new(), forgotten: HashSet::new() }
     }
 
     /// Reads what the log has now.
     pub(super) async fn read_to_end(&mut self) -> Result<(), ReplayError> {
-        let ends = retrying(|| self.log.ends(&self.at.topic)).await?;
-        let Some(end) = ends.iter().find(|ends| ends.partition == self.at.partition) else { return Ok(()) };
-        while self.next_offset < end.next && self.read_page().await? {}
+        let Some(ends) = self.log.ends_of(&self.at).await? else { return Ok(()) };
+        while self.next_offset < ends.next && self.read_page().await? {}
         Ok(())
     }
 
@@ -74,7 +72,7 @@ impl<'a, P: Projection> Tail<'a, P> {
 
     /// `false` when nothing was there.
     async fn read_page(&mut self) -> Result<bool, ReplayError> {
-        let records = retrying(|| self.log.read(&self.at, self.next_offset, PAGE)).await?;
+        let records = self.log.read(&self.at, self.next_offset, PAGE).await?;
         let Some(last) = records.last() else { return Ok(false) };
         self.next_offset = last.offset + 1;
         for record in &records {
@@ -83,21 +81,15 @@ impl<'a, P: Projection> Tail<'a, P> {
                 continue;
             }
             self.last = envelope.sequence;
-            let decoded = retry(
-                Policy::STORE,
-                Some(Instant::now() + PATIENCE),
-                |error: &event_log::DecodeError| error.is_transient(),
-                || self.decoder.decode(record),
-            );
-            match decoded.await {
+            match self.log.decode(record).await {
                 Ok(decoded) => {
                     let Some(key) = P::key(&decoded.event) else { continue };
                     self.events.push_back(TailEvent {
                         sequence: envelope.sequence,
+                        facts: Facts::of(&envelope),
                         partition_key: envelope.partition_key,
                         key,
                         event: decoded.event,
-                        facts: Facts { version: envelope.stream_version, time: envelope.time },
                     });
                 }
                 Err(error) if error.is_transient() => return Err(error.into()),
@@ -142,10 +134,4 @@ impl<'a, P: Projection> Tail<'a, P> {
             }
         }
     }
-}
-
-async fn retrying<T, F: Future<Output = Result<T, event_log::EventLogError>>>(
-    operation: impl FnMut() -> F,
-) -> Result<T, ReplayError> {
-    Ok(retry(Policy::STORE, Some(Instant::now() + PATIENCE), event_log::EventLogError::is_transient, operation).await?)
 }

@@ -1,5 +1,5 @@
-//! Streams in memory. A stale entry costs a retry, never a wrong event: the version check of the append protects it, in the
-//! run of the store's server that it was loaded from. With another run all of them go (see `group.rs`).
+//! Streams in memory. A stale entry costs a retry, never a wrong event: the version check of the append protects it, in
+//! the run of the store's server that it was loaded from. With another run all of them go (see `group.rs`).
 //!
 //! It does not protect a refusal, which appends nothing: the group decides again on freshly loaded state before it
 //! refuses (see `group.rs`).

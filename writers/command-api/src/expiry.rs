@@ -1,8 +1,8 @@
 //! Expired reservations: released by the command side itself, as commands whose ids follow from the reservation.
 //!
 //! The timer is set in the transaction of the reservation and cleared in that of its release or shipment. Several
-//! processes may run this: the derived id gives one effect. Where a sender gave a command that id before, the release gets
-//! one that nobody can know.
+//! processes may run this: the derived id gives one effect. Where a sender gave a command that id before, the release
+//! gets one that nobody can know.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -132,8 +132,8 @@ async fn readable(store: &dyn EventStore, due: Vec<Timer>, now: i64) -> Result<V
     Ok(releases)
 }
 
-/// Releases many at a time, so that they share commits, but nothing of a stuck stream. Returns how many were not decided;
-/// `None` when nothing is decided any more.
+/// Releases many at a time, so that they share commits, but nothing of a stuck stream. Returns how many were not
+/// decided; `None` when nothing is decided any more.
 async fn release_all(
     store: &dyn EventStore,
     handler: &CommandHandler,

@@ -13,10 +13,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use domain::StreamId;
-use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, OffsetAdvance, ServerRun, Topology};
+use event_store::{
+    AppendBatch, EventStore, EventStoreError, LoadRequest, NewestPositions, OffsetAdvance, ServerRun, Topology,
+    positioned,
+};
 use metrics::counter;
 use resilience::{Guard, Policy, guard};
-use schemas::{Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId, partition_of};
+use schemas::{Outcome, OutcomeKind, RegionId, StorePosition, WarehouseId};
 use tokio::sync::oneshot;
 use tokio::time::Instant;
 use tracing::Instrument;
@@ -47,10 +50,10 @@ pub(crate) struct GroupState {
 
 /// Decides and commits what was gathered, and answers each submission, in their order.
 ///
-/// A group that met another writer is tried again with half of its submissions, down to one, and that one in pieces, down to
-/// one command: a large group is slow to decide anew and likely to meet the next of the other's, and two writers of the
-/// same few streams would starve each other. So is one that the store refuses: a damaged row stops those who ask for it,
-/// and nobody else.
+/// A group that met another writer is tried again with half of its submissions, down to one, and that one in pieces,
+/// down to one command: a large group is slow to decide anew and likely to meet the next of the other's, and two
+/// writers of the same few streams would starve each other. So is one that the store refuses: a damaged row stops those
+/// who ask for it, and nobody else.
 pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submission>) {
     let mut size = submissions.len();
     while !submissions.is_empty() {
@@ -68,10 +71,10 @@ pub(crate) async fn handle(state: &mut GroupState, mut submissions: Vec<Submissi
     }
 }
 
-/// Decides the commands of one submission piece by piece, in their order. The offset of records moves with each piece as
-/// far as its records go, and they end with the first piece that is not decided: what comes after it waits for it.
+/// Decides the commands of one submission piece by piece, in their order. The offset of records moves with each piece
+/// as far as its records go, and they end with the first piece that is not decided: what comes after it waits for it.
 async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
-    // Of each piece until it is decided: who must wait for a row that somebody holds must not wait so long for each half.
+    // Of each piece until it is decided: who waits for a row that somebody holds must not wait so long for each half.
     let mut deadline = Instant::now() + state.settings.retry_for;
     let Submission { mut work, mut offset, reply } = submission;
     let mut outcomes = Vec::with_capacity(work.len());
@@ -122,8 +125,8 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
     let _ = reply.send(Ok(outcomes));
 }
 
-/// Decides one group until it has an outcome, or an error that all of it was told. What can be halved comes back when it
-/// met another writer, or the store refused it.
+/// Decides one group until it has an outcome, or an error that all of it was told. What can be halved comes back when
+/// it met another writer, or the store refused it.
 async fn decide(
     state: &mut GroupState,
     mut submissions: Vec<Submission>,
@@ -215,20 +218,10 @@ async fn attempt(state: &mut GroupState, submissions: &[Submission]) -> Result<V
 }
 
 fn outcomes(topology: Topology, decided: Decided, positions: &[Option<StorePosition>]) -> Vec<Outcome> {
-    let mut newest: HashMap<&StreamId, PositionToken> = HashMap::new();
-    let mut appended = Vec::with_capacity(decided.batch.commands.len());
-    for (index, command) in decided.batch.commands.iter().enumerate() {
-        let mut outcome = command.outcome.clone();
-        if let (Some(position), Some(event)) = (positions.get(index).copied().flatten(), command.events.last()) {
-            let partition = partition_of(event.key.as_bytes(), topology.partitions);
-            newest.insert(&command.stream, PositionToken::of(event.context, partition, position));
-        }
-        // Accepted without effect after an earlier command of the group: so since that one, as the store says too.
-        if let (OutcomeKind::Accepted, Some(token)) = (outcome.outcome, newest.get(&command.stream)) {
-            outcome.position = Some(token.clone());
-        }
-        appended.push(outcome);
-    }
+    let mut newest = NewestPositions::default();
+    let commands = decided.batch.commands.iter().zip(positions);
+    let appended: Vec<Outcome> =
+        commands.map(|(command, last)| positioned(command, topology, *last, &mut newest)).collect();
     decided
         .answers
         .into_iter()
@@ -282,8 +275,8 @@ impl View {
         view.streams.extend(loaded.streams);
         view.known = loaded.outcomes;
         view.regions.extend(loaded.regions);
-        // Where an id that is known, or comes twice, is a record's, there may be a refusal of that very record; and one that is
-        // refused now may have the id of another.
+        // Where an id that is known, or comes twice, is a record's, there may be a refusal of that very record; and one
+        // that is refused now may have the id of another.
         let mut ids = HashSet::new();
         let mut again = work.iter().filter(|work| !ids.insert(work.id()) || view.known.contains_key(&work.id()));
         if again.any(|work| work.record.is_some()) {

@@ -88,8 +88,8 @@ pub enum RecordCommand {
     },
 }
 
-/// A submission keeps together what comes together: its commands are in one transaction, unless that meets another writer or
-/// something damaged again and again. The offset of records is always in that of the records before it.
+/// A submission keeps together what comes together: its commands are in one transaction, unless that meets another
+/// writer or something damaged again and again. The offset of records is always in that of the records before it.
 pub(crate) struct Submission {
     pub(crate) work: Vec<Work>,
     pub(crate) offset: Option<OffsetAdvance>,

@@ -33,8 +33,8 @@ pub const MAX_COMMAND_BYTES: usize = 64 * 1024;
 /// How long a single command waits for a place in the queue before it is told to come back.
 const QUEUE_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long a sender may take for a single command, and for the next piece of a bulk body: one that trickles bytes holds a
-/// connection, and nothing else ends that.
+/// How long a sender may take for a single command, and for the next piece of a bulk body: one that trickles bytes
+/// holds a connection, and nothing else ends that.
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Characters of something unreadable that a refusal repeats.
 const MOST_SHOWN: usize = 120;

@@ -1,8 +1,8 @@
 //! Back-pressure: intake waits while the relay is too far behind.
 //!
-//! Without a bound a stopped relay shows as reads that are older and older, and its return as a flood. The lag is watched
-//! beside the commands, never asked for per command. The gate closes above the bound and opens again at half of it, so
-//! that it does not flap. What was taken is decided whatever the gate says.
+//! Without a bound a stopped relay shows as reads that are older and older, and its return as a flood. The lag is
+//! watched beside the commands, never asked for per command. The gate closes above the bound and opens again at half of
+//! it, so that it does not flap. What was taken is decided whatever the gate says.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 
 use event_store::{RestoredOutcome, RestoredRows, StoredEvent, Topology};
 use schemas::codec::decode_outcome;
-use schemas::{Outcome, OutcomeKind, PositionToken, Reason, WriterSchema, decode_event, partition_of};
+use schemas::{Outcome, OutcomeKind, PositionToken, Reason, WriterSchema, decode_event};
 use uuid::Uuid;
 
 use crate::group::{claim_region, timer_change};
@@ -43,11 +43,10 @@ pub fn restored_rows(topology: Topology, events: Vec<StoredEvent>) -> Result<Res
 /// The outcome of the command that an event came from, as it is when this is its last event.
 fn outcome_of_cause(topology: Topology, stored: &StoredEvent) -> Option<RestoredOutcome> {
     let id = Uuid::parse_str(stored.causation_id.as_deref()?).ok()?;
-    let partition = partition_of(stored.key.as_bytes(), topology.partitions);
     let outcome = Outcome {
         id,
         outcome: OutcomeKind::Accepted,
-        position: Some(PositionToken::of(stored.stream.context()?, partition, stored.position)),
+        position: Some(topology.token(stored.stream.context()?, &stored.key, stored.position)),
         stream: Some(stored.stream.to_string()),
         version: Some(stored.version),
         reason: None,
@@ -55,8 +54,8 @@ fn outcome_of_cause(topology: Topology, stored: &StoredEvent) -> Option<Restored
     Some(RestoredOutcome { id, received_at: stored.time, outcome })
 }
 
-/// The outcome that a row of an outcome topic told. Its own id is that of the row in `commands`: the refusal of a reused
-/// command id is kept beside the first outcome of that id.
+/// The outcome that a row of an outcome topic told. Its own id is that of the row in `commands`: the refusal of a
+/// reused command id is kept beside the first outcome of that id.
 fn published_outcome(writer: &WriterSchema, stored: &StoredEvent) -> Result<RestoredOutcome, String> {
     let body = decode_outcome(writer, &stored.body).map_err(|error| error.to_string())?;
     let position = body.position.map(|token| token.parse::<PositionToken>()).transpose();

@@ -4,23 +4,21 @@
 //! or a rebalance can neither lose a command nor take it twice. Records of one partition are committed one chunk after
 //! the other.
 //!
-//! A record that cannot be taken now (the registry does not tell its schema, the store does not give its stream) waits with
-//! those behind it on its partition, and is tried again; the other partitions go on. What is wrong with all of them (no
-//! log, another partition count) is looked at again from the subscription on, for as long as it takes: those who send
-//! commands over HTTP need no topics.
+//! A record that cannot be taken now (the registry does not tell its schema, the store does not give its stream) waits
+//! with those behind it on its partition, and is tried again; the other partitions go on. What is wrong with all of
+//! them (no log, another partition count) is looked at again from the subscription on, for as long as it takes: those
+//! who send commands over HTTP need no topics.
 
+mod beginning;
 mod reading;
 
 use std::collections::{BTreeMap, HashMap};
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use event_log::{
-    EventLog, EventLogError, PartitionEnds, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec,
-};
-use event_store::{AppendBatch, EventStore, EventStoreError, OffsetAdvance, Topology};
+use event_log::{EventLog, EventLogError, Record, SchemaRegistry, Signal, Subscription, TopicPartition, TopicSpec};
+use event_store::{EventStore, EventStoreError, Topology};
 use futures::FutureExt;
 use futures::future::{BoxFuture, select_all};
 use metrics::{counter, gauge};
@@ -30,6 +28,7 @@ use telemetry::ComponentHealth;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::beginning::{LastTaken, hash};
 use self::reading::{Batch, Reader};
 use crate::error::HandlerError;
 use crate::handler::{CommandHandler, RecordGroup};
@@ -40,11 +39,6 @@ pub const COMMAND_GROUP: &str = "millrace-commands";
 
 /// An intake that ran for so long meets a new trouble, not the old one again: it tries again soon.
 const SETTLED: Duration = Duration::from_secs(30);
-/// How long a topic is without the offset to go on from before that counts: a broker that has just come to lead may not know
-/// its end yet.
-const MISSED_FOR: Duration = Duration::from_secs(3);
-/// Records read at once.
-const PAGE: usize = 1_000;
 
 struct Intake {
     handler: CommandHandler,
@@ -60,12 +54,6 @@ struct Intake {
     waiting: BTreeMap<TopicPartition, Waiting>,
     health: ComponentHealth,
     settings: TopicIntakeSettings,
-}
-
-#[derive(Debug, Clone, Copy)]
-struct LastTaken {
-    offset: u64,
-    hash: u64,
 }
 
 /// A partition whose next record must wait, and all behind it.
@@ -89,8 +77,8 @@ pub struct TopicIntakeSettings {
     pub outcome_retention: Duration,
 }
 
-/// Takes commands from the command topics until `shutdown`, or until an error of settings; what else goes wrong, `health`
-/// says. `now` gives milliseconds since 1970.
+/// Takes commands from the command topics until `shutdown`, or until an error of settings; what else goes wrong,
+/// `health` says. `now` gives milliseconds since 1970.
 #[expect(clippy::too_many_arguments, reason = "called once, where everything is wired")]
 pub async fn run_topic_intake(
     handler: CommandHandler,
@@ -229,135 +217,6 @@ impl Intake {
         self.health.degraded(format!("{at} waits at offset {offset}{others}: {why}"));
     }
 
-    /// Begins where the event store says; at the oldest record where it says nothing yet.
-    async fn start(
-        &mut self,
-        subscription: &mut dyn Subscription,
-        partitions: Vec<TopicPartition>,
-    ) -> Result<(), HandlerError> {
-        let mut missing = Vec::new();
-        for at in partitions {
-            // What was held of it is read again.
-            self.waiting.remove(&at);
-            if !self.start_one(subscription, &at).await? {
-                missing.push(at);
-            }
-        }
-        self.tell();
-        if missing.is_empty() {
-            return Ok(());
-        }
-        tokio::time::sleep(MISSED_FOR).await;
-        for at in missing {
-            if self.start_one(subscription, &at).await? {
-                continue;
-            }
-            self.set_back(&at, false).await?;
-            if !self.start_one(subscription, &at).await? {
-                let problem = "it goes on losing records".to_owned();
-                return Err(EventLogError::Unavailable { address: at.to_string(), problem }.into());
-            }
-        }
-        Ok(())
-    }
-
-    /// False where the topic does not have the offset.
-    async fn start_one(
-        &mut self,
-        subscription: &mut dyn Subscription,
-        at: &TopicPartition,
-    ) -> Result<bool, HandlerError> {
-        if self.is_another(at).await? {
-            self.set_back(at, true).await?;
-        }
-        let stored = self.stored(at).await?;
-        let offset = match stored {
-            Some(stored) => stored,
-            None => self.ends(at).await?.first,
-        };
-        if stored.is_none() && offset > 0 {
-            // Where nothing is stored, nothing but the very first record may be taken.
-            let begun =
-                OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: offset, next: offset };
-            self.store.append(&AppendBatch { offsets: vec![begun], ..AppendBatch::default() }).await?;
-        }
-        match subscription.start(at, offset).await {
-            Err(EventLogError::OffsetOutOfRange { .. }) => return Ok(false),
-            started => started?,
-        }
-        self.next.insert(at.clone(), offset);
-        Ok(true)
-    }
-
-    async fn stored(&mut self, at: &TopicPartition) -> Result<Option<u64>, HandlerError> {
-        Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
-    }
-
-    /// Whether the topic was made anew and has grown past the stored offset meanwhile: the record before it is not the one
-    /// that was taken there. Nobody knows what was taken before this process started.
-    async fn is_another(&mut self, at: &TopicPartition) -> Result<bool, HandlerError> {
-        let Some(last) = self.last.get(at).copied() else { return Ok(false) };
-        if self.stored(at).await? != Some(last.offset + 1) {
-            return Ok(false);
-        }
-        match self.log.read(at, last.offset, 1).await {
-            // Where compaction took it, the next one is found.
-            Ok(records) => {
-                Ok(records.first().is_some_and(|found| found.offset == last.offset && hash(found) != last.hash))
-            }
-            Err(error) if error.is_transient() => Err(error.into()),
-            // Nobody needs that record any more.
-            Err(_) => Ok(false),
-        }
-    }
-
-    /// Sets the stored offset to where the rest of the topic begins, which does not have it: retention was faster than the
-    /// intake, or the topic lost its records or was made anew. Then records may come that were taken before; they are known
-    /// by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the event store:
-    /// once the topic has grown past the stored offset, a process that is started then could not tell that it is another one.
-    async fn set_back(&mut self, at: &TopicPartition, is_another: bool) -> Result<(), HandlerError> {
-        let (Some(stored), ends) = (self.stored(at).await?, self.ends(at).await?) else { return Ok(()) };
-        if ends.holds(stored) && !is_another {
-            return Ok(());
-        }
-        self.last.remove(at);
-        let is_expired = stored < ends.first;
-        let to = if is_expired { ends.first } else { self.behind_the_old(at, ends).await? };
-        let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: to };
-        self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
-        counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
-        let PartitionEnds { first, next, .. } = ends;
-        let why = match is_expired {
-            true => "retention removed commands that were not taken yet",
-            false => "the command topic lost records or was made anew",
-        };
-        tracing::error!(%at, stored, first, next, to, "{why}; the rest is taken, from `to` on");
-        Ok(())
-    }
-
-    /// The first offset whose record came when outcomes that are still kept were decided, and may be known. With a margin:
-    /// outcomes go on being forgotten until it is taken.
-    async fn behind_the_old(&mut self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
-        let retention = self.settings.outcome_retention;
-        let known_since = (self.now)() - (retention - retention / 8).as_millis() as i64;
-        let mut next = ends.first;
-        while next < ends.next {
-            let records = self.log.read(at, next, PAGE).await?;
-            let Some(last) = records.last() else { break };
-            if let Some(young) = records.iter().find(|record| record.timestamp >= known_since) {
-                return Ok(young.offset);
-            }
-            next = last.offset + 1;
-        }
-        Ok(next)
-    }
-
-    async fn ends(&mut self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
-        let ends = self.log.ends(&at.topic).await?;
-        let of_partition = ends.into_iter().find(|ends| ends.partition == at.partition);
-        Ok(of_partition.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() })?)
-    }
-
     async fn take_records(
         &mut self,
         subscription: &mut dyn Subscription,
@@ -402,8 +261,8 @@ impl Intake {
                     next = undecided;
                     why = Some(problem);
                 }
-                // Taken by another handler, or by this one in a transaction whose answer was lost; or what was stored was lost: go
-                // on from what is stored.
+                // Taken by another handler, or by this one in a transaction whose answer was lost; or what was stored
+                // was lost: go on from what is stored.
                 Err(HandlerError::OffsetTaken { stored, .. }) => {
                     tracing::info!(%at, stored, "the stored offset is another one");
                     return self.start(subscription, vec![at]).await;
@@ -471,12 +330,6 @@ impl Intake {
         self.tell();
         Ok(())
     }
-}
-
-fn hash(record: &Record) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&record.key, &record.headers, &record.value, record.timestamp).hash(&mut hasher);
-    hasher.finish()
 }
 
 /// What comes of the next partition that is tried again.

@@ -1,4 +1,4 @@
-//! A store that is not as the handler left it, or does not give what is asked: other writers, a failover, a damaged row.
+//! A store that is not as the handler left it, or does not give what is asked: other writers, failovers, a damaged row.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 use std::collections::HashMap;

@@ -1,11 +1,11 @@
 //! Names of streams: `product-<sku>`, `stock-<sku>@<warehouse>`, `price-<sku>@<region>`,
-//! `decisions-<projection>-<catalogue id>`.
+//! `decisions-<projection>-<catalogue id>`; and `outcome-<command id>`, of no aggregate.
 //!
 //! Ids cannot hold `@`, and a catalogue's id always is of 36 characters: so a name splits in one way only.
 
 use std::fmt;
 
-use schemas::{Command, Context, Sku};
+use schemas::{Command, Context, RegionId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
 
 /// A stream of events of one aggregate.
@@ -18,20 +18,36 @@ pub struct StreamId(String);
 impl StreamId {
     /// The stream that decides a command.
     pub fn of(command: &Command) -> Self {
-        let stock = |sku: &Sku, warehouse: &dyn fmt::Display| Self(format!("stock-{sku}@{warehouse}"));
         match command {
-            Command::RegisterProduct(_) | Command::ReviseProduct(_) | Command::DiscontinueProduct(_) => {
-                Self(format!("product-{}", command.key()))
-            }
-            Command::ReceiveStock(data) => stock(&data.sku, &data.warehouse),
-            Command::AdjustStock(data) => stock(&data.sku, &data.warehouse),
-            Command::CountStock(data) => stock(&data.sku, &data.warehouse),
-            Command::ReserveStock(data) => stock(&data.sku, &data.warehouse),
-            Command::ReleaseReservation(data) => stock(&data.sku, &data.warehouse),
-            Command::ShipReservation(data) => stock(&data.sku, &data.warehouse),
-            Command::SetPrice(data) => Self(format!("price-{}@{}", data.sku, data.region)),
+            Command::RegisterProduct(data) => Self::product(&data.sku),
+            Command::ReviseProduct(data) => Self::product(&data.sku),
+            Command::DiscontinueProduct(data) => Self::product(&data.sku),
+            Command::ReceiveStock(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::AdjustStock(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::CountStock(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::ReserveStock(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::ReleaseReservation(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::ShipReservation(data) => Self::stock(&data.sku, &data.warehouse),
+            Command::SetPrice(data) => Self::price(&data.sku, &data.region),
             Command::RecordDecision(data) => Self(format!("decisions-{}-{}", data.projection, data.catalogue_id)),
         }
+    }
+
+    pub fn product(sku: &Sku) -> Self {
+        Self(format!("product-{sku}"))
+    }
+
+    pub fn stock(sku: &Sku, warehouse: &WarehouseId) -> Self {
+        Self(format!("stock-{sku}@{warehouse}"))
+    }
+
+    pub fn price(sku: &Sku, region: &RegionId) -> Self {
+        Self(format!("price-{sku}@{region}"))
+    }
+
+    /// Stream of the row that publishes a command's outcome; its only version is 1.
+    pub fn outcome(command_id: impl fmt::Display) -> Self {
+        Self(format!("outcome-{command_id}"))
     }
 
     /// A name read back from the event table.

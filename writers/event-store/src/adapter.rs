@@ -2,5 +2,5 @@
 //!
 //! An adapter that folded streams or wrote outcomes in its own way would not show how the real ones behave.
 
-pub use crate::outcome_row::{NewestPositions, positioned, published, published_stream};
+pub use crate::outcome_row::{NewestPositions, positioned, published};
 pub use crate::rebuild::{PastEvent, Snapshot, rebuild};

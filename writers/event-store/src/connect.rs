@@ -23,8 +23,8 @@ pub async fn connect_event_store(url: &str) -> Result<Arc<dyn EventStore>, Event
     Err(no_store(url))
 }
 
-/// Connects as [`connect_event_store`] does, for reading only, beside processes that write: tables are left as they are, and
-/// refused when they are of another build; an older one's may yet be brought up to date.
+/// Connects as [`connect_event_store`] does, for reading only, beside processes that write: tables are left as they
+/// are, and refused when they are of another build; an older one's may yet be brought up to date.
 pub async fn connect_event_store_read_only(url: &str) -> Result<Arc<dyn EventStore>, EventStoreError> {
     if let Some(path) = url.strip_prefix("sqlite:") {
         return Ok(Arc::new(SqliteEventStore::open_read_only(path)?));

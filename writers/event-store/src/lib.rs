@@ -14,7 +14,7 @@ mod store;
 pub use connect::{connect_event_store, connect_event_store_read_only};
 pub use domain::StreamId;
 pub use error::EventStoreError;
-pub use outcome_row::bounded_message;
+pub use outcome_row::{NewestPositions, bounded_message, positioned};
 pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 pub use store::{

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use domain::StreamId;
 use schemas::codec::{EncodedEvent, encode_outcome};
-use schemas::{Outcome, OutcomeKind, PositionToken, StorePosition, partition_of};
+use schemas::{Outcome, OutcomeKind, PositionToken, StorePosition};
 use uuid::Uuid;
 
 use crate::error::EventStoreError;
@@ -27,8 +27,9 @@ pub fn bounded_message(message: &str) -> Cow<'_, str> {
 #[derive(Default)]
 pub struct NewestPositions<'batch>(HashMap<&'batch StreamId, PositionToken>);
 
-/// The outcome as it is stored: with the position of the command's last event, or, accepted without one, with the
-/// newest that an earlier command of the batch has written on its stream: only a read from there shows what was asked.
+/// The outcome as it is stored and answered: with the position of the command's last event, or, accepted without one,
+/// with the newest that an earlier command of the batch has written on its stream: only a read from there shows what
+/// was asked.
 pub fn positioned<'batch>(
     command: &'batch DecidedCommand,
     topology: Topology,
@@ -37,8 +38,7 @@ pub fn positioned<'batch>(
 ) -> Outcome {
     let mut outcome = command.outcome.clone();
     if let (Some(position), Some(event)) = (last, command.events.last()) {
-        let partition = partition_of(event.key.as_bytes(), topology.partitions);
-        let token = PositionToken::of(event.context, partition, position);
+        let token = topology.token(event.context, &event.key, position);
         newest.0.insert(&command.stream, token.clone());
         outcome.position = Some(token);
     } else if outcome.outcome == OutcomeKind::Accepted
@@ -75,9 +75,4 @@ pub fn stored_digest(bytes: &[u8]) -> Result<Option<[u8; 32]>, String> {
         return Ok(None);
     }
     bytes.try_into().map(Some).map_err(|_| format!("its digest has {} bytes", bytes.len()))
-}
-
-/// Stream of the row that publishes an outcome; its only version is 1.
-pub fn published_stream(command: &DecidedCommand) -> String {
-    format!("outcome-{}", command.id)
 }

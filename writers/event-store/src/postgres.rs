@@ -1,8 +1,8 @@
 //! The event store on Postgres (13 or newer): the scale-out adapter, for several writers and a standby relay.
 //!
-//! Guarantees: an append is one transaction, on the disk when it returns. Loads end before it, and its first write draws
-//! its xid, so along a stream versions, xids and commits have one order (fault 3). No NOTIFY: it would take a lock
-//! across the whole server at every commit; a relay of the same process is woken, others poll.
+//! Guarantees: an append is one transaction, on the disk when it returns. Loads end before it, and its first write
+//! draws its xid, so along a stream versions, xids and commits have one order (fault 3). No NOTIFY: it would take a
+//! lock across the whole server at every commit; a relay of the same process is woken, others poll.
 //!
 //! Sessions keep prepared statements, settings and the relay's lock: a pooler between must pool by session.
 
@@ -66,7 +66,8 @@ impl PostgresEventStore {
         Ok(Self::on(server))
     }
 
-    /// Connects for reading only: nothing can be written, and tables of an older build wait for somebody to bring them up to date.
+    /// Connects for reading only: nothing can be written, and tables of an older build wait for somebody to bring them
+    /// up to date.
     pub async fn connect_read_only(url: &str) -> Result<Self, EventStoreError> {
         let server = Server::of(url)?.read_only();
         let connection = server.connect().await?;
@@ -263,6 +264,12 @@ impl EventStore for PostgresEventStore {
         let session = self.pool.session().await?;
         let waiting = within(relay::unpublished(&session)).await;
         session.settle(waiting)
+    }
+
+    async fn is_published_again(&self) -> Result<bool, EventStoreError> {
+        let session = self.pool.session().await?;
+        let is_again = within(relay::is_published_again(&session)).await;
+        session.settle(is_again)
     }
 
     fn refusal(&self) -> Option<Open> {

@@ -212,6 +212,10 @@ impl EventStore for SqliteEventStore {
         self.blocking(|file| file.read(|reader| Ok(relay::unpublished(reader)?))).await
     }
 
+    async fn is_published_again(&self) -> Result<bool, EventStoreError> {
+        self.blocking(|file| file.read(|reader| Ok(relay::published_again_to(reader)?.is_some()))).await
+    }
+
     async fn ping(&self) -> Result<(), EventStoreError> {
         self.blocking(|file| file.read(|reader| Ok(fixed_topology(reader)?))).await.map(|_| ())
     }

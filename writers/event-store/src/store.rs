@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use async_trait::async_trait;
 use domain::{State, StreamId};
 use resilience::Open;
-use schemas::{Context, Outcome, RegionId, SchemaRef, StorePosition, WarehouseId, partition_of};
+use schemas::{Context, Outcome, PositionToken, RegionId, SchemaRef, StorePosition, WarehouseId, partition_of};
 use uuid::Uuid;
 
 use crate::error::EventStoreError;
@@ -29,8 +29,8 @@ pub struct LoadRequest {
     pub warehouses: Vec<WarehouseId>,
 }
 
-/// One run of the store's server. All that is committed in it stays for as long as it lasts; in another run it may be gone:
-/// after a failover, or from an older backup. A file has no server, and one run.
+/// One run of the store's server. All that is committed in it stays for as long as it lasts; in another run it may be
+/// gone: after a failover, or from an older backup. A file has no server, and one run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ServerRun(pub i64);
 
@@ -141,8 +141,8 @@ pub struct NewSnapshot {
 
 /// A consumed offset of a command topic: set to `next` only if it is `expected` now, in the same transaction as the
 /// events, so that two handlers after a rebalance cannot both take a command. A partition that has no offset yet takes
-/// any expected one: an old topic does not begin at 0. Who takes commands stores that beginning first, so that a row that
-/// is lost is missed.
+/// any expected one: an old topic does not begin at 0. The intake stores the first offset before it consumes, so that a
+/// lost row is noticed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OffsetAdvance {
     pub topic: String,
@@ -255,8 +255,8 @@ pub trait EventStore: Send + Sync {
     async fn load(&self, request: &LoadRequest) -> Result<Loaded, EventStoreError>;
 
     /// Commits decided commands in one transaction. [`EventStoreError::Conflict`] when a stream has moved on, a
-    /// command id is known, a claim is taken, an offset is not the expected one, or the server runs anew; then nothing is
-    /// written.
+    /// command id is known, a claim is taken, an offset is not the expected one, or the server runs anew; then nothing
+    /// is written.
     async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError>;
 
     /// The stored next offset of each partition of a command topic.
@@ -310,14 +310,20 @@ pub trait EventStore: Send + Sync {
     ) -> Result<Vec<StoredEvent>, EventStoreError>;
 
     /// Rows after the relay's cursor, and the age in milliseconds of the oldest of them: the relay's lag. The count
-    /// ends at [`MOST_COUNTED`], which then stands for that many or more: a lag of millions must not cost a scan of them.
+    /// ends at [`MOST_COUNTED`], which stands for that many or more: a lag of millions must not cost a scan of them.
     async fn relay_lag(&self, now: i64) -> Result<(u64, Option<i64>), EventStoreError>;
 
-    /// Rows after the highest place that the cursor ever was at, [`MOST_COUNTED`] at most: those that go out for the first
-    /// time. After the cursor was set back that is less than the lag. Where the table no longer reaches that place, and in
-    /// stores that do not keep it, it is the lag.
+    /// Rows after the highest place that the cursor ever was at, [`MOST_COUNTED`] at most: those that go out for the
+    /// first time. After the cursor was set back that is less than the lag. Where the table no longer reaches that
+    /// place, and in stores that do not keep it, it is the lag.
     async fn unpublished(&self) -> Result<u64, EventStoreError> {
         Ok(self.relay_lag(0).await?.0)
+    }
+
+    /// Whether rows go out once more: the cursor was set back behind the highest place that it ever was at, and has not
+    /// come there again. False where the table no longer reaches that place, and in stores that do not keep it.
+    async fn is_published_again(&self) -> Result<bool, EventStoreError> {
+        Ok(false)
     }
 
     /// What a command would be refused with now without being asked for, because the store did not answer others;
@@ -330,16 +336,48 @@ pub trait EventStore: Send + Sync {
     async fn ping(&self) -> Result<(), EventStoreError>;
 }
 
+// === impl Topology ===
+
+impl Topology {
+    /// Partition of a key, in every topic alike.
+    pub fn partition_of(&self, key: &str) -> u32 {
+        partition_of(key.as_bytes(), self.partitions)
+    }
+
+    /// Token of a key's event at `position`: a read that covers it shows the event.
+    pub fn token(&self, context: Context, key: &str, position: StorePosition) -> PositionToken {
+        PositionToken::of(context, self.partition_of(key), position)
+    }
+}
+
 // === impl RelayCursor ===
 
 impl RelayCursor {
     /// Goes on to the next row in relay order: the partition of its topic and its sequence there. They follow from the
     /// stored order alone, so that whoever walks the table from its beginning, or from a saved cursor, finds the same.
     pub fn advance(&mut self, event: &StoredEvent, topology: Topology) -> (u32, u64) {
-        let partition = partition_of(event.key.as_bytes(), topology.partitions);
-        let sequence = self.sequences.entry((event.topic.clone(), partition)).or_default();
-        *sequence += 1;
+        let (at, sequence) = self.peek(event, topology);
+        let (_, partition) = at;
+        self.sequences.insert(at, sequence);
         self.position = event.position;
-        (partition, *sequence)
+        (partition, sequence)
+    }
+
+    /// Topic and partition of the next row, and the sequence that [`Self::advance`] will give it.
+    pub fn peek(&self, event: &StoredEvent, topology: Topology) -> ((String, u32), u64) {
+        let at = (event.topic.clone(), topology.partition_of(&event.key));
+        let sequence = self.sequence_of(&at) + 1;
+        (at, sequence)
+    }
+
+    /// Last published sequence of a topic's partition; 0 before the first.
+    pub fn sequence_of(&self, at: &(String, u32)) -> u64 {
+        self.sequences.get(at).copied().unwrap_or(0)
+    }
+
+    /// The lowest partition of a topic that was published to, and its last sequence.
+    pub fn published_to(&self, topic: &str) -> Option<(u32, u64)> {
+        let published = self.sequences.iter().filter(|((of, _), sequence)| of == topic && **sequence > 0);
+        published.map(|((_, partition), sequence)| (*partition, *sequence)).min()
     }
 }

@@ -1,7 +1,7 @@
 //! How much goes out in one call: bounded in rows and in bytes, and less of both after a call that did not end in time.
 //!
-//! A call has a deadline, and after it all of the call goes out again: behind a slow link a batch that is too large would go
-//! out for ever, and never be acknowledged.
+//! A call has a deadline, and after it all of the call goes out again: behind a slow link a batch that is too large
+//! would go out for ever, and never be acknowledged.
 
 use std::collections::VecDeque;
 use std::time::Duration;

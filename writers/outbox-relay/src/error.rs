@@ -32,7 +32,7 @@ pub enum RelayError {
     /// The event table was restored to an earlier point, or the topic belongs to another one (fault 22).
     #[error(
         "{at} holds event {id} as sequence {sequence}, at position {position}, where the event table has {}: it was restored to an earlier point, or the topic is another's; stop all writers and the relay, then run `millrace relay reconcile --dry-run`",
-        told(*found)
+        id_or_none(*found)
     )]
     StoreDiffers { at: TopicPartition, sequence: u64, position: StorePosition, id: Uuid, found: Option<Uuid> },
     /// Only one may move the cursor.
@@ -83,6 +83,6 @@ impl RelayError {
     }
 }
 
-fn told(found: Option<Uuid>) -> String {
-    found.map_or_else(|| "none".to_owned(), |id| id.to_string())
+fn id_or_none(id: Option<Uuid>) -> String {
+    id.map_or_else(|| "none".to_owned(), |id| id.to_string())
 }

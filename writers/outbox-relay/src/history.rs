@@ -2,8 +2,8 @@
 //!
 //! A relay that takes the lead looks at the end of every partition. It must hold the last sequence that was saved as
 //! published, or the log lost it (faults 6 and 21). What it holds there, and beyond (a crash between publishing and
-//! saving, fault 1), must be what the event table holds at that place, or the table was restored to an earlier point and
-//! sequences would be given out twice (fault 22).
+//! saving, fault 1), must be what the event table holds at that place, or the table was restored to an earlier point
+//! and sequences would be given out twice (fault 22).
 //!
 //! The newest record is proof for all before it: rows are neither changed nor deleted, and what is below the horizon
 //! keeps its order. Up to [`MOST_AHEAD`] records beyond the cursor are compared one by one all the same.
@@ -15,7 +15,7 @@ use std::time::Duration;
 use event_log::{EventEnvelope, EventLog, EventLogError, NewRecord, PartitionEnds, TopicPartition};
 use event_store::{EventStore, EventStoreError, RelayCursor, StoredEvent, Topology};
 use futures::{StreamExt, TryStreamExt, stream};
-use schemas::{StorePosition, partition_of};
+use schemas::StorePosition;
 use uuid::Uuid;
 
 use crate::error::RelayError;
@@ -73,7 +73,7 @@ pub(crate) async fn check_history(
         check_partitions(topic, &ends, topology)?;
         for ends in ends {
             let at = TopicPartition::new(topic, ends.partition);
-            let saved = cursor.sequences.get(&(topic.to_owned(), ends.partition)).copied().unwrap_or(0);
+            let saved = cursor.sequence_of(&(topic.to_owned(), ends.partition));
             seen.insert(at.clone(), ends.next);
             wanted.push((at, ends, saved));
         }
@@ -92,15 +92,14 @@ pub(crate) async fn check_history(
     Ok(seen)
 }
 
-/// An error where a topic is gone that was published to: made anew, it would be empty, and whoever reads it would take that for
-/// all there is.
+/// An error where a topic is gone that was published to: made anew, it would be empty, and whoever reads it would take
+/// that for all there is.
 pub(crate) async fn check_topics(log: &dyn EventLog, cursor: &RelayCursor) -> Result<(), RelayError> {
     for topic in stamped_topics() {
-        let of_topic = cursor.sequences.iter().filter(|((of, _), published)| of == topic && **published > 0);
-        let Some(((_, partition), published)) = of_topic.min_by_key(|((_, partition), _)| *partition) else { continue };
+        let Some((partition, published)) = cursor.published_to(topic) else { continue };
         if is_gone(log, topic).await? {
-            let at = TopicPartition::new(topic, *partition);
-            return Err(RelayError::LogLost { at, published: *published, found: 0 });
+            let at = TopicPartition::new(topic, partition);
+            return Err(RelayError::LogLost { at, published, found: 0 });
         }
     }
     Ok(())
@@ -136,8 +135,8 @@ pub(crate) async fn watch_log(log: &dyn EventLog, seen: &SeenEnds) -> RelayError
     }
 }
 
-/// Whether a sequence is missing from a partition for those who read it from its beginning: what stands behind a gap counts
-/// once what is missing has come, as it does for consumers. Reads all of it.
+/// Whether a sequence is missing from a partition for those who read it from its beginning: what stands behind a gap
+/// counts once what is missing has come, as it does for consumers. Reads all of it.
 pub(crate) async fn has_gap(log: &dyn EventLog, at: &TopicPartition) -> Result<bool, RelayError> {
     let Some(held) = Held::walk(log, at).await? else { return Ok(true) };
     Ok(held.highest > held.whole_to)
@@ -153,8 +152,7 @@ struct Held {
 impl Held {
     /// `None` where the partition is not there.
     async fn walk(log: &dyn EventLog, at: &TopicPartition) -> Result<Option<Self>, RelayError> {
-        let ends = log.ends(&at.topic).await?.into_iter().find(|ends| ends.partition == at.partition);
-        let Some(ends) = ends else { return Ok(None) };
+        let Some(ends) = log.ends_of(at).await? else { return Ok(None) };
         let mut whole_to = (ends.first == 0).then_some(0);
         let mut highest = 0;
         let mut next = ends.first;
@@ -203,8 +201,8 @@ impl SeenEnds {
         Ok(())
     }
 
-    /// Where partitions end, at least, once these are acknowledged. To be asked before they are published: after it, a look
-    /// may have counted them already.
+    /// Where partitions end, at least, once these are acknowledged. To be asked before they are published: after it, a
+    /// look may have counted them already.
     pub fn behind(&self, records: &[NewRecord]) -> Ends {
         let ends = self.lock();
         let mut behind = Ends::new();
@@ -250,8 +248,8 @@ fn check_partitions(topic: &str, ends: &[PartitionEnds], topology: Topology) -> 
 // === impl Tail ===
 
 impl Tail {
-    /// Reads backwards until the saved sequence, and `at_least` that many records: behind newer ones there may stand the
-    /// batch of a relay that was superseded.
+    /// Reads backwards until the saved sequence, and `at_least` that many records: behind newer ones there may stand
+    /// the batch of a relay that was superseded.
     async fn read(
         log: &dyn EventLog,
         at: TopicPartition,
@@ -263,8 +261,8 @@ impl Tail {
         let mut end = ends.next;
         let mut size = at_least.max(PAGE as u64);
         let mut has_passed = false;
-        // Where there are only foreign records nothing is known yet, however many they are; nor where all that was met is
-        // before the saved sequence: a superseded relay repeated its batch there.
+        // Where there are only foreign records nothing is known yet, however many they are; nor where all that was met
+        // is before the saved sequence: a superseded relay repeated its batch there.
         while end > ends.first
             && !(has_passed && tail.highest >= saved)
             && (tail.highest == 0 || ends.next - end < MOST_BACK)
@@ -320,8 +318,8 @@ impl Tail {
         Err(RelayError::LogLost { at: self.at.clone(), published: self.saved, found: self.highest })
     }
 
-    /// A topic that was made anew between two batches of a relay that ended before it looked again has the newest events,
-    /// and none of those before. Once they were published again they stand behind: then nothing is missing.
+    /// A topic that was made anew between two batches of a relay that ended before it looked again has the newest
+    /// events, and none of those before. Once they were published again they stand behind: then nothing is missing.
     async fn check_begins(&self, log: &dyn EventLog) -> Result<(), RelayError> {
         let Some(first) = self.first.filter(|first| *first > 1) else { return Ok(()) };
         match Held::walk(log, &self.at).await? {
@@ -379,21 +377,19 @@ async fn check_ahead(
         tracing::warn!(events = left, "the log is far ahead of the cursor; its newest events were compared");
         return Ok(());
     }
-    let mut sequences = cursor.sequences.clone();
-    let mut position = cursor.position;
+    let mut walked = cursor.clone();
     while left > 0 {
-        let events = store.read_committed(position, PAGE).await?;
-        let Some(last) = events.last() else { break };
-        position = last.position;
+        let events = store.read_committed(walked.position, PAGE).await?;
+        if events.is_empty() {
+            break;
+        }
         for event in events {
-            let place = (event.topic.clone(), partition_of(event.key.as_bytes(), topology.partitions));
-            let sequence = sequences.entry(place.clone()).or_default();
-            *sequence += 1;
-            let Some(tail) = ahead.get_mut(&place) else { continue };
-            let Some((id, published_at)) = tail.events.remove(sequence) else { continue };
+            let (partition, sequence) = walked.advance(&event, topology);
+            let Some(tail) = ahead.get_mut(&(event.topic, partition)) else { continue };
+            let Some((id, published_at)) = tail.events.remove(&sequence) else { continue };
             left -= 1;
             if id != event.id {
-                return Err(tail.differs(*sequence, id, published_at, Some(event.id)));
+                return Err(tail.differs(sequence, id, published_at, Some(event.id)));
             }
         }
     }

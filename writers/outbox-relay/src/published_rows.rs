@@ -1,7 +1,8 @@
 //! The event table as a source of records: what the relay published, for whoever the topics no longer give it.
 //!
-//! Sequences follow from the stored order alone, so a walk that begins behind an event whose place and sequence are known
-//! counts on from there. It gives nothing beyond the relay's saved cursor: a row that is not relayed yet is not published.
+//! Sequences follow from the stored order alone, so a walk that begins behind an event whose place and sequence are
+//! known counts on from there. It gives nothing beyond the relay's saved cursor: a row that is not relayed yet is not
+//! published.
 //!
 //! The table is not split by partition, so a walk over one of them reads the rows of all. Walks that are open at once
 //! share the pages that were read last: as long as they go on at about the same pace, the table is read once for all of
@@ -10,13 +11,12 @@
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use async_trait::async_trait;
 use event_log::{EventLogError, EventTable, NewRecord, SchemaRegistry, TablePlace, TableWalk, TopicPartition};
 use event_store::{EventStore, EventStoreError, StoredEvent, Topology};
 use futures::future::BoxFuture;
-use schemas::{SchemaRef, StorePosition, partition_of};
+use schemas::{SchemaRef, StorePosition};
 use tokio::sync::OnceCell;
 
 use crate::error::RelayError;
@@ -43,20 +43,9 @@ const ROW: usize = 500;
 /// Most records given at once: the less a walk takes at once, the closer together they all go on.
 const AT_ONCE: usize = 1_000;
 
-/// How long a count holds.
-const COUNTED_FOR: Duration = Duration::from_secs(1);
-
 struct Store {
     connect: ConnectStore,
     connected: OnceCell<(Arc<dyn EventStore>, Topology)>,
-    counted: tokio::sync::Mutex<Option<Counted>>,
-}
-
-/// Whether something was published again, when that was counted, and where the cursor was.
-struct Counted {
-    at: Instant,
-    cursor: StorePosition,
-    is_again: bool,
 }
 
 /// The rows after a place, without a gap.
@@ -89,7 +78,7 @@ struct Walk {
 
 impl PublishedRows {
     pub fn new(connect: ConnectStore, registry: Arc<dyn SchemaRegistry>) -> Self {
-        let store = Arc::new(Store { connect, connected: OnceCell::new(), counted: tokio::sync::Mutex::default() });
+        let store = Arc::new(Store { connect, connected: OnceCell::new() });
         Self { store, registry, pages: Mutex::default() }
     }
 }
@@ -105,7 +94,7 @@ impl EventTable for PublishedRows {
     }
 
     async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, EventLogError> {
-        self.store.published(at).await.map_err(told)
+        self.store.published(at).await.map_err(as_log_error)
     }
 }
 
@@ -120,11 +109,11 @@ impl fmt::Debug for PublishedRows {
 #[async_trait]
 impl TableWalk for Walk {
     async fn next(&mut self, limit: usize) -> Result<Vec<NewRecord>, EventLogError> {
-        self.read(limit.min(AT_ONCE)).await.map_err(told)
+        self.read(limit.min(AT_ONCE)).await.map_err(as_log_error)
     }
 }
 
-fn told(error: RelayError) -> EventLogError {
+fn as_log_error(error: RelayError) -> EventLogError {
     match error {
         RelayError::Log(error) => error,
         error => EventLogError::EventTable { is_transient: error.is_transient(), source: Box::new(error) },
@@ -135,8 +124,7 @@ impl Walk {
     async fn read(&mut self, limit: usize) -> Result<Vec<NewRecord>, RelayError> {
         let (store, topology) = self.store.get().await?.clone();
         let cursor = store.relay_cursor().await?;
-        let of_partition = (self.at.topic.clone(), self.at.partition);
-        let published = cursor.sequences.get(&of_partition).copied().unwrap_or(0);
+        let published = cursor.sequence_of(&(self.at.topic.clone(), self.at.partition));
         // Rows were removed from it, or it is not the one that the sequence was counted in.
         let at = self.at.clone();
         let short = |found| RelayError::TableIsShort { at: at.clone(), published, found };
@@ -190,28 +178,17 @@ impl Store {
         Ok(self.connected.get_or_try_init(|| connecting).await?)
     }
 
+    /// Asked before and after: a cursor that was read on its way back to where it was is too low.
     async fn published(&self, at: &TopicPartition) -> Result<Option<u64>, RelayError> {
         let (store, _) = self.get().await?;
-        let cursor = store.relay_cursor().await?;
-        if self.is_published_again(store.as_ref(), cursor.position).await? {
+        if store.is_published_again().await? {
             return Ok(None);
         }
-        Ok(Some(cursor.sequences.get(&(at.topic.clone(), at.partition)).copied().unwrap_or(0)))
-    }
-
-    /// Whether more waits to go out than never did. Rows are counted for it: once for all partitions that ask together.
-    async fn is_published_again(&self, store: &dyn EventStore, cursor: StorePosition) -> Result<bool, RelayError> {
-        let mut counted = self.counted.lock().await;
-        // A cursor that went back was set back.
-        let holds = |counted: &&Counted| counted.at.elapsed() < COUNTED_FOR && counted.cursor <= cursor;
-        if let Some(counted) = counted.as_ref().filter(holds) {
-            return Ok(counted.is_again);
+        let cursor = store.relay_cursor().await?;
+        if store.is_published_again().await? {
+            return Ok(None);
         }
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as i64);
-        let (waiting, _) = store.relay_lag(now).await?;
-        let is_again = waiting > store.unpublished().await?;
-        *counted = Some(Counted { at: Instant::now(), cursor, is_again });
-        Ok(is_again)
+        Ok(Some(cursor.sequence_of(&(at.topic.clone(), at.partition))))
     }
 }
 
@@ -232,7 +209,7 @@ impl Pages {
         let events = store.read_committed(position, PAGE).await?;
         let Some(last) = events.last().map(|event| event.position) else { return Ok(None) };
         let bytes = events.iter().map(|event| ROW + event.body.len()).sum();
-        let events = events.into_iter().map(|event| (partition_of(event.key.as_bytes(), topology.partitions), event));
+        let events = events.into_iter().map(|event| (topology.partition_of(&event.key), event));
         let page = Arc::new(Page { after: position, last, events: events.collect(), bytes });
         kept.push_back(Arc::clone(&page));
         let mut all: usize = kept.iter().map(|page| page.bytes).sum();

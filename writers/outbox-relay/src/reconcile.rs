@@ -22,7 +22,7 @@ use event_store::{EventStore, RelayCursor, RestoredRows, StoredEvent, Topology};
 
 use self::log_walk::LogWalk;
 pub use self::report::{Finding, PartitionReport, ReconcileReport};
-use self::table_walk::TableWalk;
+use self::table_walk::TableFingerprints;
 use crate::error::RelayError;
 
 /// How long to wait for the lead.
@@ -92,7 +92,7 @@ pub async fn reconcile(
 }
 
 struct Compared {
-    table: TableWalk,
+    table: TableFingerprints,
     log: LogWalk,
     report: ReconcileReport,
     /// Where the relay should go on.
@@ -107,10 +107,10 @@ async fn compare(
     options: ReconcileOptions,
     progress: &mut impl FnMut(Step, u64),
 ) -> Result<Compared, RelayError> {
-    let table = TableWalk::walk(store, topology, |rows| progress(Step::Table, rows)).await?;
+    let table = TableFingerprints::walk(store, topology, |rows| progress(Step::Table, rows)).await?;
     let log = LogWalk::walk(log, topology, &table, |records| progress(Step::Log, records)).await?;
-    let cursor = table_walk::cursor_before_first(store, topology, |place, sequence| {
-        !log.has(place, sequence, saved, options.again)
+    let cursor = table_walk::cursor_before_first(store, topology, |partition, sequence| {
+        !log.has(partition, sequence, saved, options.again)
     })
     .await?;
     let report = report::report(&table, &log, saved, &cursor, options.again);

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::convert::Infallible;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -118,11 +119,11 @@ impl Relay {
 
     /// Relays until `shutdown`, or until an error of settings. After one that trying again cannot mend the relay halts:
     /// it publishes nothing, is not ready and says why, leaves the lead to whoever mends it (but where versions
-    /// contradict each other), and looks from time to time whether that has happened. A process that ended instead would
-    /// be started again and again.
+    /// contradict each other), and looks from time to time whether that has happened. A process that ended instead
+    /// would be started again and again.
     pub async fn run(mut self, shutdown: CancellationToken) -> Result<(), RelayError> {
         let mut delays = Policy::STORE.backoff();
-        let mut told = None;
+        let mut logged = None;
         loop {
             let lead = self.lead(&shutdown);
             let error = match lead.await {
@@ -157,37 +158,49 @@ impl Relay {
                     }
                 }
                 error if error.is_of_settings() => return Err(error),
-                error => {
-                    gauge!(HALTED).set(1.0);
-                    let text = error.to_string();
-                    if told.as_ref() != Some(&text) {
-                        tracing::error!(%error, "relay halts");
-                        told = Some(text);
-                    }
-                    // Neither this process nor another one that waits for the lock would know, on a new start, the
-                    // versions that contradict each other, and publish them: so the lock is kept.
-                    let is_for_good = matches!(error, RelayError::VersionsOutOfOrder { .. });
-                    if !is_for_good && let Err(error) = self.store.release_relay().await {
-                        tracing::warn!(%error, "relay's lock is not given up");
-                    }
-                    let mended = async {
-                        if is_for_good {
-                            std::future::pending::<()>().await;
-                        }
-                        tokio::time::sleep(LOOK_AGAIN).await;
-                    };
-                    tokio::select! {
-                        biased;
-                        () = mended => continue,
-                        () = shutdown.cancelled() => return Ok(()),
-                    }
-                }
+                error => match self.halt(&error, &mut logged, &shutdown).await {
+                    ControlFlow::Continue(()) => continue,
+                    ControlFlow::Break(()) => return Ok(()),
+                },
             }
             tokio::select! {
                 biased;
                 _ = async { tokio::join!(delays.wait(), tokio::time::sleep(at_least)) } => {}
                 () = shutdown.cancelled() => return Ok(()),
             }
+        }
+    }
+
+    /// Leaves the lead until it is time to look whether `error` is mended; breaks when `shutdown` comes first. An error
+    /// is logged once, however often it halts the relay: `logged` is the last one.
+    async fn halt(
+        &self,
+        error: &RelayError,
+        logged: &mut Option<String>,
+        shutdown: &CancellationToken,
+    ) -> ControlFlow<()> {
+        gauge!(HALTED).set(1.0);
+        let text = error.to_string();
+        if logged.as_ref() != Some(&text) {
+            tracing::error!(%error, "relay halts");
+            *logged = Some(text);
+        }
+        // Neither this process nor another one that waits for the lock would know, on a new start, the versions that
+        // contradict each other, and publish them: so the lock is kept.
+        let is_for_good = matches!(error, RelayError::VersionsOutOfOrder { .. });
+        if !is_for_good && let Err(error) = self.store.release_relay().await {
+            tracing::warn!(%error, "relay's lock is not given up");
+        }
+        let mended = async {
+            if is_for_good {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LOOK_AGAIN).await;
+        };
+        tokio::select! {
+            biased;
+            () = mended => ControlFlow::Continue(()),
+            () = shutdown.cancelled() => ControlFlow::Break(()),
         }
     }
 
@@ -239,8 +252,8 @@ impl Relay {
         let lag = watch_lag(self.store.clone());
         let log = self.log.clone();
         let shrunk = watch_log(&*log, &seen);
-        // The lag is told, and ids are looked up ahead, beside the publishing, and end with it: what fails or takes long
-        // there stops nothing.
+        // The lag is told, and ids are looked up ahead, beside the publishing, and end with it: what fails or takes
+        // long there stops nothing.
         let registry = self.registry.clone();
         tokio::select! {
             biased;
@@ -251,7 +264,7 @@ impl Relay {
         }
     }
 
-    /// Says that another one leads, once that is so: what this relay halted for is over then, or told by the one that leads.
+    /// Says that another relay leads, once that is so: what this one halted for is over then, or the leader's to say.
     async fn tell_that_it_waits(&self) -> Infallible {
         tokio::time::sleep(WAITS_AFTER).await;
         loop {
@@ -268,8 +281,8 @@ impl Relay {
         std::future::pending().await
     }
 
-    /// The event store answers, so it is the lock that is waited for. And the log has again what this relay saw it lose: the
-    /// one that leads need not know of that, where records stand behind it.
+    /// The event store answers, so it is the lock that is waited for. And the log has again what this relay saw it
+    /// lose: the one that leads need not know of that, where records stand behind it.
     async fn only_waits(&self) -> Result<bool, RelayError> {
         let cursor = self.store.relay_cursor().await?;
         match &self.shrunk {
@@ -310,7 +323,7 @@ impl Relay {
         }
     }
 
-    /// Whether the log ends where it did: what it lost while nothing was published, the publisher need not have noticed.
+    /// Whether the log ends where it did: what it lost while nothing was published, the publisher may not have noticed.
     async fn look_before(&self, events: &[StoredEvent], seen: &SeenEnds) -> Result<(), RelayError> {
         let topics: BTreeSet<&str> = events.iter().map(|event| event.topic.as_str()).collect();
         match seen.look(&*self.log, topics).await {
@@ -380,10 +393,9 @@ impl Relay {
 // === impl Shrunk ===
 
 impl Shrunk {
-    /// The records are published again, or nothing is missing: a broker had answered that did not know its end, or what was
-    /// lost lies behind the cursor.
+    /// True once the lost records were published again, or if nothing is missing after all.
     async fn is_mended(&self, log: &dyn EventLog, cursor: &RelayCursor) -> Result<bool, RelayError> {
-        let sequence = cursor.sequences.get(&(self.at.topic.clone(), self.at.partition)).copied().unwrap_or(0);
+        let sequence = cursor.sequence_of(&(self.at.topic.clone(), self.at.partition));
         Ok(sequence < self.saved || !has_gap(log, &self.at).await?)
     }
 }

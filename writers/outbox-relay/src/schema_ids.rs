@@ -1,5 +1,5 @@
-//! Ids of schemas before they are needed: a registry that is away later stops no relay at the first event of a kind that
-//! it has not published yet.
+//! Ids of schemas before they are needed: a registry that is away later stops no relay at the first event of a kind
+//! that it has not published yet.
 
 use std::convert::Infallible;
 
@@ -7,8 +7,8 @@ use event_log::{EventLogError, SchemaRegistry};
 use resilience::Policy;
 use schemas::contract::{CONTRACTS, ContractKind};
 
-/// Asks for the id of every contract that a relay publishes, which the registry's client keeps. What is not registered is
-/// passed over: it is asked for again when it is needed. While the registry is away it is asked again.
+/// Asks for the id of every contract that a relay publishes, which the registry's client keeps. What is not registered
+/// is passed over: it is asked for again when it is needed. While the registry is away it is asked again.
 pub(crate) async fn look_up_ahead(registry: &dyn SchemaRegistry) -> Infallible {
     let mut delays = Policy::RESTART.backoff();
     while !look_up_all(registry).await {

@@ -34,7 +34,7 @@ impl Stamper {
         Self { topology, cursor, versions: LruCache::new(REMEMBERED_STREAMS) }
     }
 
-    /// Stamps a batch. `schema_ids` has the registry id of every (topic, schema) in it.
+    /// Stamps a batch. `schema_id` gives the registry id of an event's schema on the event's topic.
     pub(crate) fn stamp(
         &mut self,
         events: &[StoredEvent],

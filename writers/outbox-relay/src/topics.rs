@@ -13,8 +13,8 @@ pub fn stamped_topics() -> impl Iterator<Item = &'static str> {
     Context::ALL.into_iter().flat_map(|context| [context.events_topic(), context.outcomes_topic()])
 }
 
-/// Makes the topics that are missing. The partition count is compared of those that the relay stamps: what is wrong with
-/// another is for those who use it, and must not stop every event. Such a one is put into `told`, and told once.
+/// Makes the topics that are missing. The partition count is compared of those that the relay stamps: what is wrong
+/// with another is for those who use it, and must not stop every event. Such a one is put into `told`, and told once.
 pub(crate) async fn ensure_topics(
     log: &dyn EventLog,
     topology: Topology,
@@ -42,13 +42,12 @@ pub(crate) async fn ensure_topics(
     }
 }
 
-/// Makes the topics of a log that nobody else has, before anybody reads it: all but those that were published to. Where one of
-/// these is gone, that is for the relay to find and for `reconcile` to mend.
+/// Makes the topics of a log that nobody else has, before anybody reads it: all but those that were published to. Where
+/// one of these is gone, that is for the relay to find and for `reconcile` to mend.
 pub async fn make_topics(log: &dyn EventLog, store: &dyn EventStore, topology: Topology) -> Result<(), RelayError> {
     let cursor = store.relay_cursor().await?;
-    let was_published_to =
-        |spec: &TopicSpec| cursor.sequences.iter().any(|((topic, _), published)| *topic == spec.name && *published > 0);
-    let specs: Vec<TopicSpec> = topic_specs(topology).into_iter().filter(|spec| !was_published_to(spec)).collect();
+    let mut specs = topic_specs(topology);
+    specs.retain(|spec| cursor.published_to(&spec.name).is_none());
     Ok(log.ensure_topics(&specs).await?)
 }
 

@@ -1,5 +1,5 @@
-//! A log that loses its records under a relay that leads (fault 6): what it lost while nothing was published is noticed before
-//! the next event goes out, and what is published behind a loss does not hide it.
+//! A log that loses its records under a relay that leads (fault 6): what it lost while nothing was published is noticed
+//! before the next event goes out, and what is published behind a loss does not hide it.
 #![allow(clippy::unwrap_used, reason = "a test that panics has failed")]
 
 mod fixture;

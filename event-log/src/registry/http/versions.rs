@@ -1,7 +1,7 @@
 //! What a subject holds, held against a contract by ourselves: its versions, and its compatibility level.
 //!
-//! The registry's own comparison goes by the level of the subject, which goes when the subject is deleted: from then on it
-//! takes anything. A contract that could not read what was registered before it is refused whatever the level.
+//! The registry's own comparison goes by the level of the subject, which goes when the subject is deleted: from then on
+//! it takes anything. A contract that could not read what was registered before it is refused whatever the level.
 
 use reqwest::Method;
 use schemas::compatibility::{can_read, is_same};

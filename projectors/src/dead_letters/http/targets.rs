@@ -65,8 +65,9 @@ struct Queue {
     action: DeadLetterAction,
 }
 
-/// The queues of one generation that the action is for. A discard takes out of another generation only what was looked at
-/// in the one that is shown: the same events, told by their sequences, as the offsets of a log that was filled again are others.
+/// The queues of one generation that the action is for. A discard takes out of another generation only what was looked
+/// at in the one that is shown: the same events, told by their sequences, as the offsets of a log that was filled again
+/// are others.
 async fn targets_of(
     read_model: &dyn DeadLetters,
     key: &str,

@@ -18,20 +18,20 @@ pub(in crate::search) struct FileId {
 
 impl FileId {
     pub(in crate::search) fn of(file: &File) -> std::io::Result<Self> {
-        Ok(Self::told(&file.metadata()?))
+        Ok(Self::of_metadata(&file.metadata()?))
     }
 
-    /// Of what is at the path now; `None` where nothing is. It opens nothing: to close a file that SQLite has open would
-    /// give up the locks that SQLite holds on it.
+    /// Of what is at the path now; `None` where nothing is. It opens nothing: to close a file that SQLite has open
+    /// would give up the locks that SQLite holds on it.
     pub(in crate::search) fn at(path: &Path) -> std::io::Result<Option<Self>> {
         match std::fs::metadata(path) {
-            Ok(found) => Ok(Some(Self::told(&found))),
+            Ok(found) => Ok(Some(Self::of_metadata(&found))),
             Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn told(found: &Metadata) -> Self {
+    fn of_metadata(found: &Metadata) -> Self {
         Self { device: found.dev(), inode: found.ino(), born: found.created().ok() }
     }
 }

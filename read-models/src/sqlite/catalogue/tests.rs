@@ -1,7 +1,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::generations::{Verdict, check_chain};
+use crate::generations::{Action, Verdict, check_chain};
 use crate::read_model::Generation;
 
 fn store() -> Connection {
@@ -16,7 +16,7 @@ fn generation() -> Generation {
 
 fn verdict(reason: &str) -> Verdict {
     let (generation, reason) = (generation(), reason.to_owned());
-    Verdict { at: 5, who: "ann".to_owned(), action: "approved", generation, reason, evidence: json!({"keys": 7}) }
+    Verdict { at: 5, who: "ann".to_owned(), action: Action::Approved, generation, reason, evidence: json!({"keys": 7}) }
 }
 
 fn report(process: &str, at: i64) -> ProcessReport {

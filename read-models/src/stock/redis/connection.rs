@@ -1,4 +1,5 @@
-//! One Redis server or a Redis Cluster: connection with its deadlines, calls of our functions, and how errors are told.
+//! One Redis server or a Redis Cluster: connection, deadlines, calls of our functions, and which errors may pass.
+//! pass.
 //!
 //! The functions are loaded at the start, on every master, and again whenever a server does not know them: after a
 //! restart without its file, a flush, or a new master.
@@ -88,9 +89,9 @@ impl RedisServers {
             Ok(opened) => opened,
             Err(_) => Err(no_answer()),
         };
-        let servers = Self { link: opened.map_err(|error| told(&shown, error))?, shown: shown.clone() };
+        let servers = Self { link: opened.map_err(|error| classify(&shown, error))?, shown: shown.clone() };
         servers.check().await?;
-        servers.load_functions().await.map_err(|error| told(&shown, error))?;
+        servers.load_functions().await.map_err(|error| classify(&shown, error))?;
         Ok(servers)
     }
 
@@ -99,18 +100,18 @@ impl RedisServers {
         for _ in 0..LOADS {
             match self.query(&call.command).await {
                 Err(error) if is_function_missing(&error) => {}
-                answer => return answer.map_err(|error| self.told(error)),
+                answer => return answer.map_err(|error| self.classify(error)),
             }
             // What matters is the call: a master elsewhere that does not answer must not stop it.
             if let Err(error) = self.load_functions().await {
                 tracing::debug!(%error, "functions not loaded on every master");
             }
         }
-        self.query(&call.command).await.map_err(|error| self.told(error))
+        self.query(&call.command).await.map_err(|error| self.classify(error))
     }
 
     pub(super) async fn command(&self, command: &Cmd) -> Result<Value, ReadModelError> {
-        self.query(command).await.map_err(|error| self.told(error))
+        self.query(command).await.map_err(|error| self.classify(error))
     }
 
     /// Runs a command without a key on the server that holds `key`.
@@ -120,8 +121,8 @@ impl RedisServers {
         let route = SingleNodeRoutingInfo::SpecificNode(Route::with_key(key, SlotAddr::Master));
         let asked = connection.route_command(command.clone(), RoutingInfo::SingleNode(route));
         match tokio::time::timeout(ANSWER, asked).await {
-            Ok(answer) => answer.map_err(|error| self.told(error)),
-            Err(_) => Err(self.told(no_answer())),
+            Ok(answer) => answer.map_err(|error| self.classify(error)),
+            Err(_) => Err(self.classify(no_answer())),
         }
     }
 
@@ -147,11 +148,11 @@ impl RedisServers {
     }
 
     /// Of a server that was right when it was connected to: what it refuses to everybody by now may pass, too.
-    fn told(&self, error: RedisError) -> ReadModelError {
+    fn classify(&self, error: RedisError) -> ReadModelError {
         if is_of_the_connection(&error) || matches!(error.code(), Some("NOAUTH" | "WRONGPASS" | "NOPERM")) {
             return unavailable(&self.shown, &error);
         }
-        told(&self.shown, error)
+        classify(&self.shown, error)
     }
 
     async fn query(&self, command: &Cmd) -> RedisResult<Value> {
@@ -174,7 +175,7 @@ impl RedisServers {
 
     /// A server that may drop single keys would answer zero where there is stock.
     async fn check(&self) -> Result<(), ReadModelError> {
-        let info = self.query(&cmd("INFO")).await.map_err(|error| told(&self.shown, error))?;
+        let info = self.query(&cmd("INFO")).await.map_err(|error| classify(&self.shown, error))?;
         for text in texts(info) {
             let field = |name: &str| {
                 text.lines()
@@ -236,7 +237,7 @@ fn no_answer() -> RedisError {
 }
 
 /// A lost server, a failover, a full disk or memory may pass; a refused command does not.
-fn told(shown: &str, error: RedisError) -> ReadModelError {
+fn classify(shown: &str, error: RedisError) -> ReadModelError {
     let may_pass = error.is_io_error()
         || error.is_timeout()
         || error.is_connection_dropped()

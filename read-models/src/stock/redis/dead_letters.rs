@@ -17,7 +17,7 @@ use crate::stock::CONTEXTS;
 #[async_trait]
 impl DeadLetters for RedisStock {
     async fn partitions(&self) -> Result<Vec<PartitionRef>, ReadModelError> {
-        let count = self.told_of().await?.partitions;
+        let count = self.own_or_serving().await?.partitions;
         Ok(CONTEXTS
             .into_iter()
             .flat_map(|context| (0..count).map(move |partition| PartitionRef { context, partition }))
@@ -30,7 +30,7 @@ impl DeadLetters for RedisStock {
         after: Option<ParkedPlace>,
         limit: usize,
     ) -> Result<Vec<ParkedEvent>, ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let keys = [at.parked_order(), at.parked_events()];
         self.events(partition, &keys, after, limit, codec::parked_of).await
     }
@@ -42,13 +42,13 @@ impl DeadLetters for RedisStock {
         after: Option<ParkedPlace>,
         limit: usize,
     ) -> Result<Vec<ParkedEvent>, ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let call = Call::reading("parked_of", &[at.parked_by_key(), at.parked_events()])
             .arg(key)
             .arg(after.map(codec::place).unwrap_or_default())
             .arg(rows(limit));
         let events: Vec<Option<Vec<u8>>> = self.parse(self.servers.call(call).await?)?;
-        self.told(partition, events, codec::parked_of)
+        self.parse_all(partition, events, codec::parked_of)
     }
 
     async fn parked_keys(
@@ -57,7 +57,7 @@ impl DeadLetters for RedisStock {
         after: Option<&str>,
         limit: usize,
     ) -> Result<Vec<ParkedKey>, ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let call = Call::reading("parked_keys", &[at.parked_by_key(), at.parked_events(), at.parked_keys()])
             .arg(u8::from(after.is_some()))
             .arg(after.unwrap_or_default())
@@ -77,7 +77,7 @@ impl DeadLetters for RedisStock {
         after: Option<ParkedPlace>,
         limit: usize,
     ) -> Result<Vec<DiscardedEvent>, ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let keys = [at.discarded_order(), at.discarded_events()];
         self.events(partition, &keys, after, limit, codec::discarded_of).await
     }
@@ -87,7 +87,7 @@ impl DeadLetters for RedisStock {
         partition: PartitionRef,
         request: &DeadLetterRequest,
     ) -> Result<(), ReadModelError> {
-        let generation = self.told_of().await?;
+        let generation = self.own_or_serving().await?;
         generation.check_partition(partition, &CONTEXTS)?;
         let name = generation.to_string();
         let written = serde_json::to_vec(request)
@@ -107,9 +107,9 @@ impl DeadLetters for RedisStock {
 
     async fn dead_letter_requests(&self, partition: PartitionRef) -> Result<Vec<DeadLetterRequest>, ReadModelError> {
         let mut waiting = cmd("HVALS");
-        waiting.arg(self.keys(self.told_of().await?.number, partition).requests());
+        waiting.arg(self.keys(self.own_or_serving().await?.number, partition).requests());
         let found: Vec<Option<Vec<u8>>> = self.parse(self.servers.command(&waiting).await?)?;
-        let mut found: Vec<DeadLetterRequest> = self.told(partition, found, from_json)?;
+        let mut found: Vec<DeadLetterRequest> = self.parse_all(partition, found, from_json)?;
         found.sort_by_key(|request| (request.requested_at, request.id));
         Ok(found)
     }
@@ -123,22 +123,22 @@ impl DeadLetters for RedisStock {
             return Ok(Vec::new());
         }
         let mut newest = cmd("LRANGE");
-        newest.arg(self.keys(self.told_of().await?.number, partition).answers());
+        newest.arg(self.keys(self.own_or_serving().await?.number, partition).answers());
         newest.arg(0).arg(limit.min(KEPT_ANSWERS) - 1);
         let found: Vec<Option<Vec<u8>>> = self.parse(self.servers.command(&newest).await?)?;
-        self.told(partition, found, from_json)
+        self.parse_all(partition, found, from_json)
     }
 
     async fn mirrored(&self, partition: PartitionRef) -> Result<Option<ParkedPlace>, ReadModelError> {
         let mut mark = cmd("HGET");
-        mark.arg(self.keys(self.told_of().await?.number, partition).state()).arg("mirrored");
+        mark.arg(self.keys(self.own_or_serving().await?.number, partition).state()).arg("mirrored");
         let mark: Option<String> = self.parse(self.servers.command(&mark).await?)?;
         mark.map(|mark| codec::place_of(&mark).ok_or_else(|| self.unreadable(partition, "the mirror's mark")))
             .transpose()
     }
 
     async fn set_mirrored(&self, partition: PartitionRef, place: ParkedPlace) -> Result<(), ReadModelError> {
-        let at = self.keys(self.told_of().await?.number, partition);
+        let at = self.keys(self.own_or_serving().await?.number, partition);
         let call = Call::new("mirror", &[at.state()]).arg(codec::place(place));
         self.servers.call(call).await.map(|_| ())
     }
@@ -158,10 +158,10 @@ impl RedisStock {
         let from = after.map_or_else(|| "-".to_owned(), |place| format!("({}", codec::place(place)));
         let call = Call::reading("parked", keys).arg(from).arg(rows(limit));
         let found: Vec<Option<Vec<u8>>> = self.parse(self.servers.call(call).await?)?;
-        self.told(partition, found, read)
+        self.parse_all(partition, found, read)
     }
 
-    fn told<T>(
+    fn parse_all<T>(
         &self,
         partition: PartitionRef,
         found: Vec<Option<Vec<u8>>>,

@@ -70,9 +70,10 @@ local function prepare(keys, args)
   return redis.call('HGET', keys[1], args[1])
 end
 
--- keys: generations, decisions, published decisions. args: id of the catalogue, its version, the version before, the catalogue, the number
--- that serves, count of marks, (number, mark, whether it stays as it is where it is there) of each, then decisions.
--- Replaces the catalogue, with what follows from it, by the one that follows on it; or tells the version that is there.
+-- keys: generations, decisions, published decisions. args: id of the catalogue, its version, the version before, the
+-- catalogue, the number that serves, count of marks, (number, mark, whether it stays as it is where it is there) of
+-- each, then decisions. Replaces the catalogue, with what follows from it, by the one that follows on it; or tells the
+-- version that is there.
 local function change(keys, args)
   local held = redis.call('HMGET', keys[1], 'catalogue_id', 'catalogue_version')
   if held[1] and (held[1] ~= args[1] or held[2] ~= args[3]) then

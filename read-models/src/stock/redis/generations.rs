@@ -14,7 +14,7 @@ use super::{Call, RedisStock, codec, keys};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations, ReadChoice};
-use crate::process_report::ProcessReport;
+use crate::process_report::{ProcessReport, is_of_late};
 use crate::read_model::Generation;
 use crate::stock::{NAME, SharedStock, StockReadModel};
 
@@ -95,7 +95,7 @@ impl RedisStock {
     }
 
     /// What this handle writes or is bound to, or else what serves.
-    pub(super) async fn told_of(&self) -> Result<Arc<Generation>, ReadModelError> {
+    pub(super) async fn own_or_serving(&self) -> Result<Arc<Generation>, ReadModelError> {
         if let Some(prepared) = self.prepared.load_full() {
             return Ok(prepared);
         }
@@ -217,7 +217,7 @@ impl Generations for RedisStock {
     }
 
     async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
-        self.kept_reports(|report| report.at >= now.saturating_sub(max_age_ms)).await
+        self.kept_reports(|report| is_of_late(report.at, now, max_age_ms)).await
     }
 }
 

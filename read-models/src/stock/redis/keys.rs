@@ -6,8 +6,9 @@ use schemas::Sku;
 use crate::checkpoint::PartitionRef;
 use crate::stock::NAME;
 
-/// The hash of all generations: number to how it is built, or to the mark of a retired one; `serving` to the number that
-/// answers what no stage gives to another; `catalogue` to the catalogue, with `catalogue_id` and `catalogue_version`.
+/// The hash of all generations: number to how it is built, or to the mark of a retired one; `serving` to the number
+/// that answers what no stage gives to another; `catalogue` to the catalogue, with `catalogue_id` and
+/// `catalogue_version`.
 pub(super) fn generations(prefix: &str) -> String {
     format!("{prefix}:{{{NAME}}}:generations")
 }

@@ -1,8 +1,8 @@
 //! The connection to a single Redis server.
 //!
-//! The client's own manager connects again after an error of input or output, and after no other: a greeting that fails in
-//! another way (cut off inside TLS, a password that is refused, an answer that is none) is kept, and told for every later
-//! call. Where that happens a new manager takes its place.
+//! The client's own manager connects again after an error of input or output, and after no other: a greeting that fails
+//! in another way (cut off inside TLS, a password that is refused, an answer that is none) is kept, and told for every
+//! later call. Where that happens a new manager takes its place.
 
 use std::sync::{PoisonError, RwLock};
 

@@ -1,8 +1,8 @@
 //! Scans of a partition's rows, for checks.
 //!
-//! There is no index of a partition's SKUs, on purpose: what keeps an index beside the rows loses or adds to both alike,
-//! and a check must meet what is there. SCAN looks at every key of the partition's server, so one scan costs as much
-//! as that server has keys: some seconds for a million, in steps of about a millisecond between which others are
+//! There is no index of a partition's SKUs, on purpose: what keeps an index beside the rows loses or adds to both
+//! alike, and a check must meet what is there. SCAN looks at every key of the partition's server, so one scan costs as
+//! much as that server has keys: some seconds for a million, in steps of about a millisecond between which others are
 //! served.
 
 use std::collections::BTreeSet;

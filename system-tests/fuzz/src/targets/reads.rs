@@ -94,14 +94,9 @@ async fn write<K: Clone, R: Clone>(
         let changes = rows.iter().filter(|(of, ..)| of == context);
         let position = StorePosition { xid: 0, position: 9 };
         let batch = Batch {
-            partition,
-            epoch: claimed.epoch,
-            from: claimed.checkpoint,
             to: Checkpoint { sequence: 1, next_offset: 1, position, event_time: 1_699_999_999_000 },
             changes: changes.map(|(_, key, row)| (key.clone(), row.clone())).collect(),
-            parked: Vec::new(),
-            dead_letters: Default::default(),
-            live: true,
+            ..Batch::unmoved(partition, claimed.epoch, claimed.checkpoint, true)
         };
         model.apply(&batch).await?;
     }

@@ -3,7 +3,7 @@
 use audit::Kind;
 use read_models::search::SearchReadModel;
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, ReadChoice, ReadModelError, Resolution};
+use read_models::{Batch, Checkpoint, Claimed, Generation, PartitionRef, ReadChoice, ReadModelError};
 use resilience::guard::{Guard, holds, without};
 use schemas::{Context, RegionId, StorePosition, WarehouseId, partition_of};
 
@@ -26,14 +26,9 @@ fn write(owner: &Claimed, on_hand: i64) -> Batch<StockKey, StockRow> {
     let row = StockRow { region: RegionId::new("north").unwrap(), on_hand, reserved: 0, version: 1, updated_at: None };
     let position = StorePosition { xid: 0, position: 1 };
     Batch {
-        partition: home(),
-        epoch: owner.epoch,
-        from: owner.checkpoint,
         to: Checkpoint { sequence: 1, next_offset: 1, position, event_time: 1 },
         changes: vec![(key(), row)],
-        parked: Vec::new(),
-        live: true,
-        dead_letters: Resolution::default(),
+        ..Batch::unmoved(home(), owner.epoch, owner.checkpoint, true)
     }
 }
 

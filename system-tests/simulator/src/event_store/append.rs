@@ -7,7 +7,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
 
 use domain::STATE_VERSION;
-use event_store::adapter::{NewestPositions, positioned, published, published_stream};
+use event_store::adapter::{NewestPositions, positioned, published};
 use event_store::{
     AppendBatch, Appended, EventStoreError, OffsetAdvance, RestoredRows, StoredEvent, StoredOutcome, StreamId,
     TimerChange, Topology,
@@ -223,7 +223,7 @@ fn numbered(
         }
         positions.push(last);
         let outcome = positioned(command, topology, last, &mut newest);
-        let stream = StreamId::from_stored(published_stream(command));
+        let stream = StreamId::outcome(command.id);
         if let Some(context) = command.publish_outcome_on
             && !tables.streams.contains_key(&stream)
         {

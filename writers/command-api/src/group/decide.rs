@@ -5,14 +5,11 @@ use std::collections::{HashMap, HashSet};
 use domain::{Rejection, State, StreamId, decide};
 use event_store::{
     AppendBatch, Claim, DecidedCommand, LoadedStream, NewEvent, NewSnapshot, ServerRun, StoredOutcome, Timer,
-    TimerChange, Topology,
+    TimerChange,
 };
 use resilience::{Guard, guard};
 use schemas::event::StockChange;
-use schemas::{
-    Command, CommandEnvelope, Event, Outcome, OutcomeKind, PositionToken, RegionId, StorePosition, WarehouseId,
-    encode_event, partition_of,
-};
+use schemas::{Command, CommandEnvelope, Event, Outcome, OutcomeKind, RegionId, WarehouseId, encode_event};
 use uuid::Uuid;
 
 use super::GroupState;
@@ -226,7 +223,8 @@ pub(super) fn decide_one(
     }
     if decided.events.is_empty() {
         // Accepted without effect: the position at which what was asked for is already so.
-        decided.outcome.position = loaded.position.map(|position| token(state.topology, command, position));
+        decided.outcome.position =
+            loaded.position.map(|position| state.topology.token(context, command.key(), position));
     }
     decided.outcome.version = Some(loaded.version);
     if loaded.version - loaded.snapshot_version >= state.settings.snapshot_every
@@ -302,11 +300,6 @@ pub(super) fn warehouse_of(command: &Command) -> Option<&WarehouseId> {
         | Command::SetPrice(_)
         | Command::RecordDecision(_) => None,
     }
-}
-
-pub(super) fn token(topology: Topology, command: &Command, position: StorePosition) -> PositionToken {
-    let partition = partition_of(command.key().as_bytes(), topology.partitions);
-    PositionToken::of(command.context(), partition, position)
 }
 
 /// A repeat gets the first outcome; another body under the same id is refused. Where the first body is not known, it

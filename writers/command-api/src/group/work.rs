@@ -84,7 +84,7 @@ pub(super) fn unreadable(id: Uuid, key: &str, outcome: Outcome, received_at: i64
         id,
         digest: [0; 32],
         received_at,
-        stream: StreamId::from_stored(format!("outcome-{id}")),
+        stream: StreamId::outcome(id),
         expected_version: 0,
         outcome,
         events: Vec::new(),

@@ -44,8 +44,8 @@ pub(super) fn respond(handler: CommandHandler, body: Body, traceparent: Option<S
     ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(outcomes)).into_response()
 }
 
-/// Reads the body to its end, until nobody reads the outcomes, or until the process ends: its sender gives the lines that
-/// have no outcome again.
+/// Reads the body to its end, until nobody reads the outcomes, or until the process ends: its sender gives the lines
+/// that have no outcome again.
 async fn read_body(
     handler: CommandHandler,
     body: Body,

@@ -173,8 +173,8 @@ async fn a_command_that_was_published_three_times_has_one_effect() {
     running.stop().await;
 }
 
-/// The relay finds out from an event topic that is gone that the log lost its past (fault 6): it must not come back, empty,
-/// while that relay still publishes.
+/// The relay finds out from an event topic that is gone that the log lost its past (fault 6): it must not come back,
+/// empty, while that relay still publishes.
 #[tokio::test]
 async fn the_intake_makes_no_topic_but_those_it_reads() {
     let fixture = Fixture::new().await;

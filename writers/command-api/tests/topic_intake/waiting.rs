@@ -48,8 +48,8 @@ impl SchemaRegistry for FarRegistry {
 
 type Said = Result<Signal, EventLogError>;
 
-/// A log whose group says more than a file's does, whose topics may have another partition count, and that may be another
-/// one all at once.
+/// A log whose group says more than a file's does, whose topics may have another partition count, and that may be
+/// another one all at once.
 struct GroupLog {
     inner: Arc<Mutex<Arc<dyn EventLog>>>,
     is_repartitioned: Arc<watch::Sender<bool>>,

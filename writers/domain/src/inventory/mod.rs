@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 
-use schemas::command::{MAX_NUMBER, ReserveStock};
+use schemas::command::{
+    AdjustStock, CountStock, MAX_NUMBER, ReceiveStock, ReleaseReservation, ReserveStock, ShipReservation,
+};
 use schemas::event::{StockChange, StockUpdated};
 use schemas::{Command, Event, RegionId, ReservationId, Sku, WarehouseId};
 use serde::{Deserialize, Serialize};
@@ -34,101 +36,18 @@ pub struct Reservation {
     pub expires_at: i64,
 }
 
-/// Decides a stock command at `now` (milliseconds since 1970).
+/// Decides a stock command at `now` (milliseconds since 1970). An accepted command makes one event.
 pub(crate) fn decide(state: &StockState, command: &Command, now: i64) -> Result<Vec<Event>, Rejection> {
-    match command {
-        Command::ReceiveStock(data) => {
-            let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
-            let on_hand = state.on_hand.saturating_add(data.quantity);
-            within_bounds(on_hand)?;
-            Ok(vec![updated(
-                &data.sku,
-                &data.warehouse,
-                region,
-                StockChange::Received,
-                data.quantity,
-                on_hand,
-                state.reserved,
-            )])
-        }
-        Command::AdjustStock(data) => {
-            let region = state.agreed_region(None, &data.warehouse)?;
-            let on_hand = state.on_hand.saturating_add(data.delta);
-            within_bounds(on_hand)?;
-            if on_hand < state.reserved {
-                return Err(Rejection::new(
-                    "adjustment_below_reserved",
-                    format!(
-                        "{} on hand adjusted by {} leaves {on_hand}, {} are reserved",
-                        state.on_hand, data.delta, state.reserved
-                    ),
-                ));
-            }
-            let mut event = updated_fields(
-                &data.sku,
-                &data.warehouse,
-                region,
-                StockChange::Adjusted,
-                data.delta,
-                on_hand,
-                state.reserved,
-            );
-            event.reason = Some(data.reason.clone());
-            Ok(vec![Event::StockUpdated(event)])
-        }
-        Command::CountStock(data) => {
-            let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
-            if data.counted < state.reserved {
-                return Err(Rejection::new(
-                    "count_below_reserved",
-                    format!("{} counted, {} are reserved; release reservations first", data.counted, state.reserved),
-                ));
-            }
-            Ok(vec![updated(
-                &data.sku,
-                &data.warehouse,
-                region,
-                StockChange::Counted,
-                data.counted,
-                data.counted,
-                state.reserved,
-            )])
-        }
-        Command::ReserveStock(data) => reserve(state, data, now),
-        Command::ReleaseReservation(data) => {
-            let region = state.agreed_region(None, &data.warehouse)?;
-            let reservation = state.open_reservation(&data.reservation_id)?;
-            let reserved = state.reserved - reservation.quantity;
-            let mut event = updated_fields(
-                &data.sku,
-                &data.warehouse,
-                region,
-                StockChange::Released,
-                reservation.quantity,
-                state.on_hand,
-                reserved,
-            );
-            event.reservation_id = Some(data.reservation_id.clone());
-            event.reason = data.reason.clone();
-            Ok(vec![Event::StockUpdated(event)])
-        }
-        Command::ShipReservation(data) => {
-            let region = state.agreed_region(None, &data.warehouse)?;
-            let reservation = state.open_reservation(&data.reservation_id)?;
-            let mut event = updated_fields(
-                &data.sku,
-                &data.warehouse,
-                region,
-                StockChange::Shipped,
-                reservation.quantity,
-                state.on_hand - reservation.quantity,
-                state.reserved - reservation.quantity,
-            );
-            event.reservation_id = Some(data.reservation_id.clone());
-            Ok(vec![Event::StockUpdated(event)])
-        }
-        other => Err(misrouted(other)),
-    }
+    let event = match command {
+        Command::ReceiveStock(data) => receive(state, data)?,
+        Command::AdjustStock(data) => adjust(state, data)?,
+        Command::CountStock(data) => count(state, data)?,
+        Command::ReserveStock(data) => reserve(state, data, now)?,
+        Command::ReleaseReservation(data) => release(state, data)?,
+        Command::ShipReservation(data) => ship(state, data)?,
+        other => return Err(misrouted(other)),
+    };
+    Ok(vec![Event::StockUpdated(event)])
 }
 
 pub(crate) fn apply(state: &mut StockState, event: &Event) {
@@ -182,9 +101,69 @@ impl StockState {
             )
         })
     }
+
+    /// An event with the units as they are now: each command overrides those that it changes.
+    fn event(
+        &self,
+        sku: &Sku,
+        warehouse: &WarehouseId,
+        region: RegionId,
+        change: StockChange,
+        quantity: i64,
+    ) -> StockUpdated {
+        StockUpdated {
+            sku: sku.clone(),
+            warehouse: warehouse.clone(),
+            region,
+            change,
+            quantity,
+            on_hand: self.on_hand,
+            reserved: self.reserved,
+            reservation_id: None,
+            expires_at: None,
+            reason: None,
+        }
+    }
 }
 
-fn reserve(state: &StockState, data: &ReserveStock, now: i64) -> Result<Vec<Event>, Rejection> {
+fn receive(state: &StockState, data: &ReceiveStock) -> Result<StockUpdated, Rejection> {
+    let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
+    let on_hand = state.on_hand.saturating_add(data.quantity);
+    within_bounds(on_hand)?;
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Received, data.quantity);
+    Ok(StockUpdated { on_hand, ..event })
+}
+
+fn adjust(state: &StockState, data: &AdjustStock) -> Result<StockUpdated, Rejection> {
+    let region = state.agreed_region(None, &data.warehouse)?;
+    let on_hand = state.on_hand.saturating_add(data.delta);
+    within_bounds(on_hand)?;
+    if on_hand < state.reserved {
+        return Err(Rejection::new(
+            "adjustment_below_reserved",
+            format!(
+                "{} on hand adjusted by {} leaves {on_hand}, {} are reserved",
+                state.on_hand, data.delta, state.reserved
+            ),
+        ));
+    }
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Adjusted, data.delta);
+    Ok(StockUpdated { on_hand, reason: Some(data.reason.clone()), ..event })
+}
+
+fn count(state: &StockState, data: &CountStock) -> Result<StockUpdated, Rejection> {
+    let region = state.agreed_region(data.region.as_ref(), &data.warehouse)?;
+    if data.counted < state.reserved {
+        return Err(Rejection::new(
+            "count_below_reserved",
+            format!("{} counted, {} are reserved; release reservations first", data.counted, state.reserved),
+        ));
+    }
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Counted, data.counted);
+    Ok(StockUpdated { on_hand: data.counted, ..event })
+}
+
+fn reserve(state: &StockState, data: &ReserveStock, now: i64) -> Result<StockUpdated, Rejection> {
     let region = state.agreed_region(None, &data.warehouse)?;
     if data.expires_at <= now {
         return Err(Rejection::new(
@@ -202,18 +181,37 @@ fn reserve(state: &StockState, data: &ReserveStock, now: i64) -> Result<Vec<Even
     if data.quantity > available {
         return Err(Rejection::new("insufficient_stock", format!("{} asked, {available} available", data.quantity)));
     }
-    let mut event = updated_fields(
-        &data.sku,
-        &data.warehouse,
-        region,
-        StockChange::Reserved,
-        data.quantity,
-        state.on_hand,
-        state.reserved + data.quantity,
-    );
-    event.reservation_id = Some(data.reservation_id.clone());
-    event.expires_at = Some(data.expires_at);
-    Ok(vec![Event::StockUpdated(event)])
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Reserved, data.quantity);
+    Ok(StockUpdated {
+        reserved: state.reserved + data.quantity,
+        reservation_id: Some(data.reservation_id.clone()),
+        expires_at: Some(data.expires_at),
+        ..event
+    })
+}
+
+fn release(state: &StockState, data: &ReleaseReservation) -> Result<StockUpdated, Rejection> {
+    let region = state.agreed_region(None, &data.warehouse)?;
+    let quantity = state.open_reservation(&data.reservation_id)?.quantity;
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Released, quantity);
+    Ok(StockUpdated {
+        reserved: state.reserved - quantity,
+        reservation_id: Some(data.reservation_id.clone()),
+        reason: data.reason.clone(),
+        ..event
+    })
+}
+
+fn ship(state: &StockState, data: &ShipReservation) -> Result<StockUpdated, Rejection> {
+    let region = state.agreed_region(None, &data.warehouse)?;
+    let quantity = state.open_reservation(&data.reservation_id)?.quantity;
+    let event = state.event(&data.sku, &data.warehouse, region, StockChange::Shipped, quantity);
+    Ok(StockUpdated {
+        on_hand: state.on_hand - quantity,
+        reserved: state.reserved - quantity,
+        reservation_id: Some(data.reservation_id.clone()),
+        ..event
+    })
 }
 
 /// Keeps sums far from an overflow in every reader, JavaScript's 2^53 included.
@@ -225,41 +223,6 @@ fn within_bounds(on_hand: i64) -> Result<(), Rejection> {
         ));
     }
     Ok(())
-}
-
-fn updated(
-    sku: &Sku,
-    warehouse: &WarehouseId,
-    region: RegionId,
-    change: StockChange,
-    quantity: i64,
-    on_hand: i64,
-    reserved: i64,
-) -> Event {
-    Event::StockUpdated(updated_fields(sku, warehouse, region, change, quantity, on_hand, reserved))
-}
-
-fn updated_fields(
-    sku: &Sku,
-    warehouse: &WarehouseId,
-    region: RegionId,
-    change: StockChange,
-    quantity: i64,
-    on_hand: i64,
-    reserved: i64,
-) -> StockUpdated {
-    StockUpdated {
-        sku: sku.clone(),
-        warehouse: warehouse.clone(),
-        region,
-        change,
-        quantity,
-        on_hand,
-        reserved,
-        reservation_id: None,
-        expires_at: None,
-        reason: None,
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Platform: the decisions on a read model's generations, recorded as one chain without gap or fork.
 //!
-//! Each decision names the hash of the one before. What was recorded so stands against what a read model's own store says
-//! of its past: a decision that was changed, removed or slipped in there does not fit the chain here.
+//! Each decision names the hash of the one before. What was recorded so stands against what a read model's own store
+//! says of its past: a decision that was changed, removed or slipped in there does not fit the chain here.
 
 use schemas::command::RecordDecision;
 use schemas::event::DecisionRecorded;

@@ -18,7 +18,7 @@ use super::load::{query_unless, regions_by_name};
 use super::pool::Session;
 use super::rows::{transaction_id, unsigned};
 use crate::error::EventStoreError;
-use crate::outcome_row::{NewestPositions, outcome_text, positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, outcome_text, positioned, published};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, DecidedCommand, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
 
@@ -215,8 +215,7 @@ fn lay_out(
         let outcome = positioned(command, topology, last, &mut newest);
         if let Some(context) = command.publish_outcome_on {
             let encoded = published(command, &outcome)?;
-            let stream = published_stream(command);
-            events.push(EventRow::of_outcome(next_place()?, command, stream, context, &outcome, encoded));
+            events.push(EventRow::of_outcome(next_place()?, command, context, &outcome, encoded));
         }
         let text = outcome_text(command.id, &outcome)?;
         outcomes.push((command, text));

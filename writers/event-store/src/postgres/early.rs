@@ -1,7 +1,7 @@
 //! What happens without the guard `loads-before-writes`: a transaction takes its id first, and loads and appends then.
 //!
-//! Nothing of this runs while the guard holds. Another writer that begins later can then commit before the load, so that
-//! the higher version of a stream stands at the lower place of the event table, and the relay publishes it first.
+//! Nothing of this runs while the guard holds. Another writer that begins later can then commit before the load, so
+//! that the higher version of a stream stands at the lower place of the event table, and the relay publishes it first.
 
 use tokio::sync::Mutex;
 

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::HashSet;
 
+use domain::StreamId;
 use schemas::codec::EncodedEvent;
 use schemas::{Context, Outcome, StorePosition};
 use tokio_postgres::Row;
@@ -82,7 +83,6 @@ impl EventRow {
     pub(super) fn of_outcome(
         place: StorePosition,
         command: &DecidedCommand,
-        stream: String,
         context: Context,
         outcome: &Outcome,
         encoded: EncodedEvent,
@@ -90,7 +90,7 @@ impl EventRow {
         let sent_with = command.events.first();
         Self {
             place,
-            stream,
+            stream: StreamId::outcome(command.id).to_string(),
             version: 1,
             topic: context.outcomes_topic(),
             key: command.outcome_key.clone(),

@@ -45,8 +45,8 @@ async fn check(client: &Client) -> Result<(), Failure> {
     check_transaction_ids(client).await
 }
 
-/// As [`migrate`], but changes nothing: what reads beside an older build must not shut it out. Somebody else may yet bring the
-/// tables up to date: trying again may help.
+/// As [`migrate`], but changes nothing: what reads beside an older build must not shut it out. Somebody else may yet
+/// bring the tables up to date: trying again may help.
 pub(super) async fn check_to_read(client: &Client, address: &str) -> Result<(), Failure> {
     let (applied, newest) = (applied(client).await?, newest());
     let problem = match applied {

@@ -36,8 +36,9 @@ const SESSION_SETTINGS: &str = "
     SELECT set_config('synchronous_commit', 'on', false) WHERE current_setting('synchronous_commit') = 'off';
     SELECT set_config(name, '0', false) FROM pg_settings WHERE name = 'idle_session_timeout'";
 
-/// When the server was started, in microseconds: another one after each failover, and after a backup of its files was put back.
-/// As long as it is the same, nothing that was committed is gone but by hand: tables that are loaded from a dump are not noticed.
+/// When the server was started, in microseconds: another one after each failover, and after a backup of its files was
+/// put back. As long as it is the same, nothing that was committed is gone but by hand: tables that are loaded from a
+/// dump are not noticed.
 const SERVER_RUN: &str = "SELECT (extract(epoch FROM pg_postmaster_start_time()) * 1000000)::bigint";
 
 /// How to reach the server, and the sessions that are open.

@@ -24,8 +24,8 @@ const LEASE_POLL: Duration = Duration::from_millis(200);
 
 const TRY_LOCK: &str = "SELECT pg_try_advisory_lock(hashtextextended('millrace relay', 0))";
 
-/// The session that holds the relay's lock; the server gives the lock up with it. The cursor moves in it alone: what another
-/// server, or the same one after it was started anew, has committed need not be what was published.
+/// The session that holds the relay's lock; the server gives the lock up with it. The cursor moves in it alone: what
+/// another server, or the same one after it was started anew, has committed need not be what was published.
 #[derive(Default)]
 pub(super) struct RelayLock {
     session: Mutex<Option<Session>>,
@@ -136,7 +136,7 @@ pub(super) async fn read_committed(
 }
 
 /// A cursor stands on a row that was read, and rows are not deleted: a table that ends before it has lost some, and its
-/// next rows would be passed over. A whole database that was restored takes its cursor back with it; that is not seen here.
+/// next rows would be passed over. A whole database that was restored takes its cursor back too; that is not seen here.
 async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(), Failure> {
     if cursor == StorePosition::default() {
         return Ok(());
@@ -152,6 +152,10 @@ async fn check_table_end(session: &Session, cursor: StorePosition) -> Result<(),
 /// Rows after the highest place that was ever published, [`MOST_COUNTED`] at most.
 pub(super) async fn unpublished(session: &Session) -> Result<u64, Failure> {
     unsigned(&session.client().query_one(&session.statements.unpublished, &[&(MOST_COUNTED as i64)]).await?, 0)
+}
+
+pub(super) async fn is_published_again(session: &Session) -> Result<bool, Failure> {
+    Ok(session.client().query_one(&session.statements.is_published_again, &[]).await?.try_get(0)?)
 }
 
 const SET_BACK: &str = "

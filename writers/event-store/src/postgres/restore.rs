@@ -1,7 +1,7 @@
 //! Rows that come back from the log, at the places that they had: one transaction.
 //!
-//! However many they are, no statement meets the session's time limit: each brings a part of them, and the limits are those
-//! of one statement.
+//! However many they are, no statement meets the session's time limit: each brings a part of them, and the limits are
+//! those of one statement.
 
 use tokio_postgres::Statement;
 use tokio_postgres::types::ToSql;
@@ -37,8 +37,9 @@ pub(super) async fn restore(session: &Session, rows: &RestoredRows) -> Result<()
     }
 }
 
-/// A server that was itself restored to an earlier point hands out the transaction ids of the lost events again. Rows above
-/// them would be beyond every snapshot's horizon, and new ones would sort before them: so its counter goes past them first.
+/// A server that was itself restored to an earlier point hands out the transaction ids of the lost events again. Rows
+/// above them would be beyond every snapshot's horizon, and new ones would sort before them: so its counter goes past
+/// them first.
 async fn pass_over(session: &Session, highest: u64) -> Result<(), Failure> {
     const NEXT: &str = "SELECT pg_snapshot_xmax(pg_current_snapshot())::text";
     let next = within(async { Ok(session.client().query_one(NEXT, &[]).await?) }).await?;

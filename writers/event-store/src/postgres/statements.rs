@@ -163,7 +163,8 @@ statements! {
                relay_sequences.sequence
         FROM relay LEFT JOIN relay_sequences ON true";
     relay_sequences = "SELECT topic, partition, sequence FROM relay_sequences";
-    /// Rows after the cursor, at most $1 of them (ordered, so that the planner keeps to the index), time of the first of them, and time of the first committed row that the horizon holds.
+    /// Rows after the cursor, at most $1 of them (ordered, so that the planner keeps to the index), time of the first
+    /// of them, and time of the first committed row that the horizon holds.
     lag = "
         SELECT (SELECT count(*) FROM (
                     SELECT 1 FROM events WHERE (events.xid, events.position) > (relay.xid, relay.position)
@@ -188,6 +189,11 @@ statements! {
                     SELECT 1 FROM events WHERE (events.xid, events.position) > (reached.xid, reached.position)
                     ORDER BY events.xid, events.position LIMIT $1) AS waiting)
         FROM reached";
+    /// Whether the cursor is behind a place that it was at before, and that the table still reaches.
+    is_published_again = "
+        SELECT (published_xid, published_position) > (relay.xid, relay.position) AND EXISTS (
+            SELECT 1 FROM events WHERE (events.xid, events.position) >= (published_xid, published_position))
+        FROM relay";
     /// Who holds the horizon, in any database of the cluster: the oldest session or prepared transaction with an xid.
     horizon_holder = "
         SELECT holder, seconds FROM (

@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 
+use domain::StreamId;
 use resilience::{Guard, guard};
 use rusqlite::{CachedStatement, OptionalExtension, Transaction, params};
 use schemas::StorePosition;
@@ -9,7 +10,7 @@ use schemas::StorePosition;
 use super::file::Abort;
 use super::fixed_topology;
 use crate::error::EventStoreError;
-use crate::outcome_row::{NewestPositions, outcome_text, positioned, published, published_stream};
+use crate::outcome_row::{NewestPositions, outcome_text, positioned, published};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
 use crate::store::{AppendBatch, Appended, Claim, DecidedCommand, NewSnapshot, OffsetAdvance, TimerChange, Topology};
 
@@ -118,7 +119,7 @@ fn insert_outcome<'batch>(
     // A command id that was given again long after its outcome was forgotten has its first row there already.
     let sent_with = command.events.first();
     insert.execute(params![
-        published_stream(command),
+        StreamId::outcome(command.id).as_str(),
         1,
         command.id.as_bytes(),
         context.outcomes_topic(),

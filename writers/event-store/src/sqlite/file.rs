@@ -9,8 +9,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, Transaction, TransactionBehavio
 
 use crate::error::EventStoreError;
 
-/// Each brings a file of the version before it to its own. Only ever added to. A build refuses a file that a newer one has
-/// opened for writing: what it does not know of it would not keep.
+/// Each brings a file of the version before it to its own. Only ever added to. A build refuses a file that a newer one
+/// has opened for writing: what it does not know of it would not keep.
 const MIGRATIONS: [&str; 2] =
     [include_str!("../../sql/sqlite/0001_tables.sql"), include_str!("../../sql/sqlite/0002_published.sql")];
 

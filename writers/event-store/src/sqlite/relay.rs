@@ -111,12 +111,18 @@ pub(super) fn lag(reader: &Transaction<'_>, now: i64) -> Result<(u64, Option<i64
 
 /// Rows after the highest place that was ever published, [`MOST_COUNTED`] at most.
 pub(super) fn unpublished(reader: &Transaction<'_>) -> rusqlite::Result<u64> {
+    let (_, position) = epoch_and_position(reader)?;
+    rows_after(reader, published_again_to(reader)?.unwrap_or(position))
+}
+
+/// The highest place that was ever published, while the cursor is behind it.
+pub(super) fn published_again_to(reader: &Transaction<'_>) -> rusqlite::Result<Option<u64>> {
     let [position, published]: [u64; 2] = reader
         .prepare_cached("SELECT position, published FROM relay")?
         .query_row([], |row| Ok([row.get::<_, i64>(0)? as u64, row.get::<_, i64>(1)? as u64]))?;
     // A table that ends before it lost rows: what is appended then may never come to count.
     let is_there = published > position && published <= table_end(reader)?;
-    rows_after(reader, if is_there { published } else { position })
+    Ok(is_there.then_some(published))
 }
 
 fn rows_after(reader: &Transaction<'_>, position: u64) -> rusqlite::Result<u64> {

@@ -128,6 +128,7 @@ pub async fn what_goes_out_again_is_lag_and_not_unpublished(fixture: &Fixture) {
     assert_eq!(store.unpublished().await.unwrap(), 5);
     store.save_cursor(epoch, &cursor(3)).await.unwrap();
     assert_eq!(store.unpublished().await.unwrap(), 1);
+    assert!(!store.is_published_again().await.unwrap());
 
     assert!(store.reset_cursor(epoch - 1, &RelayCursor::default()).await.is_err());
     store.reset_cursor(epoch, &cursor(1)).await.unwrap();
@@ -135,6 +136,7 @@ pub async fn what_goes_out_again_is_lag_and_not_unpublished(fixture: &Fixture) {
     let both =
         async |store: &dyn EventStore| [store.relay_lag(NOW).await.unwrap().0, store.unpublished().await.unwrap()];
     assert_eq!(both(&*store).await, [5, 1]);
+    assert!(store.is_published_again().await.unwrap());
     store.append(&batch(vec![set_prices("b", 0, &[1])])).await.unwrap();
     store.save_cursor(epoch, &cursor(2)).await.unwrap();
     drop(store);
@@ -143,6 +145,7 @@ pub async fn what_goes_out_again_is_lag_and_not_unpublished(fixture: &Fixture) {
     let epoch = store.lease_relay().await.unwrap().epoch;
     store.save_cursor(epoch, &cursor(4)).await.unwrap();
     assert_eq!(both(&*store).await, [1, 1]);
+    assert!(!store.is_published_again().await.unwrap());
 }
 
 pub async fn an_append_wakes_whoever_waits(fixture: &Fixture) {

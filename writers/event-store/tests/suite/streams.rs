@@ -50,7 +50,7 @@ pub async fn appended_events_are_loaded_back(fixture: &Fixture) {
     assert_eq!(store.read_stream(&first.stream, 1, 1).await.unwrap(), rows[..1]);
 }
 
-/// A store that has known other contexts only takes the events of a new one, and counts its partitions beside the others.
+/// A store that knew other contexts only takes the events of a new one, and counts its partitions beside the others.
 pub async fn a_context_may_come_later(fixture: &Fixture) {
     let store = fixture.started().await;
     store.append(&batch(vec![set_prices("a", 0, &[10])])).await.unwrap();

@@ -7,7 +7,7 @@ use event_store::{RelayCursor, Topology};
 use uuid::Uuid;
 
 use super::PublishAgain;
-use super::table_walk::{Place, TableWalk, fingerprint};
+use super::table_walk::{Partition, TableFingerprints, fingerprint};
 use crate::error::RelayError;
 use crate::topics::stamped_topics;
 
@@ -16,7 +16,7 @@ const PAGE: usize = 5_000;
 /// What the topics hold.
 #[derive(Default)]
 pub(super) struct LogWalk {
-    pub(super) partitions: HashMap<Place, Held>,
+    pub(super) partitions: HashMap<Partition, Held>,
 }
 
 /// What one partition holds.
@@ -40,7 +40,7 @@ impl LogWalk {
     pub(super) async fn walk(
         log: &dyn EventLog,
         topology: Topology,
-        table: &TableWalk,
+        table: &TableFingerprints,
         mut progress: impl FnMut(u64),
     ) -> Result<Self, RelayError> {
         let mut walk = Self::default();
@@ -59,9 +59,9 @@ impl LogWalk {
             }
             for ends in ends {
                 let at = TopicPartition::new(topic, ends.partition);
-                let place = (at.topic.clone(), at.partition);
+                let partition = (at.topic.clone(), at.partition);
                 let mut held = Held { is_cut: ends.first > 0, ..Held::default() };
-                held.present.resize(table.stored(&place) as usize, false);
+                held.present.resize(table.stored(&partition) as usize, false);
                 let mut next = ends.first;
                 while next < ends.next {
                     let records = match log.read(&at, next, PAGE).await {
@@ -76,22 +76,22 @@ impl LogWalk {
                     next = last.offset + 1;
                     progress(records.len() as u64);
                     for record in records {
-                        held.take(record, &place, table);
+                        held.take(record, &partition, table);
                     }
                 }
-                walk.partitions.insert(place, held);
+                walk.partitions.insert(partition, held);
             }
         }
         Ok(walk)
     }
 
     /// Whether an event need not be published again.
-    pub(super) fn has(&self, place: &Place, sequence: u64, saved: &RelayCursor, again: PublishAgain) -> bool {
-        let Some(held) = self.partitions.get(place) else { return false };
+    pub(super) fn has(&self, partition: &Partition, sequence: u64, saved: &RelayCursor, again: PublishAgain) -> bool {
+        let Some(held) = self.partitions.get(partition) else { return false };
         if held.is_present(sequence) {
             return true;
         }
-        let was_published = saved.sequences.get(place).is_some_and(|saved| sequence <= *saved);
+        let was_published = sequence <= saved.sequence_of(partition);
         let is_wanted = match again {
             PublishAgain::NotWhatRetentionRemoved => false,
             PublishAgain::From(from) => sequence >= from,
@@ -103,13 +103,13 @@ impl LogWalk {
 // === impl Held ===
 
 impl Held {
-    fn take(&mut self, record: Record, place: &Place, table: &TableWalk) {
+    fn take(&mut self, record: Record, partition: &Partition, table: &TableFingerprints) {
         // A foreign record has no place in the order.
         let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else { return };
         let sequence = envelope.sequence;
         self.lowest = Some(self.lowest.map_or(sequence, |lowest| lowest.min(sequence)));
         self.highest = self.highest.max(sequence);
-        match table.at(place, sequence) {
+        match table.at(partition, sequence) {
             Some(event) if event == fingerprint(envelope.id) => {
                 if let Some(present) = self.present.get_mut((sequence - 1) as usize) {
                     *present = true;

@@ -5,7 +5,7 @@ use serde::Serialize;
 
 use super::PublishAgain;
 use super::log_walk::LogWalk;
-use super::table_walk::TableWalk;
+use super::table_walk::TableFingerprints;
 
 /// What the comparison comes to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -56,7 +56,7 @@ pub struct PartitionReport {
 }
 
 pub(super) fn report(
-    table: &TableWalk,
+    table: &TableFingerprints,
     log: &LogWalk,
     saved: &RelayCursor,
     cursor: &RelayCursor,
@@ -65,16 +65,16 @@ pub(super) fn report(
     let mut partitions: Vec<PartitionReport> = log
         .partitions
         .iter()
-        .map(|(place, held)| {
-            let (stored, published) = (table.stored(place), saved.sequences.get(place).copied().unwrap_or(0));
+        .map(|(at, held)| {
+            let (stored, published) = (table.stored(at), saved.sequence_of(at));
             let kept_from = if held.is_cut { held.lowest.unwrap_or(published + 1) } else { 1 };
             let wanted_from = match again {
                 PublishAgain::NotWhatRetentionRemoved => kept_from,
                 PublishAgain::From(from) => kept_from.min(from.max(1)),
             };
             PartitionReport {
-                topic: place.0.clone(),
-                partition: place.1,
+                topic: at.0.clone(),
+                partition: at.1,
                 stored,
                 published,
                 lowest: held.lowest.unwrap_or(0),

@@ -7,19 +7,19 @@ use event_store::{EventStore, RestoredRows, StoredEvent, StreamId};
 use schemas::{OutcomeKind, StorePosition};
 
 use super::log_walk::LogWalk;
-use super::table_walk::TableWalk;
+use super::table_walk::TableFingerprints;
 use crate::error::RelayError;
 
 /// In the order of their places. Refused unless they continue the table: with no gap in any partition, and with nothing
 /// appended since that would come between them.
 pub(super) async fn rows(
     registry: &dyn SchemaRegistry,
-    table: &TableWalk,
+    table: &TableFingerprints,
     log: &LogWalk,
 ) -> Result<Vec<StoredEvent>, RelayError> {
     let mut rows = Vec::new();
-    for (place, held) in &log.partitions {
-        for (expected, (sequence, record)) in (table.stored(place) + 1..).zip(&held.extra) {
+    for (partition, held) in &log.partitions {
+        for (expected, (sequence, record)) in (table.stored(partition) + 1..).zip(&held.extra) {
             let refused =
                 |problem: String| RelayError::NotRestorable { at: record.at.clone(), sequence: *sequence, problem };
             if *sequence != expected {
@@ -40,8 +40,8 @@ pub(super) async fn rows(
     Ok(rows)
 }
 
-/// Without the outcomes of accepted commands whose event is nowhere: an outcome goes out on another topic than its event, and of the
-/// two only it may have come there. Such a command is decided again when it is given again.
+/// Without the outcomes of accepted commands whose event is nowhere: an outcome goes out on another topic than its
+/// event, and of the two only it may have come there. Such a command is decided again when it is given again.
 pub(super) async fn with_events(store: &dyn EventStore, mut rows: RestoredRows) -> Result<RestoredRows, RelayError> {
     let restored: HashMap<(&str, u64), StorePosition> =
         rows.events.iter().map(|row| ((row.stream.as_str(), row.version), row.position)).collect();

@@ -2,29 +2,29 @@
 
 use std::collections::HashMap;
 
-use event_store::{EventStore, RelayCursor, StoredEvent, Topology};
-use schemas::{StorePosition, partition_of};
+use event_store::{EventStore, RelayCursor, Topology};
+use schemas::StorePosition;
 use uuid::Uuid;
 
 use crate::error::RelayError;
 
-/// Topic and partition.
-pub(super) type Place = (String, u32);
+/// Topic and number of a partition, as [`RelayCursor`] names it.
+pub(super) type Partition = (String, u32);
 
 const PAGE: usize = 5_000;
 
 /// What the table says of every partition.
 #[derive(Default)]
-pub(super) struct TableWalk {
+pub(super) struct TableFingerprints {
     /// Fingerprint of the event at each sequence, from 1.
-    pub(super) events: HashMap<Place, Vec<u64>>,
+    pub(super) events: HashMap<Partition, Vec<u64>>,
     /// Place of the last row.
     pub(super) end: StorePosition,
 }
 
-// === impl TableWalk ===
+// === impl TableFingerprints ===
 
-impl TableWalk {
+impl TableFingerprints {
     pub(super) async fn walk(
         store: &dyn EventStore,
         topology: Topology,
@@ -37,18 +37,19 @@ impl TableWalk {
             walk.end = last.position;
             progress(page.len() as u64);
             for event in &page {
-                walk.events.entry(place_of(event, topology)).or_default().push(fingerprint(event.id));
+                let partition = (event.topic.clone(), topology.partition_of(&event.key));
+                walk.events.entry(partition).or_default().push(fingerprint(event.id));
             }
         }
     }
 
-    pub(super) fn stored(&self, place: &Place) -> u64 {
-        self.events.get(place).map_or(0, |events| events.len() as u64)
+    pub(super) fn stored(&self, partition: &Partition) -> u64 {
+        self.events.get(partition).map_or(0, |events| events.len() as u64)
     }
 
-    pub(super) fn at(&self, place: &Place, sequence: u64) -> Option<u64> {
+    pub(super) fn at(&self, partition: &Partition, sequence: u64) -> Option<u64> {
         let index = usize::try_from(sequence.checked_sub(1)?).ok()?;
-        self.events.get(place)?.get(index).copied()
+        self.events.get(partition)?.get(index).copied()
     }
 }
 
@@ -57,7 +58,7 @@ impl TableWalk {
 pub(super) async fn cursor_before_first(
     store: &dyn EventStore,
     topology: Topology,
-    is_missing: impl Fn(&Place, u64) -> bool,
+    is_missing: impl Fn(&Partition, u64) -> bool,
 ) -> Result<RelayCursor, RelayError> {
     let mut cursor = RelayCursor::default();
     loop {
@@ -66,19 +67,13 @@ pub(super) async fn cursor_before_first(
             return Ok(cursor);
         }
         for event in &page {
-            let place = place_of(event, topology);
-            let sequence = cursor.sequences.get(&place).copied().unwrap_or(0) + 1;
-            if is_missing(&place, sequence) {
+            let (partition, sequence) = cursor.peek(event, topology);
+            if is_missing(&partition, sequence) {
                 return Ok(cursor);
             }
-            cursor.sequences.insert(place, sequence);
-            cursor.position = event.position;
+            cursor.advance(event, topology);
         }
     }
-}
-
-fn place_of(event: &StoredEvent, topology: Topology) -> Place {
-    (event.topic.clone(), partition_of(event.key.as_bytes(), topology.partitions))
 }
 
 /// Half of an id: enough to tell two events of one sequence apart.
