@@ -1,9 +1,11 @@
 //! A breaker towards one server: after some failures in a row nobody waits for it any more, and from time to time one
 //! call looks whether it is back.
 //!
-//! Closed: calls go through. Open: calls are refused at once, until its time is over. Half open: one call goes through
-//! as the probe, others are refused; its result closes the breaker or opens it again. A call that began before the
-//! breaker opened has no say once it is open: its answer is older than the verdict.
+//! Closed: calls go through. Open: calls are refused at once, until its time is over: short at first, so that a stall
+//! costs little more than itself, and twice as long after each probe that fails. Half open: one call goes through as the
+//! probe, others are refused; its result closes the breaker or opens it again. Of a call that began before the breaker
+//! opened, a failure is older than the verdict and says nothing; an answer shows that the server is there, so the next
+//! call is the probe.
 //!
 //! Time is tokio's clock, so that tests and a simulator can move it.
 
@@ -20,7 +22,10 @@ use crate::metrics::BREAKER_STATE;
 pub struct BreakerSettings {
     /// Failures in a row that open it.
     pub failures: u32,
+    /// How long it is open at first; doubled by each probe that fails.
     pub open_for: Duration,
+    /// The longest that it is open.
+    pub open_for_at_most: Duration,
 }
 
 /// A breaker towards one server.
@@ -52,6 +57,8 @@ pub struct Open {
 #[derive(Debug)]
 struct State {
     mode: Mode,
+    /// How long it is open when it opens next.
+    open_for: Duration,
     /// Goes up with each change of the mode.
     period: u64,
 }
@@ -69,7 +76,7 @@ const WHILE_PROBED: Duration = Duration::from_secs(1);
 impl Default for BreakerSettings {
     /// For servers of ours: ADR 0009 says why so short.
     fn default() -> Self {
-        Self { failures: 5, open_for: Duration::from_secs(2) }
+        Self { failures: 5, open_for: Duration::from_millis(250), open_for_at_most: Duration::from_secs(2) }
     }
 }
 
@@ -78,9 +85,10 @@ impl Default for BreakerSettings {
 impl Breaker {
     /// `server` is the word for it in messages and in the metric's label.
     pub fn new(server: &'static str, settings: BreakerSettings) -> Self {
-        let breaker =
-            Self { server, settings, state: Mutex::new(State { mode: Mode::Closed { failures: 0 }, period: 0 }) };
-        breaker.tell(Mode::Closed { failures: 0 });
+        let closed = Mode::Closed { failures: 0 };
+        let state = State { mode: closed, open_for: settings.open_for, period: 0 };
+        let breaker = Self { server, settings, state: Mutex::new(state) };
+        breaker.tell(closed);
         breaker
     }
 
@@ -138,23 +146,32 @@ impl Breaker {
     fn decide(&self, period: u64, has_failed: bool, weight: u32) {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         if state.period != period {
+            if let (Mode::Open { until }, false) = (&mut state.mode, has_failed) {
+                *until = Instant::now();
+            }
             return;
         }
-        let opened = Mode::Open { until: Instant::now() + self.settings.open_for };
         match (state.mode, has_failed) {
             (Mode::Closed { failures: 0 }, false) | (Mode::Open { .. }, _) => {}
             (Mode::Closed { .. }, false) => state.mode = Mode::Closed { failures: 0 },
             (Mode::Closed { failures }, true) if failures.saturating_add(weight) >= self.settings.failures => {
                 tracing::warn!(server = self.server, failures = failures + 1, "breaker opens");
-                self.change(&mut state, opened);
+                self.open_again(&mut state);
             }
             (Mode::Closed { failures }, true) => state.mode = Mode::Closed { failures: failures + weight },
             (Mode::HalfOpen, false) => {
                 tracing::info!(server = self.server, "breaker closes");
+                state.open_for = self.settings.open_for;
                 self.change(&mut state, Mode::Closed { failures: 0 });
             }
-            (Mode::HalfOpen, true) => self.change(&mut state, opened),
+            (Mode::HalfOpen, true) => self.open_again(&mut state),
         }
+    }
+
+    fn open_again(&self, state: &mut State) {
+        let open_for = state.open_for;
+        state.open_for = open_for.saturating_mul(2).min(self.settings.open_for_at_most);
+        self.change(state, Mode::Open { until: Instant::now() + open_for });
     }
 
     /// The probe's caller went away: the next call is the probe.
@@ -226,9 +243,10 @@ mod tests {
     use super::*;
 
     const OPEN_FOR: Duration = Duration::from_secs(30);
+    const OPEN_FOR_AT_MOST: Duration = Duration::from_secs(100);
 
     fn breaker() -> Breaker {
-        Breaker::new("store", BreakerSettings { failures: 3, open_for: OPEN_FOR })
+        Breaker::new("store", BreakerSettings { failures: 3, open_for: OPEN_FOR, open_for_at_most: OPEN_FOR_AT_MOST })
     }
 
     fn opened() -> Breaker {
@@ -264,9 +282,9 @@ mod tests {
         let probe = breaker.admit().unwrap();
         breaker.admit().unwrap_err();
         probe.failed();
-        assert_eq!(breaker.admit().unwrap_err().retry_after, OPEN_FOR);
+        assert_eq!(breaker.admit().unwrap_err().retry_after, 2 * OPEN_FOR);
 
-        tokio::time::advance(OPEN_FOR).await;
+        tokio::time::advance(2 * OPEN_FOR).await;
         breaker.admit().unwrap().succeeded();
         let (first, second) = (breaker.admit().unwrap(), breaker.admit().unwrap());
         first.succeeded();
@@ -298,17 +316,48 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answer_older_than_the_verdict_changes_nothing() {
-        let breaker = breaker();
-        let (late_success, late_failure) = (breaker.admit().unwrap(), breaker.admit().unwrap());
+    async fn it_opens_for_longer_with_each_probe_that_fails_and_shortly_again_once_one_did_not() {
+        let breaker = opened();
+        for open_for in [OPEN_FOR, 2 * OPEN_FOR, OPEN_FOR_AT_MOST, OPEN_FOR_AT_MOST] {
+            assert_eq!(breaker.refusal().unwrap().retry_after, open_for);
+            tokio::time::advance(open_for).await;
+            breaker.admit().unwrap().failed();
+        }
+        tokio::time::advance(OPEN_FOR_AT_MOST).await;
+        breaker.admit().unwrap().succeeded();
         for _ in 0..3 {
             breaker.admit().unwrap().failed();
         }
-        late_success.succeeded();
+        assert_eq!(breaker.refusal().unwrap().retry_after, OPEN_FOR);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_late_answer_makes_the_next_call_the_probe() {
+        let breaker = breaker();
+        let late = breaker.admit().unwrap();
+        for _ in 0..3 {
+            breaker.admit().unwrap().failed();
+        }
         assert!(breaker.is_open());
+        late.succeeded();
+        let probe = breaker.admit().unwrap();
+        breaker.admit().unwrap_err();
+        probe.succeeded();
+        assert!(breaker.admit().is_ok());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_failure_older_than_the_verdict_changes_nothing() {
+        let breaker = breaker();
+        let (late_failure, later_failure) = (breaker.admit().unwrap(), breaker.admit().unwrap());
+        for _ in 0..3 {
+            breaker.admit().unwrap().failed();
+        }
+        late_failure.failed();
+        assert_eq!(breaker.refusal().unwrap().retry_after, OPEN_FOR);
         tokio::time::advance(OPEN_FOR).await;
         let probe = breaker.admit().unwrap();
-        late_failure.failed();
+        later_failure.failed();
         probe.succeeded();
         assert!(breaker.admit().is_ok());
     }
