@@ -90,6 +90,10 @@ impl Servers {
         }
         Ok(())
     }
+
+    pub fn copy_logs(&self, to: &Path) -> anyhow::Result<()> {
+        self.places.copy_logs(to)
+    }
 }
 
 // === impl Places ===
@@ -112,6 +116,20 @@ impl Places {
 
     pub fn port(&mut self) -> u16 {
         free_port(&mut self.ports)
+    }
+
+    /// What the servers printed, of scenarios before too: they are shared.
+    fn copy_logs(&self, to: &Path) -> anyhow::Result<()> {
+        for folder in std::fs::read_dir(self.folder.path())? {
+            let folder = folder?;
+            let logs = std::fs::read_dir(folder.path()).into_iter().flatten().flatten();
+            for log in logs.filter(|file| file.path().extension().is_some_and(|extension| extension == "log")) {
+                let mut name = folder.file_name();
+                name.push(".log");
+                std::fs::copy(log.path(), to.join(name))?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -110,6 +110,9 @@ pub async fn run(scenario: &Scenario, servers: &mut Servers, settings: &Settings
     }
     verdict.seconds = begun.elapsed().as_secs_f64();
     if !verdict.is_passed() && settings.keep {
+        if let Err(error) = servers.copy_logs(folder.path()) {
+            eprintln!("the servers' logs were not kept: {error:#}");
+        }
         verdict.kept = Some(folder.keep());
     }
     verdict
