@@ -163,6 +163,8 @@ struct Supervisor<P: Projection, S: GenerationStores<P>> {
 /// The log's end, of all partitions together.
 struct LogEnd {
     end: u64,
+    /// How many it is the sum of.
+    partitions: usize,
     moved_at: Instant,
     counted_from: (u64, Instant),
     /// Events per second.
@@ -329,7 +331,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             status.partitions.iter().filter_map(|partition| partition.head).filter(is_fresh).collect();
         let lag_events = status.lag_events().filter(|_| !heads.is_empty())?;
         let end = heads.iter().map(|head| head.next_offset).sum();
-        self.live_end.note(end, Instant::now());
+        self.live_end.note(end, heads.len(), Instant::now());
         let events_come = self.live_end.moved_at.elapsed() < QUIET_AFTER;
         Some(LiveSide { generation: catalogue.serving, lag_events, events_come, arrivals: self.live_end.arrivals })
     }
@@ -346,12 +348,13 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             let of_serving = told.filter(|told| told.generation == catalogue.serving);
             of_serving.reduce(LiveSide::worse)
         });
+        let shadows = self.feeds.values().filter(|feed| feed.is_shadow()).count();
         let reads = reports.iter().flat_map(|report| report.reads.values()).map(|lately| lately.seconds);
         let reads = reads.fold(ReadFigures::default(), ReadFigures::plus);
         Pressure {
             live_lag: live.map_or(0, |live| live.lag_events),
             events_come: live.is_some_and(|live| live.events_come),
-            arrivals: live.map_or(0, |live| live.arrivals),
+            arrivals: live.map_or(0, |live| live.arrivals).saturating_mul(shadows as u64),
             reads: reads.requests,
             read_p99_ms: reads.p99_ms,
             is_unseen: live.is_none(),
@@ -372,17 +375,18 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
 
 impl LogEnd {
     fn new(now: Instant) -> Self {
-        Self { end: 0, moved_at: now, counted_from: (0, now), arrivals: 0 }
+        Self { end: 0, partitions: 0, moved_at: now, counted_from: (0, now), arrivals: 0 }
     }
 
-    fn note(&mut self, end: u64, now: Instant) {
+    /// `end` is the sum over those `partitions` whose end is known.
+    fn note(&mut self, end: u64, partitions: usize, now: Instant) {
         if end != self.end {
             (self.end, self.moved_at) = (end, now);
         }
         let (from, since) = self.counted_from;
-        // The first look, or partitions whose end is not known any more: nothing came, something is counted otherwise.
-        if from == 0 || end < from {
-            (self.counted_from, self.arrivals) = ((end, now), 0);
+        // The first look, or the ends of others than before: nothing came, something else is counted.
+        if partitions != self.partitions || end < from {
+            (self.partitions, self.counted_from, self.arrivals) = (partitions, (end, now), 0);
         } else if now - since >= COUNTED_OVER {
             self.arrivals = ((end - from) as f64 / (now - since).as_secs_f64()) as u64;
             self.counted_from = (end, now);
@@ -412,5 +416,27 @@ impl Role {
         } else {
             Self::Shadow
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn only_what_comes_on_the_partitions_that_are_known_all_along_is_counted() {
+        let mut end = LogEnd::new(Instant::now());
+        let mut arrivals = async |next_offsets, partitions| {
+            tokio::time::advance(COUNTED_OVER).await;
+            end.note(next_offsets, partitions, Instant::now());
+            end.arrivals
+        };
+        assert_eq!(arrivals(9_000_000, 8).await, 0, "what was there");
+        assert_eq!(arrivals(9_006_000, 8).await, 2_000);
+        assert_eq!(arrivals(4_000_000, 4).await, 0, "one topic is not known any more");
+        assert_eq!(arrivals(4_003_000, 4).await, 1_000);
+        assert_eq!(arrivals(9_015_000, 8).await, 0, "and comes back");
+        assert_eq!(arrivals(9_015_000, 8).await, 0);
+        assert_eq!(arrivals(9_018_000, 8).await, 1_000);
     }
 }

@@ -36,7 +36,7 @@ pub struct Pressure {
     pub live_lag: u64,
     /// Events came for it since the last look.
     pub events_come: bool,
-    /// Events per second that come for it.
+    /// Events per second that come for its shadows, all together.
     pub arrivals: u64,
     /// Requests that the reports of serving processes tell of.
     pub reads: u64,
@@ -185,7 +185,8 @@ impl Pressure {
         Self {
             live_lag: self.live_lag.max(other.live_lag),
             events_come: self.events_come || other.events_come,
-            arrivals: self.arrivals.max(other.arrivals),
+            // Each shadow folds its own.
+            arrivals: self.arrivals + other.arrivals,
             reads: self.reads + other.reads,
             read_p99_ms: self.read_p99_ms.max(other.read_p99_ms),
             is_unseen: self.is_unseen || other.is_unseen,

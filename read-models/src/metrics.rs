@@ -33,6 +33,6 @@ pub(crate) fn index_committed(documents: usize, took: Duration) {
     counter!(DOCUMENTS_INDEXED).increment(documents as u64);
 }
 
-pub(crate) fn index_age(age: Duration) {
-    gauge!(INDEX_AGE_SECONDS).set(age.as_secs_f64());
+pub(crate) fn index_age(generation: u32, age: Duration) {
+    gauge!(INDEX_AGE_SECONDS, "generation" => generation.to_string()).set(age.as_secs_f64());
 }

@@ -119,7 +119,7 @@ fn the_worst_of_all_read_models_counts() {
         Pressure { live_lag: 9_000, events_come: false, arrivals: 2_000, reads: 1, read_p99_ms: 1.0, is_unseen: true };
     let worst = BUSY.worse(other);
     let expected =
-        Pressure { live_lag: 9_000, events_come: true, arrivals: 2_000, reads: 101, read_p99_ms: 5.0, is_unseen: true };
+        Pressure { live_lag: 9_000, events_come: true, arrivals: 2_400, reads: 101, read_p99_ms: 5.0, is_unseen: true };
     assert_eq!(worst, expected);
 }
 

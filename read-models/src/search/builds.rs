@@ -235,6 +235,10 @@ impl Builds {
 // === impl HeldBuild ===
 
 impl HeldBuild {
+    pub(super) fn generation(&self) -> u32 {
+        self.builds.generation
+    }
+
     pub(super) fn path(&self) -> PathBuf {
         self.builds.path(self.number)
     }

@@ -107,9 +107,9 @@ pub(super) async fn run(
             Ok((still_open, documents)) => {
                 if let Some(documents) = documents {
                     metrics::index_committed(documents, begun.elapsed());
-                    metrics::index_age(level_at.elapsed());
+                    metrics::index_age(home.build.generation(), level_at.elapsed());
                 } else {
-                    metrics::index_age(Duration::ZERO);
+                    metrics::index_age(home.build.generation(), Duration::ZERO);
                 }
                 indexer = Some(still_open);
                 level_at = begun;
@@ -142,7 +142,7 @@ pub(super) async fn run(
             }
             // The next pass opens the index anew, and makes it again if that is what it takes.
             Err(error) => {
-                metrics::index_age(level_at.elapsed());
+                metrics::index_age(home.build.generation(), level_at.elapsed());
                 tracing::warn!(%error, "index pass failed");
                 if level_at.elapsed() > FAILING_FOR {
                     problem.send_replace(Some(format!("hits grow old, the index cannot be written: {error}")));

@@ -166,6 +166,7 @@ impl SearchReadModel {
     /// rows; rows that are damaged or deleted end it, and nobody is answered from them any more.
     pub async fn run_indexer(&self, shutdown: CancellationToken) -> Result<(), ReadModelError> {
         let ended = indexer::run(self.home.clone(), self.check_every, &self.index_problem, shutdown.clone()).await;
+        metrics::index_age(self.home.build.generation(), Duration::ZERO);
         if ended.is_err() && self.home.build.is_deleted() {
             let _ = tokio::time::timeout(CATALOGUE_COMES_BACK, shutdown.cancelled()).await;
         }
