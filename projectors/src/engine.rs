@@ -262,11 +262,13 @@ impl<M: ?Sized> Engine<M> {
                         if let Some(assignment) = self.assignments.get_mut(&at) {
                             assignment.started = true;
                         }
-                        if self.halted.remove(&at).is_some() {
-                            tracing::info!(projection = P::NAME, %at, offset, "partition goes on");
-                            self.report_halted();
-                        }
+                        self.goes_on::<P>(&at);
                     }
+                }
+            }
+            Request::GoesOn { at, run } => {
+                if self.holds(&at, run) {
+                    self.goes_on::<P>(&at);
                 }
             }
             Request::Done { at, records, next_offset, run } => {
@@ -326,6 +328,13 @@ impl<M: ?Sized> Engine<M> {
             }
         }
         Ok(())
+    }
+
+    fn goes_on<P: Projection>(&mut self, at: &TopicPartition) {
+        if self.halted.remove(at).is_some() {
+            tracing::info!(projection = P::NAME, %at, "partition goes on");
+            self.report_halted();
+        }
     }
 
     fn holds(&self, at: &TopicPartition, run: u64) -> bool {

@@ -137,6 +137,7 @@ where
     let mut walk = table.walk(context.at.clone(), TablePlace { position, sequence });
     let mut attended: Option<Instant> = None;
     let mut delays = Policy::STORE.backoff();
+    let mut has_gone_on = false;
     loop {
         if attended.is_none_or(|at| at.elapsed() >= ATTEND_EVERY) {
             dead_letters::attend(context, owned).await?;
@@ -170,6 +171,10 @@ where
         let records: Vec<Record> = (last + 1..).zip(rows).map(|(sequence, row)| begins.placed(row, sequence)).collect();
         if work_through(context, owned, &records, bound).await? == Went::ToTheBound {
             return Ok(Went::ToTheBound);
+        }
+        if !has_gone_on {
+            context.goes_on();
+            has_gone_on = true;
         }
     }
 }

@@ -12,17 +12,19 @@ use tokio_util::task::AbortOnDropHandle;
 pub(crate) struct MayLack {
     /// The last sequence that was published, once that was told.
     published: Option<u64>,
-    /// When the event table was last heard; before that, when the partition was claimed.
-    heard_at: Instant,
-    has_answered: bool,
+    /// When the event table was last heard; `None` while it never answered.
+    heard_at: Option<Instant>,
+    /// Looks that got no answer.
+    unanswered: u32,
     /// Goes on while the partition is worked on: a question that takes long is not asked anew each time.
     asking: Option<AbortOnDropHandle<Result<Option<u64>, EventLogError>>>,
 }
 
-/// How long one look waits for an answer.
+/// How long one look waits for the first answer.
 const TOLD_WITHIN: Duration = Duration::from_millis(500);
-/// After so long a partition whose event table never answered goes on as one that has none.
-const UNTOLD_FOR: Duration = Duration::from_secs(10);
+/// After so many looks, which are a second apart or more, a partition whose event table never answered goes on as one
+/// that has none. Time alone would not do: a batch may take longer than an outage.
+const UNANSWERED: u32 = 10;
 /// How often an end that is not reached is asked for again: the table may have been restored to less.
 const ASKED_AGAIN: Duration = Duration::from_secs(10);
 
@@ -30,12 +32,12 @@ const ASKED_AGAIN: Duration = Duration::from_secs(10);
 
 impl MayLack {
     pub(crate) fn new() -> Self {
-        Self { published: None, heard_at: Instant::now(), has_answered: false, asking: None }
+        Self { published: None, heard_at: None, unanswered: 0, asking: None }
     }
 
     /// Whether a partition that has come to `sequence` lacks nothing.
     pub(crate) async fn is_settled(&mut self, sequence: u64, table: &Arc<dyn EventTable>, at: &TopicPartition) -> bool {
-        if self.published.is_none() || self.heard_at.elapsed() >= ASKED_AGAIN {
+        if self.published.is_none() || self.heard_at.is_none_or(|heard_at| heard_at.elapsed() >= ASKED_AGAIN) {
             self.ask(table, at).await;
         }
         self.published.is_some_and(|published| sequence >= published)
@@ -46,13 +48,15 @@ impl MayLack {
             let (table, at) = (Arc::clone(table), at.clone());
             AbortOnDropHandle::new(tokio::spawn(async move { table.published(&at).await }))
         });
-        let answer = tokio::time::timeout(TOLD_WITHIN, asking).await;
+        // Where there is an end to come to already, nothing waits for a better one.
+        let within = if self.published.is_none() { TOLD_WITHIN } else { Duration::ZERO };
+        let answer = tokio::time::timeout(within, asking).await;
         if answer.is_ok() {
             self.asking = None;
         }
         match answer {
             Ok(Ok(Ok(published))) => {
-                (self.heard_at, self.has_answered) = (Instant::now(), true);
+                self.heard_at = Some(Instant::now());
                 // What is published from then on is lag, as it is for those that are live.
                 self.published = match (self.published, published) {
                     (Some(known), Some(published)) => Some(known.min(published)),
@@ -60,7 +64,12 @@ impl MayLack {
                 };
             }
             // One that answered once and is away now has said that there is more to come.
-            _ if !self.has_answered && self.heard_at.elapsed() >= UNTOLD_FOR => self.published = Some(0),
+            _ if self.heard_at.is_none() => {
+                self.unanswered += 1;
+                if self.unanswered >= UNANSWERED {
+                    self.published = Some(0);
+                }
+            }
             _ => {}
         }
     }
@@ -87,6 +96,8 @@ mod tests {
         Published(u64),
         FilledAgain,
         Away,
+        /// Away, which shows after five seconds.
+        AwayLate,
         Never,
     }
 
@@ -104,7 +115,10 @@ mod tests {
             match answer.unwrap() {
                 Answer::Published(sequence) => Ok(Some(sequence)),
                 Answer::FilledAgain => Ok(None),
-                Answer::Away => {
+                away @ (Answer::Away | Answer::AwayLate) => {
+                    if matches!(away, Answer::AwayLate) {
+                        tokio::time::sleep(Duration::from_secs(5)).await;
+                    }
                     Err(EventLogError::Unavailable { address: at.to_string(), problem: "it is away".to_owned() })
                 }
                 Answer::Never => std::future::pending().await,
@@ -114,13 +128,17 @@ mod tests {
 
     /// Whether a partition at 5 is settled at each look, a second apart, after these answers.
     async fn looks(answers: &[Answer], times: usize) -> Vec<bool> {
+        looks_every(Duration::from_secs(1), answers, times).await
+    }
+
+    async fn looks_every(pause: Duration, answers: &[Answer], times: usize) -> Vec<bool> {
         let table: Arc<dyn EventTable> = Arc::new(Answers(Mutex::new(answers.iter().copied().collect())));
         let at = TopicPartition::new("inventory.events", 0);
         let mut lack = MayLack::new();
         let mut looks = Vec::new();
         for _ in 0..times {
             looks.push(lack.is_settled(5, &table, &at).await);
-            tokio::time::advance(Duration::from_secs(1)).await;
+            tokio::time::advance(pause).await;
         }
         looks
     }
@@ -140,6 +158,15 @@ mod tests {
         for answer in [Answer::Away, Answer::Never] {
             let looks = looks(&[answer], 15).await;
             assert!(!looks[..6].contains(&true) && looks[14], "{answer:?}: {looks:?}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_looked_at_seldom_does_not_go_on_for_an_error_of_then() {
+        use Answer::{Away, AwayLate, Published};
+        for away in [Away, AwayLate] {
+            let looks = looks_every(Duration::from_secs(30), &[away, Published(9)], 20).await;
+            assert!(!looks.contains(&true), "{away:?}: {looks:?}");
         }
     }
 

@@ -34,6 +34,8 @@ use crate::write::{load_rows, write};
 pub(crate) enum Request {
     /// Deliver the partition from this offset on.
     Start { at: TopicPartition, offset: u64, run: u64 },
+    /// The worker goes on by other ways than the topic: from the event table, or standing still at its bound.
+    GoesOn { at: TopicPartition, run: u64 },
     /// Records that the worker is done with; `next_offset` is the first not applied.
     Done { at: TopicPartition, records: usize, next_offset: u64, run: u64 },
     /// The worker ended, `Ok` when it was told to; `head` is the log's end before it looked at the log, `None` if it
@@ -64,6 +66,13 @@ pub(crate) struct WorkerContext<M: ?Sized> {
     pub(crate) records: mpsc::UnboundedReceiver<Vec<Record>>,
     pub(crate) requests: mpsc::UnboundedSender<Request>,
     pub(crate) cancelled: CancellationToken,
+}
+
+impl<M: ?Sized> WorkerContext<M> {
+    /// Tells the engine, which may be gone at shutdown.
+    pub(crate) fn goes_on(&self) {
+        let _ = self.requests.send(Request::GoesOn { at: self.at.clone(), run: self.run });
+    }
 }
 
 /// How often an idle worker looks whether its store still is where it left it: one that was emptied or rolled back must
@@ -248,6 +257,7 @@ where
     M: ReadModel<Key = P::Key, Row = P::Row> + ?Sized,
 {
     owned.is_at_bound = true;
+    context.goes_on();
     let fold = Fold::<P>::new(context.settings.fold_version, owned.checkpoint);
     write(context, owned, fold).await?;
     if let Some(standing) = &context.standing {

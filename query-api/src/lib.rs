@@ -94,12 +94,13 @@ pub struct ReadWatch {
 /// Builds the routes of the query API, and the watch that runs beside them.
 pub fn router(api: QueryApi) -> (Router, ReadWatch) {
     let deadline = api.settings.deadline;
+    let stock_stores = if api.stock.is_one_server() { Stores::Shared } else { Stores::Own };
     let reads = Arc::new(Reads {
         api,
         marks: Marks::default(),
         page_marks: HitMarks::default(),
         search_marks: HitMarks::default(),
-        stock_watch: Arc::new(Watch::new(Stores::Shared)),
+        stock_watch: Arc::new(Watch::new(stock_stores)),
         search_watch: Arc::new(Watch::new(Stores::Own)),
     });
     let routes = Router::new()

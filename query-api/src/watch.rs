@@ -30,6 +30,8 @@ const SHORT: usize = 10;
 const LONG: usize = 60;
 /// Mirrored reads under way at once.
 const MIRRORED_AT_ONCE: usize = 16;
+/// What reads are counted under that a store did not answer for any generation: no generation has this number.
+const OF_THE_STORE: u32 = 0;
 /// Differing answers that are named.
 const SAMPLES: usize = 20;
 
@@ -62,9 +64,9 @@ struct Minute {
 /// Where the generations of a read model lie.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stores {
-    /// All in one store.
+    /// All on one server.
     Shared,
-    /// Each in files of its own.
+    /// Each in files of its own, or on servers of which one may be away.
     Own,
 }
 
@@ -254,14 +256,17 @@ impl Watch {
 // === impl Noted ===
 
 impl Noted<'_> {
-    /// The generation that answered, or why none did. What is the caller's own fault, and a store that is away from all
-    /// generations alike, is nobody's figure: a trigger would roll back to where no read goes better.
+    /// The generation that answered, or why none did. What is the caller's own fault is nobody's figure. A store that is
+    /// away from all generations alike is no generation's, since a trigger would roll back to where no read goes better;
+    /// but it is told of: builds yield to it.
     pub(crate) fn ended(mut self, ended: Result<u32, &ReadModelError>) {
         self.is_over = true;
         match ended {
             Ok(generation) => self.watch.note(generation, self.begun.elapsed(), false),
             Err(ReadModelError::Query { .. } | ReadModelError::UnknownGeneration { .. }) => {}
-            Err(error) if self.watch.is_of_the_store(error) => {}
+            Err(error) if self.watch.is_of_the_store(error) => {
+                self.watch.note(OF_THE_STORE, self.begun.elapsed(), true);
+            }
             Err(_) => self.watch.note(self.watch.meant(self.choice), self.begun.elapsed(), true),
         }
     }

@@ -165,8 +165,8 @@ pub trait Generations: Send + Sync {
     /// Replaces the report of a process.
     async fn note_report(&self, report: &ProcessReport) -> Result<(), ReadModelError>;
 
-    /// The reports that are at most `max_age_ms` old at `now`, in milliseconds since 1970: see
-    /// [`is_of_late`](crate::process_report::is_of_late).
+    /// The reports that are at most `max_age_ms` old at `now`, in milliseconds since 1970. What lies ahead is of late while
+    /// it goes on changing, or lies ahead by no more: see [`is_of_late`](crate::process_report::is_of_late).
     async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError>;
 }
 

@@ -3,8 +3,9 @@
 //! A later report replaces the earlier one of the same process. Figures are of the last seconds and of the last minute:
 //! what is over stops to count by itself. Mirrored reads are counted over their stage, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
@@ -32,6 +33,14 @@ pub struct ProcessReport {
 /// ahead was noted before the clock was set back, perhaps by a process that is gone (fault 15).
 pub fn is_of_late(at: i64, now: i64, max_age_ms: i64) -> bool {
     now.abs_diff(at) <= max_age_ms.unsigned_abs()
+}
+
+/// What was last seen of processes whose reports lie ahead of the reader's clock. One that goes on reporting has a clock
+/// that is ahead; one that does not was there before the clock was set back, and is gone (fault 15).
+#[derive(Debug, Default)]
+pub(crate) struct Ahead {
+    /// The time that each told, and since when the reader knows it.
+    told: HashMap<String, (i64, Instant)>,
 }
 
 /// How what serves is fed.
@@ -104,6 +113,26 @@ pub enum YieldsTo {
     Unseen,
 }
 
+// === impl Ahead ===
+
+impl Ahead {
+    /// Leaves those reports out that are older than `max_age_ms` at `now`.
+    pub(crate) fn retain_of_late(&mut self, reports: &mut Vec<ProcessReport>, now: i64, max_age_ms: i64) {
+        let max_age = Duration::from_millis(max_age_ms.unsigned_abs());
+        let mut told = HashMap::new();
+        reports.retain(|report| {
+            if report.at <= now {
+                return now - report.at <= max_age_ms;
+            }
+            let known = self.told.get(&report.process).filter(|(at, _)| *at == report.at);
+            let (at, since) = known.copied().unwrap_or_else(|| (report.at, Instant::now()));
+            told.insert(report.process.clone(), (at, since));
+            since.elapsed() <= max_age
+        });
+        self.told = told;
+    }
+}
+
 // === impl LiveSide ===
 
 impl LiveSide {
@@ -173,5 +202,30 @@ impl fmt::Display for YieldsTo {
             }
             YieldsTo::Unseen => formatter.write_str("how the live side fares cannot be read"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_report_ahead_of_the_clock_counts_for_as_long_as_its_process_goes_on() {
+        const AHEAD: i64 = 3_600_000;
+        let mut ahead = Ahead::default();
+        let report = |process: &str, at| ProcessReport { process: process.to_owned(), at, ..ProcessReport::default() };
+        let mut left = |now: i64, alive_at: i64| {
+            let mut reports = vec![report("alive", alive_at), report("gone", AHEAD), report("level", now - 10)];
+            ahead.retain_of_late(&mut reports, now, 20);
+            reports.into_iter().map(|report| report.process).collect::<Vec<_>>()
+        };
+        assert_eq!(left(1_000, AHEAD), ["alive", "gone", "level"]);
+        std::thread::sleep(Duration::from_millis(40));
+        assert_eq!(left(1_040, AHEAD + 40), ["alive", "level"]);
+        assert_eq!(left(1_041, AHEAD + 40), ["alive", "level"]);
+        let (mut old, mut now) = (vec![report("level", 0)], Vec::new());
+        ahead.retain_of_late(&mut old, 21, 20);
+        ahead.retain_of_late(&mut now, 21, 20);
+        assert_eq!((old.len(), now.len()), (0, 0));
     }
 }

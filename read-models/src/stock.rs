@@ -80,6 +80,11 @@ pub trait StockReader: Send + Sync {
         choice: &ReadChoice,
         timeout: std::time::Duration,
     ) -> Result<bool, ReadModelError>;
+
+    /// Whether all generations lie on one server: where it does not answer, it answers for none of them.
+    fn is_one_server(&self) -> bool {
+        true
+    }
 }
 
 /// A stock store: written by projectors, read by the query API. It keeps the catalogue of its generations.

@@ -125,7 +125,9 @@ fn a_store_that_is_away_from_all_generations_is_held_against_none() {
     catalogue(&watch, 1, Share::None, 0, 1);
     let any = ReadChoice::default();
     watch.begin(&any, DEADLINE).ended(Err(&failed()));
-    assert!(watch.report(0).reads.is_empty());
+    let reads = watch.report(0).reads;
+    assert_eq!(reads.keys().collect::<Vec<_>>(), [&OF_THE_STORE], "but builds are told");
+    assert_eq!(figures(reads[&OF_THE_STORE].seconds), (1, 1, 0));
     // Rows that are wrong are those of one generation.
     let damaged = ReadModelError::Damaged { name: "stock".to_owned(), problem: "a row has no version".to_owned() };
     watch.begin(&any, DEADLINE).ended(Err(&damaged));

@@ -35,6 +35,7 @@ use crate::checkpoint::{Checkpoint, PartitionRef};
 use crate::error::ReadModelError;
 use crate::metrics;
 use crate::parked::FOREIGN_KEY;
+use crate::process_report::Ahead;
 use crate::read_model::{Batch, Claimed, Generation, Head, Loaded, ReadModel, RowPage};
 use crate::status::{PartitionStatus, ReadModelStatus};
 use crate::stock::{CONTEXTS, NAME, StockKey, StockRow};
@@ -59,6 +60,8 @@ pub struct RedisStock {
     bound: Option<u32>,
     /// The pointer as last seen: what it says is read at once, while it is looked at again.
     seen: Arc<ArcSwapOption<Seen>>,
+    /// Of reports by processes whose clock is ahead.
+    ahead: Arc<Mutex<Ahead>>,
     /// How far the removal of each retired generation is.
     removals: Arc<Mutex<HashMap<u32, Removal>>>,
 }
@@ -83,6 +86,7 @@ impl RedisStock {
             prepared: Arc::default(),
             bound: None,
             seen: Arc::default(),
+            ahead: Arc::default(),
             removals: Arc::default(),
         })
     }

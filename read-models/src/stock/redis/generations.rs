@@ -2,7 +2,7 @@
 //! stages as one. A change with its decisions is one function call.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 
 use async_trait::async_trait;
 use redis::{Value, cmd};
@@ -14,7 +14,7 @@ use super::{Call, RedisStock, codec, keys};
 use crate::checkpoint::PartitionRef;
 use crate::error::ReadModelError;
 use crate::generations::{Catalogue, Decision, GenerationEntry, GenerationState, Generations, ReadChoice};
-use crate::process_report::{ProcessReport, is_of_late};
+use crate::process_report::ProcessReport;
 use crate::read_model::Generation;
 use crate::stock::{NAME, SharedStock, StockReadModel};
 
@@ -206,7 +206,8 @@ impl Generations for RedisStock {
         let mut note = cmd("HSET");
         note.arg(keys::reads(&self.prefix)).arg(&report.process).arg(self.written(report)?);
         self.servers.command(&note).await?;
-        let gone = self.kept_reports(|other| other.at < report.at.saturating_sub(REPORTS_KEPT_MS)).await?;
+        let mut gone = self.kept_reports().await?;
+        gone.retain(|other| other.at < report.at.saturating_sub(REPORTS_KEPT_MS));
         if !gone.is_empty() {
             let mut forget = cmd("HDEL");
             forget.arg(keys::reads(&self.prefix));
@@ -217,23 +218,23 @@ impl Generations for RedisStock {
     }
 
     async fn reports(&self, now: i64, max_age_ms: i64) -> Result<Vec<ProcessReport>, ReadModelError> {
-        self.kept_reports(|report| is_of_late(report.at, now, max_age_ms)).await
+        let mut reports = self.kept_reports().await?;
+        // Each process on its own machine has its own clock.
+        let mut ahead = self.ahead.lock().unwrap_or_else(PoisonError::into_inner);
+        ahead.retain_of_late(&mut reports, now, max_age_ms);
+        Ok(reports)
     }
 }
 
 // === impl RedisStock ===
 
 impl RedisStock {
-    async fn kept_reports(
-        &self,
-        is_wanted: impl Fn(&ProcessReport) -> bool,
-    ) -> Result<Vec<ProcessReport>, ReadModelError> {
+    async fn kept_reports(&self) -> Result<Vec<ProcessReport>, ReadModelError> {
         let mut all = cmd("HVALS");
         all.arg(keys::reads(&self.prefix));
         let found: Vec<String> = self.parse(self.servers.command(&all).await?)?;
         let found = found.iter().map(|text| self.read_json(text, "a report of reads"));
         let mut found = found.collect::<Result<Vec<ProcessReport>, _>>()?;
-        found.retain(|report| is_wanted(report));
         found.sort_by(|left, right| left.process.cmp(&right.process));
         Ok(found)
     }

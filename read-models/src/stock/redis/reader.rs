@@ -191,6 +191,11 @@ impl StockReader for RedisStock {
             pause = (pause * 2).min(LAST_LOOK);
         }
     }
+
+    /// Of a Cluster the same partition of two generations may lie on two nodes.
+    fn is_one_server(&self) -> bool {
+        !self.servers.is_cluster()
+    }
 }
 
 fn position_of(xid: &Option<String>, position: &Option<String>) -> Option<StorePosition> {
