@@ -22,6 +22,15 @@ struct Projection {
     lag_events: Option<u64>,
     freshness_seconds: Option<f64>,
     parked_keys: u64,
+    /// A query API of before does not tell.
+    #[serde(default)]
+    halted: Vec<HaltedPartition>,
+}
+
+#[derive(Deserialize)]
+struct HaltedPartition {
+    partition: String,
+    why: String,
 }
 
 pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
@@ -43,10 +52,14 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
     let status: Status = serde_json::from_value(body).with_context(|| format!("{address} gave no status"))?;
     let mut table = Table::new();
     table.set_header(["projection", "state", "lag (events)", "freshness (s)", "parked keys"]);
+    let mut halted = Vec::new();
     for projection in status.projections {
         let unknown = || "-".to_owned();
+        let name = format!("{}@{}", projection.name, projection.generation);
+        let told = projection.halted.iter().map(|one| format!("{name}: {} halted: {}", one.partition, one.why));
+        halted.extend(told);
         table.add_row([
-            format!("{}@{}", projection.name, projection.generation),
+            name,
             projection.state,
             projection.lag_events.map_or_else(unknown, |lag| lag.to_string()),
             projection.freshness_seconds.map_or_else(unknown, |seconds| format!("{seconds:.1}")),
@@ -54,6 +67,9 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
         ]);
     }
     output::line(table.to_string())?;
+    for told in halted {
+        output::line(told)?;
+    }
     output::line(format!("head {}", status.head))?;
     Ok(Exit::Done)
 }

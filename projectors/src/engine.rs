@@ -440,6 +440,8 @@ impl<M: ?Sized> Engine<M> {
 
     fn report_halted(&self) {
         gauge!(HALTED, "projection" => self.label.clone()).set(self.halted.len() as f64);
+        let told = self.halted.iter().map(|(at, why)| (at.to_string(), why.clone()));
+        self.settings.halted.send_replace(told.collect());
         match self.halted.iter().next() {
             Some((at, why)) => self.health.not_ready(format!("{at} halted: {why}")),
             None => self.health.ready(),

@@ -17,7 +17,7 @@ use async_trait::async_trait;
 use event_log::{EventLog, SchemaRegistry};
 use futures::future::BoxFuture;
 use read_models::generations::{GenerationEntry, GenerationState, Share};
-use read_models::process_report::{LiveSide, ProcessReport, ReadFigures, is_of_late};
+use read_models::process_report::{Halted, LiveSide, ProcessReport, ReadFigures, ThrottleStatus, is_of_late};
 use read_models::{Catalogue, Generation, Generations, Head, ReadModel, ReadModelError};
 use telemetry::{ComponentHealth, Health};
 use tokio::time::Instant;
@@ -82,7 +82,7 @@ const LOOK_EVERY: Duration = STEP;
 const REPORTS_MS: i64 = 5_000;
 /// Age at which nobody notes the end of the log any more, which is done twice a second.
 const HEADS_MS: i64 = 15_000;
-/// How often the throttle is told of.
+/// How often others are told of the throttle and of halted partitions.
 const TELL_EVERY: Duration = Duration::from_secs(1);
 /// Live traffic is over when no event has come for so long.
 const QUIET_AFTER: Duration = Duration::from_secs(3);
@@ -123,6 +123,7 @@ where
         live_end: LogEnd::new(Instant::now()),
         process: Uuid::new_v4().to_string(),
         told_at: None,
+        are_halts_told: false,
         is_told: false,
         first: health.component(component_of(P::NAME, 1, "projector")),
         stores,
@@ -152,8 +153,10 @@ struct Supervisor<P: Projection, S: GenerationStores<P>> {
     live_end: LogEnd,
     /// Names this supervisor in its reports.
     process: String,
-    /// When the throttle was last told of.
+    /// When others were last told of the throttle and of halted partitions.
     told_at: Option<Instant>,
+    /// What they heard last names a partition that is halted.
+    are_halts_told: bool,
     /// The catalogue could not be read, and it was said.
     is_told: bool,
     /// Until the catalogue is read the first generation stands for all.
@@ -301,26 +304,43 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         }
     }
 
-    /// Tells the throttle how those who are served fare, while there is somebody to hold back, and others of both.
+    /// Tells others through the store what they cannot see: how fast shadows may be built, and what is halted.
     async fn observe(&mut self, catalogue: &Catalogue) {
-        let Some(throttle) = self.settings.projector.throttle.clone() else { return };
-        if !self.feeds.values().any(Feed::is_shadow) {
-            // What once held shadows back must not hold back those of another read model.
-            throttle.observe(P::NAME, Pressure::default());
-            return;
-        }
-        let live = self.live_side(catalogue).await;
-        throttle.observe(P::NAME, self.pressure(catalogue, live).await);
-        if self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
+        let throttled = self.hold_back(catalogue).await;
+        let halted = self.halted();
+        // Once more when it is over: what was told before would count until it is old.
+        let is_news = throttled.is_some() || !halted.is_empty() || self.are_halts_told;
+        if !is_news || self.told_at.is_some_and(|at| at.elapsed() < TELL_EVERY) {
             return;
         }
         self.told_at = Some(Instant::now());
-        let process = self.process.clone();
-        let report =
-            ProcessReport { process, at: now(), throttle: Some(throttle.status()), live, ..ProcessReport::default() };
-        if let Err(error) = self.stores.catalogue().note_report(&report).await {
-            tracing::debug!(projection = P::NAME, %error, "the throttle is not told of");
+        let (throttle, live) = throttled.unzip();
+        let (process, live) = (self.process.clone(), live.flatten());
+        let report = ProcessReport { process, at: now(), throttle, live, halted, ..ProcessReport::default() };
+        let noted = self.stores.catalogue().note_report(&report).await;
+        match noted {
+            Ok(()) => self.are_halts_told = !report.halted.is_empty(),
+            Err(error) => tracing::debug!(projection = P::NAME, %error, "others are not told"),
         }
+    }
+
+    /// Tells the throttle how those who are served fare; `None` while there is nobody to hold back.
+    async fn hold_back(&mut self, catalogue: &Catalogue) -> Option<(ThrottleStatus, Option<LiveSide>)> {
+        let throttle = self.settings.projector.throttle.clone()?;
+        if !self.feeds.values().any(Feed::is_shadow) {
+            // What once held shadows back must not hold back those of another read model.
+            throttle.observe(P::NAME, Pressure::default());
+            return None;
+        }
+        let live = self.live_side(catalogue).await;
+        throttle.observe(P::NAME, self.pressure(catalogue, live).await);
+        Some((throttle.status(), live))
+    }
+
+    /// Of every generation that is fed here.
+    fn halted(&self) -> BTreeMap<u32, Halted> {
+        let all = self.feeds.iter().map(|(number, feed)| (*number, feed.halted()));
+        all.filter(|(_, halted)| !halted.is_empty()).collect()
     }
 
     /// `None` where this process does not feed what serves, or cannot tell.

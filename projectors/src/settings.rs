@@ -6,6 +6,7 @@ use std::time::Duration;
 use event_log::EventTable;
 use metrics::SharedString;
 use read_models::generations::{Source, Until};
+use read_models::process_report::Halted;
 use tokio::sync::watch;
 
 use crate::dead_letters::DeadLetterMirror;
@@ -47,6 +48,8 @@ pub struct ProjectorSettings {
     pub event_table: Option<Arc<dyn EventTable>>,
     /// What the generation is fed for. It may change while the engine runs.
     pub role: watch::Receiver<Role>,
+    /// The partitions that are halted, and why, as the engine says; each engine has its own.
+    pub halted: watch::Sender<Halted>,
     /// Most events in one write of a shadow, and how fast it may be fed; unbounded without.
     pub shadow_batch: usize,
     pub throttle: Option<Throttle>,
@@ -83,6 +86,7 @@ impl Default for ProjectorSettings {
             source: Source::Log,
             event_table: None,
             role: watch::channel(Role::Serving).1,
+            halted: watch::Sender::default(),
             shadow_batch: 5_000,
             throttle: None,
         }

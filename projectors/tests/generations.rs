@@ -151,6 +151,27 @@ async fn a_process_that_does_not_feed_what_serves_hears_of_it_from_one_that_does
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_that_is_ahead_of_its_topic_is_told_through_the_store_until_it_goes_on() {
+    let mut world = World::new().await;
+    world.publish(60).await;
+    world.change(|to| world::add(to, 1, 1, None)).await;
+    let running = world.run();
+    world.level(1).await;
+    world.until_halted(1, |lag, halted| lag == Some(0) && halted.is_empty()).await;
+    running.stop().await;
+
+    world.lose_all_after(20).await;
+    let running = world.run();
+    let is_lost = |why: &String| why.contains("the log lost");
+    world.until_halted(1, |lag, halted| lag.is_none() && halted.values().any(is_lost)).await;
+    world.publish_again(20, 60).await;
+    world.until_halted(1, |lag, halted| lag == Some(0) && halted.is_empty()).await;
+    world.level(1).await;
+    assert_eq!(world.rows(1).await, world.oracle(|_| true));
+    running.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_unknown_fold_is_told_and_the_others_go_on() {
     let mut world = World::new().await;
     world.publish(100).await;

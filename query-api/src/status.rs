@@ -5,7 +5,8 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::Response;
-use read_models::{PartitionStatus, ReadModelError, ReadModelStatus};
+use read_models::process_report::Halted;
+use read_models::{Generations, PartitionStatus, ReadModelError, ReadModelStatus};
 use schemas::PositionToken;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -31,15 +32,29 @@ pub(crate) struct ProjectionStatus {
     fold_version: u32,
     /// `live`, `rebuilding`, or `unavailable` when its store does not answer.
     state: &'static str,
-    /// Events in the log that are not applied; null when the log's end was never seen.
+    /// Events in the log that are not applied; null when the log's end was never seen, and when the log ends before
+    /// what is applied: then `halted` says why.
     lag_events: Option<u64>,
     /// How far behind what it shows may be: the age of the oldest event that is not applied is at most this.
     freshness_seconds: Option<f64>,
+    /// Partitions that do not go on; the others do.
+    halted: Vec<HaltedPartition>,
     parked_keys: u64,
     parked_events: u64,
     #[schema(value_type = String)]
     position: PositionToken,
 }
+
+/// A partition whose projector cannot go on.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+pub(crate) struct HaltedPartition {
+    /// As in `inventory.events/0`.
+    partition: String,
+    why: String,
+}
+
+/// In milliseconds. Projectors tell of halted partitions each second: who has not for so long is gone.
+const REPORT_MAX_AGE_MS: i64 = 15_000;
 
 /// Position, lag and freshness
 #[utoipa::path(get, path = "/v1/status", tag = "operations", responses((status = 200, body = Status)))]
@@ -47,10 +62,16 @@ pub(crate) async fn status(State(reads): State<Arc<Reads>>, headers: HeaderMap) 
     let api = &reads.api;
     let now = (api.now)();
     let (stock, search) = tokio::join!(api.stock.status(), api.search.status());
+    let (stock_halted, search_halted) = tokio::join!(
+        halted(api.stock.as_ref(), stock.as_ref().ok(), now),
+        halted(api.search.catalogue(), search.as_ref().ok(), now),
+    );
+    let stock = (read_models::stock::NAME, stock, stock_halted);
+    let search = (read_models::search::NAME, search, search_halted);
     let mut head = PositionToken::default();
     let mut projections = Vec::new();
-    for (name, found) in [(read_models::stock::NAME, stock), (read_models::search::NAME, search)] {
-        let projection = projection(name, found, now);
+    for (name, found, halted) in [stock, search] {
+        let projection = projection(name, found, halted, now);
         head.merge(&projection.position);
         projections.push(projection);
     }
@@ -62,7 +83,24 @@ pub(crate) async fn status(State(reads): State<Arc<Reads>>, headers: HeaderMap) 
     Ok(response)
 }
 
-fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i64) -> ProjectionStatus {
+/// What the projectors of a generation told of it. A store that has no answer to that takes nothing from the rest.
+async fn halted(generations: &dyn Generations, status: Option<&ReadModelStatus>, now: i64) -> Halted {
+    let Some(status) = status else { return Halted::new() };
+    match generations.reports(now, REPORT_MAX_AGE_MS).await {
+        Ok(reports) => status.halted(&reports),
+        Err(error) => {
+            tracing::debug!(read_model = %status.name, %error, "halted partitions are not known");
+            Halted::new()
+        }
+    }
+}
+
+fn projection(
+    name: &str,
+    found: Result<ReadModelStatus, ReadModelError>,
+    halted: Halted,
+    now: i64,
+) -> ProjectionStatus {
     let status = match found {
         Ok(status) => status,
         Err(error) => {
@@ -74,6 +112,7 @@ fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i
                 state,
                 lag_events: None,
                 freshness_seconds: None,
+                halted: Vec::new(),
                 parked_keys: 0,
                 parked_events: 0,
                 position: PositionToken::default(),
@@ -90,8 +129,9 @@ fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i
         generation: status.generation,
         fold_version: status.fold_version,
         state: if status.is_live() { "live" } else { "rebuilding" },
-        lag_events: status.lag_events(),
-        freshness_seconds: freshness_seconds(&status.partitions, now),
+        lag_events: status.known_lag(&halted),
+        freshness_seconds: freshness_seconds(&status.partitions, &halted, now),
+        halted: halted.into_iter().map(|(partition, why)| HaltedPartition { partition, why }).collect(),
         parked_keys: status.partitions.iter().map(|partition| partition.parked_keys).sum(),
         parked_events: status.partitions.iter().map(|partition| partition.parked_events).sum(),
         name: status.name,
@@ -100,11 +140,15 @@ fn projection(name: &str, found: Result<ReadModelStatus, ReadModelError>, now: i
 }
 
 /// A partition that is level is as fresh as the last look at the log's end; one that lags is at least as old as the
-/// last event that it applied. `None` when a partition lags that has applied nothing: nobody knows how old that is.
-fn freshness_seconds(partitions: &[PartitionStatus], now: i64) -> Option<f64> {
+/// last event that it applied. `None` when a partition lags that has applied nothing, and when the log ends before what
+/// is applied: nobody knows how old that is.
+fn freshness_seconds(partitions: &[PartitionStatus], halted: &Halted, now: i64) -> Option<f64> {
     let mut worst: Option<f64> = None;
     for partition in partitions {
         let Some(head) = partition.head else { continue };
+        if partition.is_beyond_log(halted) {
+            return None;
+        }
         let is_level = partition.checkpoint.next_offset >= head.next_offset;
         let since = match partition.checkpoint.event_time {
             _ if is_level => head.seen_at,
@@ -144,7 +188,7 @@ mod tests {
     fn lag_is_the_sum_and_freshness_the_worst() {
         let head = |next_offset| Some(Head { next_offset, seen_at: 99_000 });
         let partitions = vec![partition(0, 10, 50_000, head(10)), partition(1, 5, 60_000, head(12))];
-        let found = projection("stock", Ok(status(partitions)), 100_000);
+        let found = projection("stock", Ok(status(partitions)), Halted::new(), 100_000);
         assert_eq!(found.lag_events, Some(7));
         assert_eq!(found.freshness_seconds, Some(40.0));
         assert_eq!((found.parked_keys, found.parked_events, found.state), (2, 4, "live"));
@@ -154,8 +198,27 @@ mod tests {
     #[test]
     fn a_log_that_was_never_seen_has_no_lag_to_tell() {
         let unseen = status(vec![partition(0, 10, 1, None)]);
-        assert_eq!((unseen.lag_events(), freshness_seconds(&unseen.partitions, 5)), (None, None));
+        let freshness = |status: &ReadModelStatus| freshness_seconds(&status.partitions, &Halted::new(), 5);
+        assert_eq!((unseen.lag_events(), freshness(&unseen)), (None, None));
         let emptied = status(vec![partition(0, 0, 0, Some(Head { next_offset: 7, seen_at: 4 }))]);
-        assert_eq!((emptied.lag_events(), freshness_seconds(&emptied.partitions, 5)), (Some(7), None));
+        assert_eq!((emptied.lag_events(), freshness(&emptied)), (Some(7), None));
+    }
+
+    #[test]
+    fn the_lag_of_a_partition_that_has_applied_more_than_its_topic_holds_is_not_known() {
+        let head = |next_offset| Some(Head { next_offset, seen_at: 99_000 });
+        let found = |end: u64, halted: &Halted| {
+            let partitions = vec![partition(0, 10, 50_000, head(end)), partition(1, 5, 60_000, head(12))];
+            projection("stock", Ok(status(partitions)), halted.clone(), 100_000)
+        };
+        let halted = Halted::from([("inventory.events/0".to_owned(), "made anew".to_owned())]);
+        let lost = found(4, &halted);
+        assert_eq!((lost.lag_events, lost.freshness_seconds), (None, None));
+        let told = HaltedPartition { partition: "inventory.events/0".to_owned(), why: "made anew".to_owned() };
+        assert_eq!(lost.halted, [told]);
+        // Applied since somebody looked where the log ends.
+        assert_eq!(found(4, &Halted::new()).lag_events, Some(7));
+        // Halted for another reason: what waits can be counted.
+        assert_eq!(found(25, &halted).lag_events, Some(22));
     }
 }

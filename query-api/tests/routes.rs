@@ -8,9 +8,10 @@ use axum::Router;
 use axum::body::{Body, to_bytes};
 use axum::http::{Request, Response};
 use query_api::{QueryApi, QuerySettings, router};
+use read_models::process_report::{Halted, ProcessReport};
 use read_models::search::{self, SearchKey, SearchReadModel, SearchReader, SearchRow};
 use read_models::stock::{SharedStock, StockKey, StockRow, connect_stock};
-use read_models::{Batch, Checkpoint, Generation, ParkedEvent, PartitionRef, ReadModel};
+use read_models::{Batch, Checkpoint, Generation, Head, ParkedEvent, PartitionRef, ReadModel};
 use schemas::event::Product;
 use schemas::{Context, RegionId, Sku, StorePosition, WarehouseId};
 use serde_json::{Value, json};
@@ -177,6 +178,32 @@ async fn nothing_is_answered_from_an_empty_store_as_if_it_were_zero() {
     let (status, standing) = fixture.get("/v1/status").await;
     assert_eq!(status, 200);
     assert!(standing["projections"].as_array().unwrap().iter().all(|one| one["state"] == "rebuilding"), "{standing}");
+}
+
+#[tokio::test]
+async fn a_partition_that_is_ahead_of_its_topic_is_not_called_level_once_it_is_halted() {
+    let fixture = Fixture::new().await;
+    fixture.fill().await;
+    let partition = PartitionRef { context: Context::Inventory, partition: 0 };
+    fixture.stock.observe(&[(partition, Head { next_offset: 0, seen_at: 1_699_999_999_500 })]).await.unwrap();
+    let (_, standing) = fixture.get("/v1/status").await;
+    let stock = &standing["projections"][0];
+    assert_eq!((&stock["lag_events"], &stock["halted"]), (&json!(0), &json!([])), "{standing}");
+
+    let halted = Halted::from([(partition.to_string(), "the topic was made anew".to_owned())]);
+    let report = ProcessReport {
+        process: "projector".to_owned(),
+        at: 1_700_000_000_000,
+        halted: [(1, halted)].into(),
+        ..ProcessReport::default()
+    };
+    fixture.stock.note_report(&report).await.unwrap();
+    let (_, standing) = fixture.get("/v1/status").await;
+    let stock = &standing["projections"][0];
+    assert_eq!((&stock["lag_events"], &stock["freshness_seconds"]), (&Value::Null, &Value::Null), "{standing}");
+    let told = json!([{ "partition": "inventory.events/0", "why": "the topic was made anew" }]);
+    assert_eq!((&stock["halted"], &stock["state"]), (&told, &json!("live")), "readers get the last good state");
+    assert_eq!(standing["projections"][1]["halted"], json!([]), "{standing}");
 }
 
 #[tokio::test]

@@ -27,7 +27,13 @@ pub struct ProcessReport {
     /// Of a process that feeds what serves, while others are built beside.
     #[serde(default)]
     pub live: Option<LiveSide>,
+    /// Of a process that feeds generations: the partitions that it cannot go on with, by the generation.
+    #[serde(default)]
+    pub halted: BTreeMap<u32, Halted>,
 }
+
+/// Why partitions are halted, by their names, as in `inventory.events/0`.
+pub type Halted = BTreeMap<String, String>;
 
 /// Whether something that was noted `at` is at most `max_age_ms` old, all in milliseconds since 1970. What lies as far
 /// ahead was noted before the clock was set back, perhaps by a process that is gone (fault 15).

@@ -1,6 +1,7 @@
 //! How a read model stands: what `status` and `GET /v1/status` are made from.
 
 use crate::checkpoint::{Checkpoint, PartitionRef};
+use crate::process_report::{Halted, ProcessReport};
 use crate::read_model::Head;
 
 /// One generation of a read model.
@@ -39,6 +40,19 @@ impl ReadModelStatus {
     pub fn lag_events(&self) -> Option<u64> {
         self.partitions.iter().filter_map(PartitionStatus::lag_events).reduce(|sum, lag| sum + lag)
     }
+
+    /// The partitions of it that are halted, as those say that feed it. `reports` are to be of late.
+    pub fn halted(&self, reports: &[ProcessReport]) -> Halted {
+        let told = reports.iter().filter_map(|report| report.halted.get(&self.generation)).flatten();
+        told.map(|(partition, why)| (partition.clone(), why.clone())).collect()
+    }
+
+    /// As [`Self::lag_events`], but `None` also where a partition [has applied more than the log
+    /// holds](PartitionStatus::is_beyond_log).
+    pub fn known_lag(&self, halted: &Halted) -> Option<u64> {
+        let is_unknown = self.partitions.iter().any(|partition| partition.is_beyond_log(halted));
+        if is_unknown { None } else { self.lag_events() }
+    }
 }
 
 // === impl PartitionStatus ===
@@ -47,5 +61,12 @@ impl PartitionStatus {
     /// Records of this partition that are not applied yet; `None` while its end was never seen.
     pub fn lag_events(&self) -> Option<u64> {
         Some(self.head?.next_offset.saturating_sub(self.checkpoint.next_offset))
+    }
+
+    /// Whether the log lost records that are applied, or was made anew: by offsets nobody can tell then how many wait.
+    /// While events come a checkpoint is ahead of the end that was noted before them, too; that one is not halted.
+    pub fn is_beyond_log(&self, halted: &Halted) -> bool {
+        let is_ahead = self.head.is_some_and(|head| head.next_offset < self.checkpoint.next_offset);
+        is_ahead && halted.contains_key(&self.partition.to_string())
     }
 }

@@ -19,7 +19,7 @@ pub struct Observed {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct ObservedGeneration {
     /// Events that it is behind the log; `None` where nobody has looked at the log's end lately: who feeds it may be
-    /// gone.
+    /// gone. Also where it has applied more than the log holds.
     pub lag_events: Option<u64>,
     /// Whether reads of all its partitions are answered.
     pub is_live: bool,
@@ -39,10 +39,10 @@ pub const REPORT_MAX_AGE_MS: i64 = 15_000;
 /// The end of the log is noted by who feeds a generation, twice a second: one that is older is nobody's news.
 const HEAD_MAX_AGE_MS: i64 = 15_000;
 
-fn lag(status: &ReadModelStatus, now: i64) -> Option<u64> {
+fn lag(status: &ReadModelStatus, reports: &[ProcessReport], now: i64) -> Option<u64> {
     let is_known =
         |partition: &PartitionStatus| partition.head.is_some_and(|head| is_of_late(head.seen_at, now, HEAD_MAX_AGE_MS));
-    if status.partitions.iter().all(is_known) { status.lag_events() } else { None }
+    if status.partitions.iter().all(is_known) { status.known_lag(&status.halted(reports)) } else { None }
 }
 
 // === impl Observed ===
@@ -56,7 +56,8 @@ impl Observed {
     ) -> Result<Self, ReplayError> {
         let reports = generations.reports(now, REPORT_MAX_AGE_MS).await?;
         let observed = |status: &ReadModelStatus| {
-            (status.generation, ObservedGeneration { lag_events: lag(status, now), is_live: status.is_live() })
+            let lag_events = lag(status, &reports, now);
+            (status.generation, ObservedGeneration { lag_events, is_live: status.is_live() })
         };
         Ok(Self { generations: statuses.iter().map(observed).collect(), reports })
     }

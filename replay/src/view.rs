@@ -161,7 +161,8 @@ impl ReplaysView {
                 Err(ReplayError::ReadModel(error)) if !error.is_transient() => (None, Some(error.to_string())),
                 Err(error) => return Err(error),
             };
-            let view = GenerationView::of(replayed.name(), &catalogue, *number, entry, status.as_ref())?;
+            let progress = status.as_ref().map(|status| ProgressView::of(status, &reports));
+            let view = GenerationView::of(replayed.name(), &catalogue, *number, entry, progress)?;
             let throttle = ThrottleView::of(&reports).filter(|_| is_shadow(&catalogue, *number, entry));
             generations.push(GenerationView {
                 problem,
@@ -196,7 +197,7 @@ impl GenerationView {
         catalogue: &Catalogue,
         number: u32,
         entry: &GenerationEntry,
-        status: Option<&ReadModelStatus>,
+        progress: Option<ProgressView>,
     ) -> Result<Self, ReplayError> {
         let candidate = catalogue.candidate.as_ref();
         let own = candidate.filter(|candidate| candidate.generation == number);
@@ -222,7 +223,7 @@ impl GenerationView {
             answers,
             mirror_percent: own.map_or(0, |own| own.mirror_percent),
             replay: ReplayRecord::of(entry)?.map(ReplayView::of),
-            progress: status.map(ProgressView::of),
+            progress,
             problem: None,
             throttle: None,
             mirror: None,
@@ -361,11 +362,11 @@ impl MirrorView {
 // === impl ProgressView ===
 
 impl ProgressView {
-    fn of(status: &ReadModelStatus) -> Self {
+    fn of(status: &ReadModelStatus, reports: &[ProcessReport]) -> Self {
         let partitions = &status.partitions;
         Self {
             records: partitions.iter().map(|partition| partition.checkpoint.next_offset).sum(),
-            lag_events: status.lag_events(),
+            lag_events: status.known_lag(&status.halted(reports)),
             partitions: partitions.len(),
             live: partitions.iter().filter(|partition| partition.live).count(),
             parked_keys: partitions.iter().map(|partition| partition.parked_keys).sum(),

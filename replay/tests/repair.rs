@@ -3,15 +3,64 @@
 
 mod fixture;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+use async_trait::async_trait;
+use event_log::{EmbeddedRegistry, EventDecoder, EventLogError, SchemaRegistry};
 use fixture::{Fixture, PARTITIONS, WrongStock};
 use projectors::StockProjection;
 use read_models::DeadLetterOutcome;
 use read_models::stock::SharedStock;
+use replay::LogReader;
 use replay::parity::Progress;
 use replay::repair::{Selection, answers, ask, select};
-use schemas::{RegionId, Sku};
+use schemas::{Contract, RegionId, SchemaRef, Sku, WriterSchema};
+
+/// Questions that a registry which has just been started leaves without an answer.
+const UNANSWERED: u32 = 5;
+
+/// The embedded registry, away at first.
+#[derive(Default)]
+struct AwayAtFirst {
+    registry: EmbeddedRegistry,
+    questions: AtomicU32,
+}
+
+#[async_trait]
+impl SchemaRegistry for AwayAtFirst {
+    async fn id_of(&self, topic: &str, schema: SchemaRef) -> Result<u32, EventLogError> {
+        self.registry.id_of(topic, schema).await
+    }
+
+    async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, EventLogError> {
+        if self.questions.fetch_add(1, Ordering::Relaxed) < UNANSWERED {
+            let (address, problem) = ("registry".to_owned(), "it is being started".to_owned());
+            return Err(EventLogError::RegistryUnavailable { address, problem });
+        }
+        self.registry.schema(id).await
+    }
+
+    async fn register(&self, topic: &str, contract: &Contract) -> Result<u32, EventLogError> {
+        self.registry.register(topic, contract).await
+    }
+
+    async fn check(&self, topic: &str, contract: &Contract) -> Result<Result<(), String>, EventLogError> {
+        self.registry.check(topic, contract).await
+    }
+
+    async fn ping(&self) -> Result<(), EventLogError> {
+        self.registry.ping().await
+    }
+}
+
+/// How many keys a selection means.
+async fn count(log: &LogReader, selection: &Selection) -> usize {
+    let progress = Progress::default();
+    let keys = select::<StockProjection>(log, PARTITIONS, selection, &progress).await.unwrap();
+    keys.values().map(|keys| keys.len()).sum()
+}
 
 async fn repair(fixture: &Fixture, live: &SharedStock, selection: Selection) -> usize {
     let log = fixture.log_reader();
@@ -83,6 +132,32 @@ async fn a_sku_that_the_log_has_no_event_of_is_named() {
     // Before its first event.
     let early = Selection { until: Some(1), ..right };
     assert_eq!(early.missing(&selected(&early).await).unwrap().code, "nothing_selected");
+}
+
+/// Fault 13: what the registry cannot say just now is no event of another region.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn no_key_is_passed_over_while_the_registry_is_away() {
+    // Three events of each SKU: who passes five over has lost one.
+    let fixture = Fixture::with_events(450).await;
+    let registry = Arc::new(AwayAtFirst::default());
+    let decoder = Arc::new(EventDecoder::new(registry.clone()));
+    let log = LogReader { decoder, ..fixture.log_reader() };
+    let region = Selection { regions: vec![RegionId::new("eu").unwrap()], ..Selection::default() };
+    assert_eq!(count(&log, &region).await, 150);
+    assert!(registry.questions.load(Ordering::Relaxed) > UNANSWERED);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_whose_only_event_nobody_can_read_is_meant_by_its_time() {
+    // All events of 100 SKUs, and one of the next.
+    let fixture = Fixture::with_events(300).await;
+    fixture.publish_unreadable().await;
+    let log = fixture.log_reader();
+    let region = Selection { regions: vec![RegionId::new("eu").unwrap()], ..Selection::default() };
+    assert_eq!(count(&log, &region).await, 101, "its region may be this one");
+    let its_time = 1_700_000_000_300;
+    assert_eq!(count(&log, &Selection { since: Some(its_time), ..region.clone() }).await, 1);
+    assert_eq!(count(&log, &Selection { until: Some(its_time), ..region }).await, 100);
 }
 
 #[test]

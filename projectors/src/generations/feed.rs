@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use event_log::{EventLog, SchemaRegistry};
 use read_models::generations::GenerationEntry;
+use read_models::process_report::Halted;
 use telemetry::ComponentHealth;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -65,7 +66,7 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
             stores,
             log,
             registry,
-            settings: ProjectorSettings { role: role_receiver, ..settings },
+            settings: ProjectorSettings { role: role_receiver, halted: watch::Sender::default(), ..settings },
             component: component.clone(),
             read_model: Arc::default(),
             stop: stop.clone(),
@@ -115,6 +116,10 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
 
     pub(super) fn is_shadow(&self) -> bool {
         *self.role.borrow() == Role::Shadow
+    }
+
+    pub(super) fn halted(&self) -> Halted {
+        self.engine.settings.halted.borrow().clone()
     }
 
     pub(super) fn read_model(&self) -> Option<&Arc<S::Model>> {

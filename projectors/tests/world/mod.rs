@@ -12,7 +12,7 @@ use projectors::{
     FeedSettings, GenerationStores, OpenGeneration, ProjectorSettings, StockProjection, Throttle, run_generations,
 };
 use read_models::generations::{Action, Decision, GenerationEntry, GenerationState, Until, Verdict};
-use read_models::process_report::{ProcessReport, ThrottleStatus};
+use read_models::process_report::{Halted, ProcessReport, ThrottleStatus};
 use read_models::stock::{SharedStock, StockKey, StockReadModel, StockRow, connect_stock};
 use read_models::{Catalogue, Generation, Generations, PartitionRef, ReadModelError, ReadModelStatus};
 use schemas::contract::embedded_id;
@@ -115,6 +115,42 @@ impl World {
             self.events.push(Published { number, partition, key, version });
         }
         self.log.publish(records).await.unwrap();
+    }
+
+    /// Another log, which has the first `count` events alone.
+    pub async fn lose_all_after(&mut self, count: usize) {
+        let log = SqliteEventLog::open(self.stores.folder.path().join("another-log.db")).unwrap();
+        let topic = TopicSpec { name: Context::Inventory.events_topic().to_owned(), partitions: PARTITIONS };
+        log.ensure_topics(&[topic]).await.unwrap();
+        self.log = Arc::new(log);
+        self.publish_again(0, count).await;
+    }
+
+    /// The events from `from` up to `to`, as they were.
+    pub async fn publish_again(&self, from: usize, to: usize) {
+        let mut sequences = [0; PARTITIONS as usize];
+        let mut records = Vec::new();
+        for event in &self.events[..to] {
+            let sequence = &mut sequences[event.partition as usize];
+            *sequence += 1;
+            records.push(record(event.number, &event.key, event.partition, *sequence, event.version));
+        }
+        self.log.publish(records.split_off(from)).await.unwrap();
+    }
+
+    /// Waits until its lag, and which of its partitions are halted, are told so.
+    pub async fn until_halted(&self, generation: u32, is_so: impl Fn(Option<u64>, &Halted) -> bool) {
+        let begun = Instant::now();
+        let store = self.stores.store(generation).await;
+        loop {
+            let status = store.status().await.unwrap();
+            let halted = status.halted(&self.stores.reports(0, 0).await.unwrap());
+            if is_so(status.known_lag(&halted), &halted) {
+                return;
+            }
+            assert!(begun.elapsed() < DEADLINE, "{halted:?} {status:?}");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     /// The next event of a partition, of a SKU that is in another one.

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use read_models::generations::{Action, Candidate, GenerationEntry, GenerationState, Share, Verdict, check_chain};
 use read_models::process_report::{
-    Lately, LiveSide, MirrorReport, ProcessReport, ReadFigures, ThrottleStatus, YieldsTo,
+    Halted, Lately, LiveSide, MirrorReport, ProcessReport, ReadFigures, ThrottleStatus, YieldsTo,
 };
 use read_models::{Batch, Catalogue, Generation, Head, ReadModelError};
 use serde_json::Value;
@@ -196,6 +196,7 @@ pub async fn the_last_report_of_each_process_is_read(store: &Fixture) {
             mirror: Some(mirror),
             throttle: Some(ThrottleStatus { rate: Some(512.5), yields_to }),
             live: Some(LiveSide { generation: 1, lag_events: 3_000, events_come: true, arrivals: 2_000 }),
+            halted: [(1, Halted::from([("inventory.events/0".to_owned(), "lost".to_owned())]))].into(),
         }
     };
     for (process, at) in [("a", 1_000), ("b", 2_000), ("a", 3_000)] {

@@ -1,7 +1,7 @@
 use std::sync::Mutex;
 
 use read_models::generations::check_chain;
-use read_models::process_report::{Lately, MirrorReport, ProcessReport, ReadFigures};
+use read_models::process_report::{Halted, Lately, MirrorReport, ProcessReport, ReadFigures};
 use read_models::{Checkpoint, PartitionRef};
 use read_models::{Head, PartitionStatus};
 use schemas::Context;
@@ -150,6 +150,19 @@ async fn it_runs_beside_another_one_until_it_is_told_to_stop() {
     tasks.join_all().await;
     assert!(*asked.lock().unwrap() >= 1);
     assert_eq!(stored.actions().iter().filter(|action| *action == "cut_over").count(), 1);
+}
+
+#[tokio::test]
+async fn how_far_a_generation_is_behind_is_not_known_where_it_is_ahead_of_its_topic() {
+    let stored = MemoryGenerations::new();
+    let mut ahead = status(2);
+    ahead.partitions[0].checkpoint.next_offset = 5;
+    let lag = async || Observed::gather(&stored, std::slice::from_ref(&ahead), 0).await.unwrap().of(2).lag_events;
+    assert_eq!(lag().await, Some(0), "applied since the end was noted");
+    let halted = Halted::from([("inventory.events/0".to_owned(), "the topic was made anew".to_owned())]);
+    let report = ProcessReport { halted: [(2, halted)].into(), ..ProcessReport::default() };
+    stored.note_report(&report).await.unwrap();
+    assert_eq!(lag().await, None);
 }
 
 fn status(generation: u32) -> ReadModelStatus {
