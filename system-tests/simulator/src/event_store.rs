@@ -13,7 +13,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 use event_store::{
     AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
-    StoredEvent, StoredOutcome, StreamId, Timer, Topology,
+    StoredEvent, StoredOffset, StoredOutcome, StreamId, Timer, Topology,
 };
 use schemas::StorePosition;
 use tokio::sync::Notify;
@@ -69,7 +69,7 @@ impl EventStoreServer {
 
     /// Timers that nobody has given yet, by now or later.
     pub fn offsets(&self) -> Vec<((String, u32), u64)> {
-        self.tables().offsets.iter().map(|(at, next)| (at.clone(), *next)).collect()
+        self.tables().offsets.iter().map(|(at, stored)| (at.clone(), stored.next)).collect()
     }
 }
 
@@ -140,10 +140,10 @@ impl EventStore for SimulatedEventStore {
         appended
     }
 
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError> {
         self.at_once("command_offsets", |tables| {
             let of_topic = tables.offsets.iter().filter(|((stored, _), _)| stored == topic);
-            Ok(of_topic.map(|((_, partition), next)| (*partition, *next)).collect())
+            Ok(of_topic.map(|((_, partition), stored)| (*partition, *stored)).collect())
         })
         .await
     }

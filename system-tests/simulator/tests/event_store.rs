@@ -48,6 +48,7 @@ contract!(
     commands::outcomes_are_forgotten_by_age,
     commands::a_warehouse_lies_in_one_region,
     commands::offsets_are_compared_and_set,
+    commands::an_offset_comes_with_the_last_record_that_was_taken,
     commands::timers_are_set_cleared_and_due,
     commands::a_given_timer_is_cleared_only_while_it_is_the_same,
     relay::committed_rows_are_read_in_pages,

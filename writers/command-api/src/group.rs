@@ -14,8 +14,8 @@ use std::sync::Arc;
 
 use domain::StreamId;
 use event_store::{
-    AppendBatch, EventStore, EventStoreError, LoadRequest, NewestPositions, OffsetAdvance, ServerRun, Topology,
-    positioned,
+    AppendBatch, EventStore, EventStoreError, LoadRequest, NewestPositions, OffsetAdvance, ServerRun, StoredOffset,
+    Topology, positioned,
 };
 use metrics::counter;
 use resilience::{Guard, Policy, guard};
@@ -84,7 +84,8 @@ async fn decide_in_pieces(state: &mut GroupState, submission: Submission) {
         size = work.len();
         let mut advance = offset.clone();
         if let (Some(advance), Some(record)) = (&mut advance, rest.first().and_then(|next| next.record.as_ref())) {
-            advance.next = record.offset;
+            advance.next = record.identity.offset;
+            advance.last = work.last().and_then(|last| last.record.as_ref()).map(|record| record.identity);
         }
         let next = advance.as_ref().map(|advance| advance.next);
         let (told, answer) = oneshot::channel();
@@ -289,13 +290,13 @@ impl View {
 }
 
 async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<(), HandlerError> {
-    let mut stored_by_topic: HashMap<&str, HashMap<u32, u64>> = HashMap::new();
+    let mut stored_by_topic: HashMap<&str, HashMap<u32, StoredOffset>> = HashMap::new();
     for offset in offsets {
         if !stored_by_topic.contains_key(offset.topic.as_str()) {
             stored_by_topic.insert(&offset.topic, state.store.command_offsets(&offset.topic).await?);
         }
         // Without a row nothing was taken yet, or the row was lost with what had been: then it is taken again.
-        let stored = stored_by_topic[offset.topic.as_str()].get(&offset.partition).copied().unwrap_or(0);
+        let stored = stored_by_topic[offset.topic.as_str()].get(&offset.partition).map_or(0, |stored| stored.next);
         if stored != offset.expected {
             return Err(HandlerError::OffsetTaken {
                 topic: offset.topic.clone(),
@@ -311,8 +312,8 @@ async fn check_offsets(state: &GroupState, offsets: &[OffsetAdvance]) -> Result<
 /// What happens without the guard `offset-in-transaction`: the offsets move first, by themselves, whatever is stored.
 async fn save_offsets_apart(state: &GroupState, offsets: Vec<OffsetAdvance>) -> Result<(), HandlerError> {
     for mut offset in offsets {
-        if let Some(&stored) = state.store.command_offsets(&offset.topic).await?.get(&offset.partition) {
-            offset.expected = stored;
+        if let Some(stored) = state.store.command_offsets(&offset.topic).await?.get(&offset.partition) {
+            offset.expected = stored.next;
         }
         let apart = AppendBatch { offsets: vec![offset], ..AppendBatch::default() };
         state.store.append(&apart).await?;

@@ -7,7 +7,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use event_store::{EventStore, OffsetAdvance, Timer, Topology};
+use event_store::{EventStore, OffsetAdvance, RecordIdentity, Timer, Topology};
 use metrics::{counter, gauge, histogram};
 use resilience::Open;
 use schemas::{CommandEnvelope, Context, Outcome, OutcomeKind};
@@ -63,8 +63,8 @@ pub struct RecordGroup {
     pub first: u64,
     /// Offset after the last record.
     pub next: u64,
-    /// With the offset of each, in their order.
-    pub commands: Vec<(u64, RecordCommand)>,
+    /// With the identity of the record of each, in their order.
+    pub commands: Vec<(RecordIdentity, RecordCommand)>,
 }
 
 /// A record of a command topic: a command, or what was wrong with it.
@@ -192,11 +192,11 @@ impl CommandHandler {
     /// Commits records of a command topic together with their offsets: all of them, or those before the one that
     /// [`HandlerError::NotDecided`] names.
     pub async fn handle_records(&self, group: RecordGroup) -> Result<Vec<Outcome>, HandlerError> {
-        let offset =
-            OffsetAdvance { topic: group.topic, partition: group.partition, expected: group.first, next: group.next };
-        let context = group.context;
-        let commands = group.commands.into_iter();
-        let work = commands.map(|(offset, command)| Work::from_record(context, offset, command)).collect();
+        let RecordGroup { context, topic, partition, first, next, commands } = group;
+        let last = commands.last().map(|(identity, _)| *identity);
+        let offset = OffsetAdvance { topic, partition, expected: first, next, last };
+        let commands = commands.into_iter();
+        let work = commands.map(|(identity, command)| Work::from_record(context, identity, command)).collect();
         self.submit(work, Some(offset)).await
     }
 

@@ -28,7 +28,6 @@ use telemetry::ComponentHealth;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use self::beginning::{LastTaken, hash};
 use self::reading::{Batch, Reader};
 use crate::error::HandlerError;
 use crate::handler::{CommandHandler, RecordGroup};
@@ -48,8 +47,6 @@ struct Intake {
     now: fn() -> i64,
     /// Next offset of each partition that is ours.
     next: HashMap<TopicPartition, u64>,
-    /// The last record that was taken of each partition: another one in its place tells of another topic.
-    last: HashMap<TopicPartition, LastTaken>,
     /// Those of them that are paused.
     waiting: BTreeMap<TopicPartition, Waiting>,
     health: ComponentHealth,
@@ -97,7 +94,6 @@ pub async fn run_topic_intake(
         reader: Arc::new(Reader::new(registry, now)),
         now,
         next: HashMap::new(),
-        last: HashMap::new(),
         waiting: BTreeMap::new(),
         health: health.clone(),
         settings,
@@ -250,7 +246,7 @@ impl Intake {
         };
         let Some(first) = self.next.get(&at).copied() else { return Ok(()) };
         if let Some((last, _)) = commands.last() {
-            let mut next = last + 1;
+            let mut next = last.offset + 1;
             let (topic, partition) = (at.topic.clone(), at.partition);
             let group = RecordGroup { context, topic, partition, first, next, commands };
             // Nothing further is read meanwhile: the log keeps what comes.
@@ -270,9 +266,6 @@ impl Intake {
                 Err(error) => return Err(error),
             }
             self.next.insert(at.clone(), next);
-            if let Some(last) = records.iter().rev().find(|record| record.offset < next) {
-                self.last.insert(at.clone(), LastTaken { offset: last.offset, hash: hash(last) });
-            }
             // Only lag tools read it.
             if let Err(error) = subscription.commit(&at, next).await {
                 tracing::debug!(%at, %error, "offset not published");

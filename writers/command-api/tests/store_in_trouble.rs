@@ -13,8 +13,9 @@ use command_api::{
 };
 use event_log::{EmbeddedRegistry, EventLog, NewRecord, SqliteEventLog, TopicPartition, TopicSpec};
 use event_store::{
-    AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
-    ServerRun, SqliteEventStore, StoredEvent, StoredOutcome, StreamId, Timer, TimerChange, Topology,
+    AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RecordIdentity, RelayCursor, RelayLease,
+    RestoredRows, ServerRun, SqliteEventStore, StoredEvent, StoredOffset, StoredOutcome, StreamId, Timer, TimerChange,
+    Topology,
 };
 use schemas::{CommandEnvelope, Context, OutcomeKind, StorePosition};
 use serde_json::{Value, json};
@@ -130,7 +131,7 @@ impl EventStore for Troubled {
         self.store().relay_lag(now).await
     }
 
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError> {
         self.store().command_offsets(topic).await
     }
 
@@ -227,14 +228,18 @@ fn reserve_as(reservation: &str, number: u128, sku: &str, quantity: i64) -> Comm
     command(number, "ReserveStock", data)
 }
 
+fn identity(offset: u64) -> RecordIdentity {
+    RecordIdentity { offset, digest: [offset as u8; 32] }
+}
+
 /// Records as they stand on a topic, maybe with offsets left out.
 fn group(first: u64, commands: impl IntoIterator<Item = (u64, CommandEnvelope)>) -> RecordGroup {
     let record = |(offset, envelope): (u64, CommandEnvelope)| {
         let place_id = Uuid::from_u128(envelope.id.as_u128() + 1_000);
-        (offset, RecordCommand::Command { envelope: Box::new(envelope), place_id })
+        (identity(offset), RecordCommand::Command { envelope: Box::new(envelope), place_id })
     };
     let commands: Vec<_> = commands.into_iter().map(record).collect();
-    let next = commands.last().map_or(first, |(offset, _)| offset + 1);
+    let next = commands.last().map_or(first, |(last, _)| last.offset + 1);
     RecordGroup { context: Context::Inventory, topic: COMMANDS.to_owned(), partition: 0, first, next, commands }
 }
 
@@ -270,6 +275,8 @@ async fn a_submission_that_always_meets_another_writer_is_decided_in_pieces_and_
         *fixture.store.offsets.lock().unwrap(),
         [(0, 1), (1, 2), (2, 41), (41, 45), (45, 46), (46, 90), (90, 91)]
     );
+    let stored = StoredOffset { next: 91, last: Some(identity(90)) };
+    assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap(), [(0, stored)].into());
     fixture.stop().await;
 }
 
@@ -287,7 +294,8 @@ async fn a_damaged_stream_stops_a_submission_where_it_comes() {
     let stopped = fixture.handler.handle_records(group(0, (0..).zip(commands(11)))).await.unwrap_err();
     assert_eq!(stopped.to_string(), "stored row is damaged: stock-TEA@ham-1: it does not read");
     assert!(matches!(stopped, HandlerError::NotDecided { next: 2, .. }), "{stopped:?}");
-    assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap(), [(0, 2)].into());
+    let stored = StoredOffset { next: 2, last: Some(identity(1)) };
+    assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap(), [(0, stored)].into());
     assert_eq!(fixture.store.outcome(Uuid::from_u128(14)).await.unwrap(), None);
     fixture.stop().await;
 }
@@ -328,7 +336,7 @@ async fn a_damaged_stream_holds_up_its_partition_of_a_command_topic_and_no_other
     let intake = tokio::spawn(intake);
     let until = async |topic: &str, offset: u64, said: &str| {
         let begun = Instant::now();
-        while fixture.store.command_offsets(topic).await.unwrap().get(&0) != Some(&offset)
+        while fixture.store.command_offsets(topic).await.unwrap().get(&0).map(|stored| stored.next) != Some(offset)
             || health.report().components["command topics"] != said
         {
             let (offsets, told) = (fixture.store.command_offsets(topic).await.unwrap(), health.report());
@@ -341,7 +349,7 @@ async fn a_damaged_stream_holds_up_its_partition_of_a_command_topic_and_no_other
     let data = json!({ "sku": "TEA", "region": "north", "currency": "EUR", "amount_minor": 5 });
     publish("pricing.commands", 10, "SetPrice", data).await;
     until("pricing.commands", 1, why).await;
-    assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap(), [(0, 1)].into());
+    assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap()[&0].next, 1);
     fixture.store.trouble.is_mended.store(true, Ordering::SeqCst);
     until(COMMANDS, 3, "ready").await;
     fixture.stop().await;

@@ -19,6 +19,6 @@ pub use postgres::PostgresEventStore;
 pub use sqlite::SqliteEventStore;
 pub use store::{
     AppendBatch, Appended, Claim, DecidedCommand, EventStore, LoadRequest, Loaded, LoadedStream, MOST_COUNTED,
-    NewEvent, NewSnapshot, OffsetAdvance, RelayCursor, RelayLease, RestoredOutcome, RestoredRows, ServerRun,
-    StoredEvent, StoredOutcome, Timer, TimerChange, Topology,
+    NewEvent, NewSnapshot, OffsetAdvance, RecordIdentity, RelayCursor, RelayLease, RestoredOutcome, RestoredRows,
+    ServerRun, StoredEvent, StoredOffset, StoredOutcome, Timer, TimerChange, Topology,
 };

@@ -35,11 +35,11 @@ use self::failure::Failure;
 use self::horizon::HorizonWatch;
 use self::pool::{Pool, Server, Session, within};
 use self::relay::RelayLock;
-use self::rows::{stored_event, stored_outcome, unsigned};
+use self::rows::{stored_event, stored_offset, stored_outcome};
 use crate::error::EventStoreError;
 use crate::store::{
     AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows, StoredEvent,
-    StoredOutcome, Timer, Topology,
+    StoredOffset, StoredOutcome, Timer, Topology,
 };
 
 /// An event store in a Postgres database.
@@ -154,11 +154,11 @@ impl EventStore for PostgresEventStore {
         Ok(appended)
     }
 
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError> {
         let session = self.pool.session_of_command().await?;
         let reading = async {
             let rows = session.client().query(&session.statements.command_offsets, &[&topic]).await?;
-            rows.iter().map(|row| Ok((row.try_get::<_, i32>(0)? as u32, unsigned(row, 1)?))).collect()
+            rows.iter().map(stored_offset).collect()
         };
         let offsets = within(reading).await;
         session.settle(offsets)

@@ -28,8 +28,8 @@ use crate::error::EventStoreError;
 use crate::outcome_row::stored_digest;
 use crate::rebuild::stored_schema;
 use crate::store::{
-    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows, StoredEvent,
-    StoredOutcome, Timer, Topology,
+    AppendBatch, Appended, EventStore, LoadRequest, Loaded, RecordIdentity, RelayCursor, RelayLease, RestoredRows,
+    StoredEvent, StoredOffset, StoredOutcome, Timer, Topology,
 };
 use domain::StreamId;
 
@@ -103,13 +103,14 @@ impl EventStore for SqliteEventStore {
         Ok(appended)
     }
 
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError> {
         let topic = topic.to_owned();
         self.blocking(move |file| {
             file.read(|reader| {
-                let mut select =
-                    reader.prepare_cached("SELECT partition, next_offset FROM command_offsets WHERE topic = ?1")?;
-                let rows = select.query_map([topic], |row| Ok((row.get(0)?, row.get::<_, i64>(1)? as u64)))?;
+                let mut select = reader.prepare_cached(
+                    "SELECT partition, next_offset, last_offset, last_digest FROM command_offsets WHERE topic = ?1",
+                )?;
+                let rows = select.query_map([topic], stored_offset)?;
                 Ok(rows.collect::<rusqlite::Result<_>>()?)
             })
         })
@@ -226,6 +227,12 @@ fn fixed_topology(reader: &Transaction<'_>) -> rusqlite::Result<Option<Topology>
         .prepare_cached("SELECT partitions FROM topology")?
         .query_row([], |row| Ok(Topology { partitions: row.get(0)? }))
         .optional()
+}
+
+fn stored_offset(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, StoredOffset)> {
+    let last = row.get::<_, Option<i64>>(2)?.zip(row.get::<_, Option<[u8; 32]>>(3)?);
+    let last = last.map(|(offset, digest)| RecordIdentity { offset: offset as u64, digest });
+    Ok((row.get(0)?, StoredOffset { next: row.get::<_, i64>(1)? as u64, last }))
 }
 
 fn stored_outcome(reader: &Transaction<'_>, id: Uuid) -> Result<Option<StoredOutcome>, Abort> {

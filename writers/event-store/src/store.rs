@@ -149,6 +149,26 @@ pub struct OffsetAdvance {
     pub partition: u32,
     pub expected: u64,
     pub next: u64,
+    /// The last record that was taken; `None` where none was, as when the offset is set back.
+    pub last: Option<RecordIdentity>,
+}
+
+/// Where a record of a command topic stands, and a digest of what it is: another one in its place tells of another
+/// topic. Its offset is not always the one before `next`: a log may leave offsets out, and an older program that still
+/// runs moves `next` alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecordIdentity {
+    pub offset: u64,
+    /// The same from every build.
+    pub digest: [u8; 32],
+}
+
+/// How far a partition of a command topic was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StoredOffset {
+    pub next: u64,
+    /// As the newest advance told it; `None` also in a row of before there was this.
+    pub last: Option<RecordIdentity>,
 }
 
 /// Something that the command side does by itself at a time: release an expired reservation.
@@ -259,8 +279,8 @@ pub trait EventStore: Send + Sync {
     /// is written.
     async fn append(&self, batch: &AppendBatch) -> Result<Appended, EventStoreError>;
 
-    /// The stored next offset of each partition of a command topic.
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError>;
+    /// What is stored of each partition of a command topic.
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError>;
 
     /// Timers that are due, oldest first.
     async fn due_timers(&self, now: i64, limit: usize) -> Result<Vec<Timer>, EventStoreError>;

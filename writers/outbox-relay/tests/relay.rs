@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use event_log::{EventEnvelope, EventLog, HttpRegistry, SqliteEventLog, TopicSpec};
 use event_store::{
     AppendBatch, Appended, EventStore, EventStoreError, LoadRequest, Loaded, RelayCursor, RelayLease, RestoredRows,
-    StoredEvent, StoredOutcome, StreamId, Timer, Topology,
+    StoredEvent, StoredOffset, StoredOutcome, StreamId, Timer, Topology,
 };
 use outbox_relay::{Relay, RelaySettings, topic_specs};
 use schemas::StorePosition;
@@ -89,7 +89,7 @@ impl EventStore for LagUnknown {
         self.store.append(batch).await
     }
 
-    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, u64>, EventStoreError> {
+    async fn command_offsets(&self, topic: &str) -> Result<HashMap<u32, StoredOffset>, EventStoreError> {
         self.store.command_offsets(topic).await
     }
 

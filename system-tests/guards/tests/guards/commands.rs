@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use command_api::{CommandHandler, HandlerSettings, RecordCommand, RecordGroup};
-use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, PostgresEventStore};
+use event_store::{AppendBatch, EventStore, EventStoreError, LoadRequest, PostgresEventStore, RecordIdentity};
 use resilience::guard::{Guard, holds, without};
 use schemas::command::ReceiveStock;
 use schemas::{Command, CommandEnvelope, Context, OutcomeKind, RegionId, WarehouseId};
@@ -77,14 +77,14 @@ async fn a_handler_dies_before_its_commit() -> u64 {
         first,
         next: first + 1,
         commands: vec![(
-            first,
+            RecordIdentity { offset: first, digest: [0; 32] },
             RecordCommand::Command { envelope: Box::new(receive(id, 10)), place_id: Uuid::from_u128(7) },
         )],
     };
     let died = handler(dying).handle_records(records(0)).await;
     assert!(died.is_err(), "{died:?}");
     // The next one goes on where the store says that the last one was.
-    let next = world.store.command_offsets(topic).await.unwrap().get(&0).copied().unwrap_or(0);
+    let next = world.store.command_offsets(topic).await.unwrap().get(&0).map_or(0, |stored| stored.next);
     if next == 0 {
         handler(Arc::clone(&world.store)).handle_records(records(0)).await.unwrap();
     }

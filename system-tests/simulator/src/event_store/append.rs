@@ -9,8 +9,8 @@ use std::time::Duration;
 use domain::STATE_VERSION;
 use event_store::adapter::{NewestPositions, positioned, published};
 use event_store::{
-    AppendBatch, Appended, EventStoreError, OffsetAdvance, RestoredRows, StoredEvent, StoredOutcome, StreamId,
-    TimerChange, Topology,
+    AppendBatch, Appended, EventStoreError, OffsetAdvance, RestoredRows, StoredEvent, StoredOffset, StoredOutcome,
+    StreamId, TimerChange, Topology,
 };
 use schemas::StorePosition;
 use tokio::time::timeout;
@@ -148,7 +148,7 @@ fn conflict(what: String) -> EventStoreError {
 
 fn check(tables: &Tables, batch: &AppendBatch, checks_ids: bool) -> Result<(), EventStoreError> {
     for OffsetAdvance { topic, partition, expected, .. } in &batch.offsets {
-        if let Some(stored) = tables.offsets.get(&(topic.clone(), *partition))
+        if let Some(StoredOffset { next: stored, .. }) = tables.offsets.get(&(topic.clone(), *partition))
             && stored != expected
         {
             return Err(conflict(format!("offset of {topic}/{partition}: {expected} expected, {stored} stored")));
@@ -252,7 +252,8 @@ fn numbered(
 
 fn advance_offsets(tables: &mut Tables, offsets: &[OffsetAdvance]) {
     for offset in offsets {
-        tables.offsets.insert((offset.topic.clone(), offset.partition), offset.next);
+        let stored = StoredOffset { next: offset.next, last: offset.last };
+        tables.offsets.insert((offset.topic.clone(), offset.partition), stored);
     }
 }
 

@@ -6,8 +6,8 @@ use std::time::Duration;
 use domain::STATE_VERSION;
 use event_store::adapter::{PastEvent, Snapshot, rebuild};
 use event_store::{
-    EventStoreError, LoadRequest, Loaded, LoadedStream, MOST_COUNTED, RelayCursor, StoredEvent, StoredOutcome,
-    StreamId, Timer, Topology,
+    EventStoreError, LoadRequest, Loaded, LoadedStream, MOST_COUNTED, RelayCursor, StoredEvent, StoredOffset,
+    StoredOutcome, StreamId, Timer, Topology,
 };
 use schemas::{RegionId, StorePosition, WarehouseId};
 use uuid::Uuid;
@@ -26,7 +26,7 @@ pub(super) struct Tables {
     pub(super) streams: HashMap<StreamId, BTreeMap<u64, StorePosition>>,
     pub(super) commands: HashMap<Uuid, StoredCommand>,
     pub(super) warehouses: HashMap<WarehouseId, RegionId>,
-    pub(super) offsets: BTreeMap<(String, u32), u64>,
+    pub(super) offsets: BTreeMap<(String, u32), StoredOffset>,
     pub(super) timers: BTreeMap<String, Timer>,
     pub(super) snapshots: HashMap<StreamId, (u64, u32, Vec<u8>)>,
     pub(super) relay: Relay,

@@ -1,6 +1,6 @@
 //! What a group is made of: commands, and records that are none.
 
-use event_store::{DecidedCommand, StreamId, Timer};
+use event_store::{DecidedCommand, RecordIdentity, StreamId, Timer};
 use schemas::{CommandEnvelope, Context, Outcome};
 use uuid::Uuid;
 
@@ -20,7 +20,7 @@ pub(crate) struct Work {
 pub(super) struct Origin {
     /// On whose outcome topic the outcome goes out.
     pub(super) context: Context,
-    pub(super) offset: u64,
+    pub(super) identity: RecordIdentity,
     /// Derived from its place.
     pub(super) place_id: Uuid,
 }
@@ -41,14 +41,14 @@ impl Work {
         Self { item: Item::command(envelope), record: None, timer: Some(timer) }
     }
 
-    pub(crate) fn from_record(context: Context, offset: u64, command: RecordCommand) -> Self {
+    pub(crate) fn from_record(context: Context, identity: RecordIdentity, command: RecordCommand) -> Self {
         let (item, place_id) = match command {
             RecordCommand::Command { envelope, place_id } => (Item::command(*envelope), place_id),
             RecordCommand::Unreadable { place_id, command_id, key, code, problem, received_at } => {
                 (Item::Unreadable { place_id, command_id, key, code, problem, received_at }, place_id)
             }
         };
-        Self { item, record: Some(Origin { context, offset, place_id }), timer: None }
+        Self { item, record: Some(Origin { context, identity, place_id }), timer: None }
     }
 
     /// The refusal of a record whose command id stands for another command: stored under the record's place, so that

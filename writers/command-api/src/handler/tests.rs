@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use event_store::{AppendBatch, SqliteEventStore, StreamId, TimerChange};
+use event_store::{AppendBatch, SqliteEventStore, StoredOffset, StreamId, TimerChange};
 use schemas::StorePosition;
 use serde_json::{Value, json};
 
@@ -66,6 +66,15 @@ fn reserve(number: u128, quantity: i64) -> CommandEnvelope {
         "reservation_id": format!("r-{number}"), "expires_at": NOW + 60_000,
     });
     command(number, "ReserveStock", data)
+}
+
+fn identity(offset: u64) -> RecordIdentity {
+    RecordIdentity { offset, digest: [offset as u8; 32] }
+}
+
+/// Records from an offset on.
+fn standing(first: u64, commands: Vec<RecordCommand>) -> Vec<(RecordIdentity, RecordCommand)> {
+    (first..).map(identity).zip(commands).collect()
 }
 
 fn code(outcome: &Outcome) -> &str {
@@ -192,10 +201,11 @@ async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
         partition: 1,
         first,
         next: first + commands.len() as u64,
-        commands: (first..).zip(commands).collect(),
+        commands: standing(first, commands),
     };
     // Where the intake begins on a topic that has lost its first records.
-    let begun = OffsetAdvance { topic: "inventory.commands".to_owned(), partition: 1, expected: 5, next: 5 };
+    let topic = "inventory.commands".to_owned();
+    let begun = OffsetAdvance { topic, partition: 1, expected: 5, next: 5, last: None };
     fixture.store.append(&AppendBatch { offsets: vec![begun], ..AppendBatch::default() }).await.unwrap();
     let unreadable = RecordCommand::Unreadable {
         place_id: id(900),
@@ -211,7 +221,8 @@ async fn records_move_their_offset_with_their_events_and_publish_outcomes() {
         outcomes.iter().map(|outcome| outcome.outcome).collect::<Vec<_>>(),
         [OutcomeKind::Accepted, OutcomeKind::Accepted, OutcomeKind::Invalid]
     );
-    assert_eq!(fixture.store.command_offsets("inventory.commands").await.unwrap(), [(1, 8)].into());
+    let stored = StoredOffset { next: 8, last: Some(identity(7)) };
+    assert_eq!(fixture.store.command_offsets("inventory.commands").await.unwrap(), [(1, stored)].into());
     let topics: Vec<String> = fixture.events().await.into_iter().map(|event| event.topic).collect();
     assert_eq!(topics, ["inventory.events", "inventory.command-outcomes", "inventory.command-outcomes"]);
 
@@ -238,7 +249,7 @@ async fn a_repeat_after_a_restore_from_the_log_gets_its_first_outcome() {
         partition: 1,
         first: 0,
         next: 3,
-        commands: (0..).zip(commands).collect(),
+        commands: standing(0, commands),
     };
     let told = before.handler.handle_records(group).await.unwrap();
     assert_eq!((told[0].outcome, code(&told[1]), code(&told[2])), {
@@ -270,7 +281,7 @@ async fn a_command_that_has_the_id_of_a_refused_record_holds_nothing_up() {
         partition: 1,
         first,
         next: first + commands.len() as u64,
-        commands: (first..).zip(commands).collect(),
+        commands: standing(first, commands),
     };
     fixture.handler.handle(receive(1, 7)).await;
     fixture.handler.handle(receive(900, 1)).await;

@@ -1,14 +1,14 @@
 //! Where an assigned partition begins: at the offset that the event store says. A topic that does not have it, or that
 //! was made anew, sets it back.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use event_log::{EventLogError, PartitionEnds, Record, Subscription, TopicPartition};
-use event_store::{AppendBatch, OffsetAdvance};
+use event_log::{EventLogError, PartitionEnds, Subscription, TopicPartition};
+use event_store::{AppendBatch, OffsetAdvance, RecordIdentity, StoredOffset};
 use metrics::counter;
 
 use super::Intake;
+use super::reading::identity_of;
 use crate::error::HandlerError;
 use crate::metrics::SET_BACK;
 
@@ -17,12 +17,6 @@ use crate::metrics::SET_BACK;
 const MISSED_FOR: Duration = Duration::from_secs(3);
 /// Records read at once.
 const PAGE: usize = 1_000;
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct LastTaken {
-    pub(super) offset: u64,
-    pub(super) hash: u64,
-}
 
 // === impl Intake ===
 
@@ -50,7 +44,9 @@ impl Intake {
             if self.start_one(subscription, &at).await? {
                 continue;
             }
-            self.set_back(&at, false).await?;
+            if let Some(stored) = self.stored(&at).await? {
+                self.set_back(&at, stored.next, false).await?;
+            }
             if !self.start_one(subscription, &at).await? {
                 let problem = "it goes on losing records".to_owned();
                 return Err(EventLogError::Unavailable { address: at.to_string(), problem }.into());
@@ -65,18 +61,21 @@ impl Intake {
         subscription: &mut dyn Subscription,
         at: &TopicPartition,
     ) -> Result<bool, HandlerError> {
-        if self.is_another(at).await? {
-            self.set_back(at, true).await?;
+        let mut stored = self.stored(at).await?;
+        if let Some(StoredOffset { next, last: Some(last) }) = stored
+            && self.is_another(at, last).await?
+        {
+            self.set_back(at, next, true).await?;
+            stored = self.stored(at).await?;
         }
-        let stored = self.stored(at).await?;
         let offset = match stored {
-            Some(stored) => stored,
+            Some(stored) => stored.next,
             None => self.ends(at).await?.first,
         };
         if stored.is_none() && offset > 0 {
             // Where nothing is stored, nothing but the very first record may be taken.
-            let begun =
-                OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: offset, next: offset };
+            let (topic, partition) = (at.topic.clone(), at.partition);
+            let begun = OffsetAdvance { topic, partition, expected: offset, next: offset, last: None };
             self.store.append(&AppendBatch { offsets: vec![begun], ..AppendBatch::default() }).await?;
         }
         match subscription.start(at, offset).await {
@@ -87,21 +86,18 @@ impl Intake {
         Ok(true)
     }
 
-    async fn stored(&mut self, at: &TopicPartition) -> Result<Option<u64>, HandlerError> {
+    async fn stored(&mut self, at: &TopicPartition) -> Result<Option<StoredOffset>, HandlerError> {
         Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
     }
 
-    /// Whether the topic was made anew and has grown past the stored offset meanwhile: the record before it is not the
-    /// one that was taken there. Nobody knows what was taken before this process started.
-    async fn is_another(&mut self, at: &TopicPartition) -> Result<bool, HandlerError> {
-        let Some(last) = self.last.get(at).copied() else { return Ok(false) };
-        if self.stored(at).await? != Some(last.offset + 1) {
-            return Ok(false);
-        }
+    /// Whether the topic was made anew and has grown past what was taken: another record stands where the last one did
+    /// that was taken.
+    async fn is_another(&mut self, at: &TopicPartition, last: RecordIdentity) -> Result<bool, HandlerError> {
         match self.log.read(at, last.offset, 1).await {
             // Where compaction took it, the next one is found.
             Ok(records) => {
-                Ok(records.first().is_some_and(|found| found.offset == last.offset && hash(found) != last.hash))
+                let found = records.first().map(identity_of);
+                Ok(found.is_some_and(|found| found.offset == last.offset && found != last))
             }
             Err(error) if error.is_transient() => Err(error.into()),
             // Nobody needs that record any more.
@@ -112,17 +108,17 @@ impl Intake {
     /// Sets the stored offset to where the rest of the topic begins, which does not have it: retention was faster than
     /// the intake, or the topic lost its records or was made anew. Then records may come that were taken before; they
     /// are known by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the
-    /// event store: once the topic has grown past the stored offset, a process that is started then could not tell that
-    /// it is another one.
-    async fn set_back(&mut self, at: &TopicPartition, is_another: bool) -> Result<(), HandlerError> {
-        let (Some(stored), ends) = (self.stored(at).await?, self.ends(at).await?) else { return Ok(()) };
+    /// event store: once the topic has grown past the stored offset, only a record tells that it is another one, and
+    /// retention may have removed that by then. Of the rest nothing was taken yet: there is no last record.
+    async fn set_back(&mut self, at: &TopicPartition, stored: u64, is_another: bool) -> Result<(), HandlerError> {
+        let ends = self.ends(at).await?;
         if ends.holds(stored) && !is_another {
             return Ok(());
         }
-        self.last.remove(at);
         let is_expired = stored < ends.first;
         let to = if is_expired { ends.first } else { self.behind_the_old(at, ends).await? };
-        let back = OffsetAdvance { topic: at.topic.clone(), partition: at.partition, expected: stored, next: to };
+        let (topic, partition) = (at.topic.clone(), at.partition);
+        let back = OffsetAdvance { topic, partition, expected: stored, next: to, last: None };
         self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
         counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
         let PartitionEnds { first, next, .. } = ends;
@@ -155,10 +151,4 @@ impl Intake {
         let ends = self.log.ends_of(at).await?;
         Ok(ends.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() })?)
     }
-}
-
-pub(super) fn hash(record: &Record) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    (&record.key, &record.headers, &record.value, record.timestamp).hash(&mut hasher);
-    hasher.finish()
 }

@@ -5,7 +5,8 @@
 use std::sync::Arc;
 
 use event_log::{CommandDecoder, DecodeError, Record, SchemaRegistry, TopicPartition};
-use event_store::bounded_message;
+use event_store::{RecordIdentity, bounded_message};
+use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use crate::handler::RecordCommand;
@@ -25,8 +26,8 @@ pub(super) struct Reader {
 pub(super) struct Batch {
     pub(super) at: TopicPartition,
     pub(super) records: Vec<Record>,
-    /// Of the first records, with their offsets: of all, unless there is a problem.
-    pub(super) commands: Vec<(u64, RecordCommand)>,
+    /// Of the first records, with their identities: of all, unless there is a problem.
+    pub(super) commands: Vec<(RecordIdentity, RecordCommand)>,
     /// Why the next one cannot be read now.
     pub(super) problem: Option<String>,
 }
@@ -44,7 +45,7 @@ impl Reader {
         let mut problem = None;
         for record in &records {
             match self.read_one(record).await {
-                Ok(command) => commands.push((record.offset, command)),
+                Ok(command) => commands.push((identity_of(record), command)),
                 Err(error) => {
                     problem = Some(error.to_string());
                     break;
@@ -88,6 +89,17 @@ impl Reader {
     }
 }
 
+/// What the event store keeps of the last record that was taken: a digest of all that makes a record, each part behind
+/// its length, so that none can flow into the next.
+pub(super) fn identity_of(record: &Record) -> RecordIdentity {
+    let mut hash = Sha256::new();
+    for part in [&record.key[..], record.headers.as_bytes(), &record.value[..], &record.timestamp.to_be_bytes()] {
+        hash.update((part.len() as u64).to_be_bytes());
+        hash.update(part);
+    }
+    RecordIdentity { offset: record.offset, digest: hash.finalize().into() }
+}
+
 /// Of the record at a place, which is another one once the topic is made anew.
 fn place_id(place: &str, record: &Record) -> Uuid {
     let id = record.headers.get("ce_id").unwrap_or_default();
@@ -101,4 +113,34 @@ fn readable_id(record: &Record) -> Option<Uuid> {
 /// A key that is safe to store and to publish: it came from outside.
 fn readable_key(record: &Record) -> String {
     String::from_utf8_lossy(&record.key).chars().filter(|character| !character.is_control()).take(MAX_KEY).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is stored: a build that makes another one takes every topic for one that was made anew.
+    #[test]
+    fn a_record_has_the_same_identity_in_every_build() {
+        let record = Record {
+            at: TopicPartition::new("inventory.commands", 0),
+            offset: 7,
+            key: "TEA".into(),
+            headers: [("ce_id", "1")].into_iter().collect(),
+            value: "{}".into(),
+            timestamp: 1_700_000_000_000,
+        };
+        let identity = identity_of(&record);
+        let digest: String = identity.digest.iter().map(|byte| format!("{byte:02x}")).collect();
+        assert_eq!(identity.offset, 7);
+        assert_eq!(digest, "999444b402977c663b34a5a598d4da92aeb2d475611df259993d07ef456a3bd4");
+        for other in [
+            Record { key: "TE".into(), ..record.clone() },
+            Record { headers: [("ce_id", "2")].into_iter().collect(), ..record.clone() },
+            Record { value: "{ }".into(), ..record.clone() },
+            Record { timestamp: record.timestamp + 1, ..record.clone() },
+        ] {
+            assert_ne!(identity_of(&other), identity, "{other:?}");
+        }
+    }
 }

@@ -109,10 +109,14 @@ impl Fixture {
 
     async fn taken_of(&self, topic: &str, offset: u64) {
         let begun = Instant::now();
-        while self.store.command_offsets(topic).await.unwrap().get(&0) != Some(&offset) {
+        while self.next_of(topic).await != Some(offset) {
             assert!(begun.elapsed() < Duration::from_secs(20), "offset {offset} of {topic} is never reached");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
+    }
+
+    async fn next_of(&self, topic: &str) -> Option<u64> {
+        Some(self.store.command_offsets(topic).await.unwrap().get(&0)?.next)
     }
 
     async fn stored(&self) -> Vec<StoredEvent> {
@@ -214,6 +218,43 @@ async fn a_command_topic_that_was_made_anew_is_taken_from_its_beginning() {
     fixture.taken(17).await;
     running.stop().await;
     assert_eq!(fixture.effects().await, 20);
+}
+
+/// Fault 21, for commands: only what is stored of the last record tells the next intake that it is another topic.
+#[tokio::test]
+async fn a_command_topic_that_was_made_anew_and_has_grown_while_nobody_looked_is_taken_from_its_beginning() {
+    let fixture = Fixture::new().await;
+    fixture.publish((1..=5).map(|id| receive(id, 7)).collect()).await;
+    let running = fixture.run();
+    fixture.taken(5).await;
+    running.stop().await;
+
+    let (fixture, _folder) = fixture.with_another_log().await;
+    fixture.publish((101..=110).map(|id| receive(id, 7)).collect()).await;
+    let running = fixture.run();
+    fixture.taken(10).await;
+    running.stop().await;
+    assert_eq!(fixture.effects().await, 15);
+    let mut told: Vec<u128> = outcomes(&fixture.stored().await).iter().map(|outcome| outcome.0.as_u128()).collect();
+    told.sort_unstable();
+    assert!(told.into_iter().eq((1..=5_u128).chain(101..=110)));
+}
+
+/// Known ids would hide that a topic is taken anew which is still the same.
+#[tokio::test]
+async fn a_restart_on_the_same_topic_takes_nothing_again() {
+    let fixture = Fixture::new().await;
+    fixture.publish((1..=5).map(|id| receive(id, 7)).collect()).await;
+    let running = fixture.run();
+    fixture.taken(5).await;
+    running.stop().await;
+
+    assert_eq!(fixture.store.forget_outcomes(NOW + 1, 100).await.unwrap(), 5);
+    fixture.publish(vec![receive(6, 7)]).await;
+    let running = fixture.run();
+    fixture.taken(6).await;
+    running.stop().await;
+    assert_eq!(fixture.effects().await, 6);
 }
 
 /// The refusals of records are stored under their places, and are known there.
@@ -374,7 +415,7 @@ async fn records_wait_while_the_relay_is_too_far_behind_and_readiness_says_so() 
     fixture.publish((31..=35).map(|id| receive(id, 1)).collect()).await;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(500) {
-        assert_eq!(fixture.store.command_offsets(COMMANDS).await.unwrap().get(&0), Some(&30));
+        assert_eq!(fixture.next_of(COMMANDS).await, Some(30));
     }
     let lease = fixture.store.lease_relay().await.unwrap();
     let mut cursor = lease.cursor;

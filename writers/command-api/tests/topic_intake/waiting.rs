@@ -244,7 +244,7 @@ async fn a_partition_that_waits_can_be_given_away_and_come_back() {
     far.until_said("ready").await;
     far.answers.send_replace(Answers::Rightly);
     // Who has it meanwhile takes the one that it waited for.
-    let taken = OffsetAdvance { topic: COMMANDS.to_owned(), partition: 0, expected: 1, next: 2 };
+    let taken = OffsetAdvance { topic: COMMANDS.to_owned(), partition: 0, expected: 1, next: 2, last: None };
     fixture.store.append(&AppendBatch { offsets: vec![taken], ..AppendBatch::default() }).await.unwrap();
     far.say.send(Ok(Signal::Assigned(partition()))).unwrap();
     fixture.taken(3).await;

@@ -20,7 +20,9 @@ use super::rows::{transaction_id, unsigned};
 use crate::error::EventStoreError;
 use crate::outcome_row::{NewestPositions, outcome_text, positioned, published};
 use crate::rebuild::SNAPSHOT_STATE_VERSION;
-use crate::store::{AppendBatch, Appended, DecidedCommand, NewSnapshot, OffsetAdvance, Timer, TimerChange, Topology};
+use crate::store::{
+    AppendBatch, Appended, DecidedCommand, NewSnapshot, OffsetAdvance, RecordIdentity, Timer, TimerChange, Topology,
+};
 
 /// Columns of the commands' rows, in the order of their ids.
 #[derive(Default)]
@@ -38,6 +40,15 @@ struct OffsetRows {
     partitions: Vec<i32>,
     expected: Vec<i64>,
     next: Vec<i64>,
+    last_offsets: Vec<Option<i64>>,
+    last_digests: Vec<Option<Vec<u8>>>,
+}
+
+/// What the advances of one partition come to.
+struct OffsetStep {
+    expected: u64,
+    next: u64,
+    last: Option<RecordIdentity>,
 }
 
 /// What the timers come to after the batch.
@@ -103,7 +114,7 @@ async fn append_in_transaction(
     let client = session.client();
     let state_version = SNAPSHOT_STATE_VERSION as i32;
     let (warehouses, regions): (Vec<&str>, Vec<&str>) = claims.iter().map(|(name, region)| (*name, *region)).unzip();
-    let advance: [&(dyn ToSql + Sync); 4] = [&offsets.topics, &offsets.partitions, &offsets.expected, &offsets.next];
+    let advance = offsets.parameters();
     let decided: [&(dyn ToSql + Sync); 4] =
         [&commands.ids, &commands.digests, &commands.outcomes, &commands.received_at];
     let taken: [&(dyn ToSql + Sync); 4] = [&snapshots.streams, &snapshots.versions, &snapshots.bodies, &state_version];
@@ -319,22 +330,30 @@ fn conflict(what: String) -> Failure {
 impl OffsetRows {
     /// Advances that follow one another become one.
     fn of(advances: &[OffsetAdvance]) -> Result<Self, Failure> {
-        let mut steps: BTreeMap<(&str, u32), (u64, u64)> = BTreeMap::new();
-        for OffsetAdvance { topic, partition, expected, next } in advances {
-            let step = steps.entry((topic, *partition)).or_insert((*expected, *expected));
-            if step.1 != *expected {
-                return Err(conflict(format!("offset of {topic}/{partition}: {expected} expected after {}", step.1)));
+        let mut steps: BTreeMap<(&str, u32), OffsetStep> = BTreeMap::new();
+        for OffsetAdvance { topic, partition, expected, next, last } in advances {
+            let first = OffsetStep { expected: *expected, next: *expected, last: None };
+            let step = steps.entry((topic, *partition)).or_insert(first);
+            if step.next != *expected {
+                let problem = format!("offset of {topic}/{partition}: {expected} expected after {}", step.next);
+                return Err(conflict(problem));
             }
-            step.1 = *next;
+            (step.next, step.last) = (*next, *last);
         }
         let mut rows = Self::default();
-        for ((topic, partition), (expected, next)) in steps {
+        for ((topic, partition), OffsetStep { expected, next, last }) in steps {
             rows.topics.push(topic.to_owned());
             rows.partitions.push(partition as i32);
             rows.expected.push(expected as i64);
             rows.next.push(next as i64);
+            rows.last_offsets.push(last.map(|last| last.offset as i64));
+            rows.last_digests.push(last.map(|last| last.digest.to_vec()));
         }
         Ok(rows)
+    }
+
+    fn parameters(&self) -> [&(dyn ToSql + Sync); 6] {
+        [&self.topics, &self.partitions, &self.expected, &self.next, &self.last_offsets, &self.last_digests]
     }
 }
 

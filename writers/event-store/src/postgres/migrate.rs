@@ -6,9 +6,10 @@ use super::failure::Failure;
 use crate::error::EventStoreError;
 
 /// Number of a file below `sql/postgres`, and its text.
-const MIGRATIONS: [(i32, &str); 2] = [
+const MIGRATIONS: [(i32, &str); 3] = [
     (1, include_str!("../../sql/postgres/0001_tables.sql")),
     (2, include_str!("../../sql/postgres/0002_published.sql")),
+    (3, include_str!("../../sql/postgres/0003_last_record.sql")),
 ];
 
 const MIGRATIONS_TABLE: &str = "

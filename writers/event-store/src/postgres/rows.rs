@@ -9,7 +9,7 @@ use super::failure::Failure;
 use crate::error::EventStoreError;
 use crate::outcome_row::stored_digest;
 use crate::rebuild::stored_schema;
-use crate::store::{StoredEvent, StoredOutcome};
+use crate::store::{RecordIdentity, StoredEvent, StoredOffset, StoredOutcome};
 
 /// A row of `select_events!`.
 pub(super) fn stored_event(row: &Row) -> Result<StoredEvent, Failure> {
@@ -40,6 +40,20 @@ pub(super) fn stored_outcome(row: &Row) -> Result<(Uuid, StoredOutcome), Failure
     let outcome: Outcome =
         serde_json::from_str(row.try_get(2)?).map_err(|error: serde_json::Error| damaged(error.to_string()))?;
     Ok((id, StoredOutcome { digest, outcome }))
+}
+
+/// A row of (partition, next offset, offset and digest of the last record).
+pub(super) fn stored_offset(row: &Row) -> Result<(u32, StoredOffset), Failure> {
+    let partition = row.try_get::<_, i32>(0)? as u32;
+    let damaged = |problem: String| EventStoreError::Damaged {
+        what: format!("last record of partition {partition} of a command topic"),
+        problem,
+    };
+    let digest: Option<&[u8]> = row.try_get(3)?;
+    let digest = stored_digest(digest.unwrap_or_default()).map_err(damaged)?;
+    let last = row.try_get::<_, Option<i64>>(2)?.zip(digest);
+    let last = last.map(|(offset, digest)| RecordIdentity { offset: offset as u64, digest });
+    Ok((partition, StoredOffset { next: unsigned(row, 1)?, last }))
 }
 
 /// An xid as text and a position.

@@ -100,18 +100,19 @@ statements! {
         INSERT INTO warehouses (warehouse, region) SELECT * FROM unnest($1::text[], $2::text[])
         ON CONFLICT (warehouse) DO NOTHING";
     advance_offsets = "
-        UPDATE command_offsets AS stored SET next_offset = asked.next_offset
-        FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
-             AS asked (topic, partition, expected, next_offset)
+        UPDATE command_offsets AS stored
+        SET next_offset = asked.next_offset, last_offset = asked.last_offset, last_digest = asked.last_digest
+        FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[])
+             AS asked (topic, partition, expected, next_offset, last_offset, last_digest)
         WHERE stored.topic = asked.topic AND stored.partition = asked.partition
               AND stored.next_offset = asked.expected
         RETURNING stored.topic, stored.partition";
     /// After [`Self::advance_offsets`]: a partition without a row takes any offset.
     begin_offsets = "
-        INSERT INTO command_offsets (topic, partition, next_offset)
-        SELECT topic, partition, next_offset
-        FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[])
-             AS asked (topic, partition, expected, next_offset)
+        INSERT INTO command_offsets (topic, partition, next_offset, last_offset, last_digest)
+        SELECT topic, partition, next_offset, last_offset, last_digest
+        FROM unnest($1::text[], $2::integer[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bytea[])
+             AS asked (topic, partition, expected, next_offset, last_offset, last_digest)
         ON CONFLICT (topic, partition) DO NOTHING
         RETURNING topic, partition";
     set_timers = "
@@ -129,7 +130,8 @@ statements! {
         SET version = excluded.version, state_version = excluded.state_version, body = excluded.body
         WHERE (excluded.state_version, excluded.version) > (snapshots.state_version, snapshots.version)";
 
-    command_offsets = "SELECT partition, next_offset FROM command_offsets WHERE topic = $1";
+    command_offsets =
+        "SELECT partition, next_offset, last_offset, last_digest FROM command_offsets WHERE topic = $1";
     due_timers = "SELECT key, due_at, command FROM timers WHERE due_at <= $1 ORDER BY due_at, key LIMIT $2";
     /// Two that forget at once take different rows.
     forget_outcomes = "

@@ -162,10 +162,19 @@ fn advance_offset(transaction: &Transaction<'_>, advance: &OffsetAdvance) -> Res
     }
     transaction
         .prepare_cached(
-            "INSERT INTO command_offsets (topic, partition, next_offset) VALUES (?1, ?2, ?3)
-             ON CONFLICT DO UPDATE SET next_offset = excluded.next_offset",
+            "INSERT INTO command_offsets (topic, partition, next_offset, last_offset, last_digest)
+             VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT DO UPDATE
+             SET next_offset = excluded.next_offset, last_offset = excluded.last_offset,
+                 last_digest = excluded.last_digest",
         )?
-        .execute(params![advance.topic, advance.partition, advance.next as i64])?;
+        .execute(params![
+            advance.topic,
+            advance.partition,
+            advance.next as i64,
+            advance.last.map(|last| last.offset as i64),
+            advance.last.map(|last| last.digest),
+        ])?;
     Ok(())
 }
 

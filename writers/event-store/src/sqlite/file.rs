@@ -11,8 +11,11 @@ use crate::error::EventStoreError;
 
 /// Each brings a file of the version before it to its own. Only ever added to. A build refuses a file that a newer one
 /// has opened for writing: what it does not know of it would not keep.
-const MIGRATIONS: [&str; 2] =
-    [include_str!("../../sql/sqlite/0001_tables.sql"), include_str!("../../sql/sqlite/0002_published.sql")];
+const MIGRATIONS: [&str; 3] = [
+    include_str!("../../sql/sqlite/0001_tables.sql"),
+    include_str!("../../sql/sqlite/0002_published.sql"),
+    include_str!("../../sql/sqlite/0003_last_record.sql"),
+];
 
 /// How long a transaction waits for one of another process.
 const BUSY: Duration = Duration::from_secs(5);
@@ -239,11 +242,17 @@ mod tests {
         let old = Connection::open(&path).unwrap();
         old.execute_batch(MIGRATIONS[0]).unwrap();
         old.execute_batch("PRAGMA user_version = 1; UPDATE relay SET epoch = 3, position = 7").unwrap();
+        old.execute_batch("INSERT INTO command_offsets VALUES ('pricing.commands', 3, 8)").unwrap();
         drop(old);
         let file = EventFile::open(&path).unwrap();
         let relay = "SELECT epoch, position, published FROM relay";
         let columns = |row: &rusqlite::Row<'_>| Ok([row.get(0)?, row.get(1)?, row.get::<_, i64>(2)?]);
         assert_eq!(file.read(|reader| Ok(reader.query_row(relay, [], columns)?)).unwrap(), [3, 7, 0]);
+        let offset = "SELECT next_offset, last_offset, last_digest FROM command_offsets";
+        let columns = |row: &rusqlite::Row<'_>| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?, row.get::<_, Option<Vec<u8>>>(2)?))
+        };
+        assert_eq!(file.read(|reader| Ok(reader.query_row(offset, [], columns)?)).unwrap(), (8, None, None));
         drop(file);
         EventFile::open_read_only(&path).unwrap();
     }

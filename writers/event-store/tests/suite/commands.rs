@@ -1,6 +1,6 @@
 //! What commits with the events: outcomes, claims, offsets, timers.
 
-use event_store::{AppendBatch, Claim, LoadRequest, OffsetAdvance, Timer, TimerChange};
+use event_store::{AppendBatch, Claim, LoadRequest, OffsetAdvance, RecordIdentity, StoredOffset, Timer, TimerChange};
 use schemas::codec::decode_outcome;
 use schemas::{Context, OutcomeKind, PositionToken, RegionId, WarehouseId, WriterSchema, partition_of};
 use uuid::Uuid;
@@ -167,7 +167,7 @@ pub async fn offsets_are_compared_and_set(fixture: &Fixture) {
     let topic = "pricing.commands";
     let advancing = |sku: &str, partition: u32, expected: u64, next: u64| {
         let mut batch = batch(vec![set_prices(sku, 0, &[1])]);
-        batch.offsets.push(OffsetAdvance { topic: topic.to_owned(), partition, expected, next });
+        batch.offsets.push(OffsetAdvance { topic: topic.to_owned(), partition, expected, next, last: None });
         batch
     };
     store.append(&advancing("a", 0, 0, 5)).await.unwrap();
@@ -179,18 +179,45 @@ pub async fn offsets_are_compared_and_set(fixture: &Fixture) {
         assert!(what.contains(&format!("{topic}/0")), "{what}");
         assert_eq!(load_stream(&*store, &price_stream(sku)).await.version, 0);
     }
-    let offsets = store.command_offsets(topic).await.unwrap();
-    assert_eq!(offsets, [(0, 9), (1, 2)].into());
+    let stored = |next| StoredOffset { next, last: None };
+    assert_eq!(store.command_offsets(topic).await.unwrap(), [(0, stored(9)), (1, stored(2))].into());
     // A topic that was there before does not begin at 0.
     store.append(&advancing("i", 2, 300, 304)).await.unwrap();
-    assert_eq!(store.command_offsets(topic).await.unwrap()[&2], 304);
+    assert_eq!(store.command_offsets(topic).await.unwrap()[&2].next, 304);
     assert!(store.command_offsets("inventory.commands").await.unwrap().is_empty());
 
     // Two handlers with the same records after a rebalance: one of them takes them.
     let (left, right) = (advancing("g", 1, 2, 4), advancing("h", 1, 2, 4));
     let (left, right) = tokio::join!(store.append(&left), store.append(&right));
     assert_ne!(left.is_ok(), right.is_ok(), "{left:?} {right:?}");
-    assert_eq!(store.command_offsets(topic).await.unwrap()[&1], 4);
+    assert_eq!(store.command_offsets(topic).await.unwrap()[&1].next, 4);
+}
+
+/// Fault 21, for commands: no other trace is kept of a topic that is gone.
+pub async fn an_offset_comes_with_the_last_record_that_was_taken(fixture: &Fixture) {
+    let store = fixture.started().await;
+    let topic = "pricing.commands";
+    let record = |offset: u64| Some(RecordIdentity { offset, digest: [offset as u8; 32] });
+    let advancing = |partition: u32, expected: u64, next: u64, last: Option<RecordIdentity>| {
+        let advance = OffsetAdvance { topic: topic.to_owned(), partition, expected, next, last };
+        AppendBatch { offsets: vec![advance], ..AppendBatch::default() }
+    };
+    // The first of a partition that has no row, one that only begins, and one before which the log leaves offsets out.
+    store.append(&advancing(0, 0, 5, record(4))).await.unwrap();
+    store.append(&advancing(1, 300, 300, None)).await.unwrap();
+    store.append(&advancing(2, 0, 200, record(150))).await.unwrap();
+    let stored = |next: u64, last: Option<RecordIdentity>| StoredOffset { next, last };
+    let first = [(0, stored(5, record(4))), (1, stored(300, None)), (2, stored(200, record(150)))].into();
+    assert_eq!(store.command_offsets(topic).await.unwrap(), first);
+
+    // What is refused leaves it; what is taken replaces it, and a set-back has none.
+    conflict_of(&*store, &advancing(0, 4, 9, record(8))).await;
+    store.append(&advancing(1, 300, 301, record(300))).await.unwrap();
+    store.append(&advancing(2, 200, 0, None)).await.unwrap();
+    let then = [(0, stored(5, record(4))), (1, stored(301, record(300))), (2, stored(0, None))].into();
+    assert_eq!(store.command_offsets(topic).await.unwrap(), then);
+    store.append(&advancing(0, 5, 6, record(5))).await.unwrap();
+    assert_eq!(store.command_offsets(topic).await.unwrap()[&0], stored(6, record(5)));
 }
 
 pub async fn timers_are_set_cleared_and_due(fixture: &Fixture) {

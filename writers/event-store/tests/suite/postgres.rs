@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use event_store::{
     AppendBatch, Claim, EventStore, EventStoreError, LoadRequest, PostgresEventStore, RelayCursor, RestoredOutcome,
-    RestoredRows, ServerRun, Timer, TimerChange,
+    RestoredRows, ServerRun, StoredOffset, Timer, TimerChange,
 };
 use schemas::{Outcome, OutcomeKind, RegionId, StorePosition, WarehouseId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -427,7 +427,10 @@ pub async fn tables_of_the_first_version_are_brought_up_to_date(fixture: &Fixtur
     let raw = fixture.raw().await;
     make_first_tables(&raw).await;
     raw.batch_execute("UPDATE relay SET epoch = 3").await.unwrap();
+    raw.batch_execute("INSERT INTO command_offsets VALUES ('pricing.commands', 3, 8)").await.unwrap();
     let store = fixture.started().await;
+    let kept = StoredOffset { next: 8, last: None };
+    assert_eq!(store.command_offsets("pricing.commands").await.unwrap(), [(3, kept)].into());
     assert_eq!(store.lease_relay().await.unwrap().epoch, 4);
     assert_eq!(store.unpublished().await.unwrap(), 0);
 }
@@ -464,7 +467,7 @@ pub async fn four_that_start_at_once_make_the_tables_once(fixture: &Fixture) {
         assert_eq!(store.topology().await.unwrap(), None);
     }
     let applied = connect_raw(fixture.url()).await.query_one("SELECT count(*) FROM migrations", &[]).await.unwrap();
-    assert_eq!(applied.get::<_, i64>(0), 2);
+    assert_eq!(applied.get::<_, i64>(0), 3);
 }
 
 pub async fn errors_name_the_server_and_hide_the_password(fixture: &Fixture) {

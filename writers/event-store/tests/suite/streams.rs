@@ -2,7 +2,8 @@
 
 use domain::{State, apply};
 use event_store::{
-    EventStoreError, LoadRequest, NewSnapshot, OffsetAdvance, RelayCursor, Timer, TimerChange, Topology,
+    EventStoreError, LoadRequest, NewSnapshot, OffsetAdvance, RecordIdentity, RelayCursor, StoredOffset, Timer,
+    TimerChange, Topology,
 };
 use schemas::{Context, StorePosition};
 
@@ -91,7 +92,7 @@ pub async fn a_version_conflict_writes_nothing(fixture: &Fixture) {
     let stale = set_prices("a", 0, &[99]);
     let mut refused = batch(vec![other.clone(), stale.clone()]);
     let topic = "pricing.commands".to_owned();
-    refused.offsets.push(OffsetAdvance { topic: topic.clone(), partition: 0, expected: 0, next: 5 });
+    refused.offsets.push(OffsetAdvance { topic: topic.clone(), partition: 0, expected: 0, next: 5, last: None });
     let what = conflict_of(&*store, &refused).await;
 
     assert!(what.contains("price-a@north"), "{what}");
@@ -211,7 +212,8 @@ pub async fn everything_is_there_after_opening_again(fixture: &Fixture) {
     let store = fixture.started().await;
     let command = set_prices("a", 0, &[1]);
     let mut first = batch(vec![command.clone()]);
-    first.offsets.push(OffsetAdvance { topic: "pricing.commands".to_owned(), partition: 3, expected: 0, next: 8 });
+    let (topic, last) = ("pricing.commands".to_owned(), Some(RecordIdentity { offset: 7, digest: [3; 32] }));
+    first.offsets.push(OffsetAdvance { topic, partition: 3, expected: 0, next: 8, last });
     store.append(&first).await.unwrap();
     let rows = committed_when(&*store, 1).await;
     let outcome = store.outcome(command.id).await.unwrap().unwrap();
@@ -222,7 +224,7 @@ pub async fn everything_is_there_after_opening_again(fixture: &Fixture) {
     assert_eq!(committed(&*store).await, rows);
     assert_eq!(load_stream(&*store, &command.stream).await.version, 1);
     assert_eq!(store.outcome(command.id).await.unwrap(), Some(outcome));
-    assert_eq!(store.command_offsets("pricing.commands").await.unwrap()[&3], 8);
+    assert_eq!(store.command_offsets("pricing.commands").await.unwrap()[&3], StoredOffset { next: 8, last });
     store.ping().await.unwrap();
 }
 
