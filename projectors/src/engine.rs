@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use event_log::{EventDecoder, EventLog, EventLogError, SchemaRegistry, Signal, Subscription, TopicPartition};
 use metrics::{SharedString, gauge};
+use read_models::process_report::Halted;
 use read_models::{Generation, PartitionRef, ReadModel, ReadModelError};
 use resilience::Policy;
 use schemas::Context;
@@ -38,6 +39,8 @@ struct Assignment {
     paused: bool,
     /// Whether the subscription delivers from where this worker asked. What comes before was meant for an earlier one.
     started: bool,
+    /// Another process took it over, and goes on with it.
+    is_elsewhere: bool,
 }
 
 /// How long a superseded worker leaves its partition to the new owner. One that lost it gets to know within a session
@@ -196,6 +199,8 @@ where
         }
     };
     engine.stop().await;
+    // Others may have them now; what halted here is found again.
+    engine.settings.halted.send_replace(Halted::new());
     observing.abort_all();
     // So that others need not wait until this member counts as dead.
     subscription.close().await;
@@ -303,6 +308,9 @@ impl<M: ?Sized> Engine<M> {
                     }
                     Err(ProjectorError::ReadModel(error @ ReadModelError::Superseded { .. })) => {
                         tracing::warn!(%at, %error, "partition was taken over");
+                        if let Some(assignment) = self.assignments.get_mut(&at) {
+                            assignment.is_elsewhere = true;
+                        }
                         self.halt_for_a_while(at, run, &error);
                     }
                     // What a store or the event table refuses may be mended there, and nobody would tell this process.
@@ -375,7 +383,15 @@ impl<M: ?Sized> Engine<M> {
             requests: self.requests.clone(),
             cancelled: cancelled.clone(),
         }));
-        let assignment = Assignment { run: self.runs, records, cancelled, waiting: 0, paused: false, started: false };
+        let assignment = Assignment {
+            run: self.runs,
+            records,
+            cancelled,
+            waiting: 0,
+            paused: false,
+            started: false,
+            is_elsewhere: false,
+        };
         if let Some(earlier) = self.assignments.insert(at, assignment) {
             earlier.cancelled.cancel();
         }
@@ -440,7 +456,8 @@ impl<M: ?Sized> Engine<M> {
 
     fn report_halted(&self) {
         gauge!(HALTED, "projection" => self.label.clone()).set(self.halted.len() as f64);
-        let told = self.halted.iter().map(|(at, why)| (at.to_string(), why.clone()));
+        let is_here = |at: &TopicPartition| self.assignments.get(at).is_none_or(|held| !held.is_elsewhere);
+        let told = self.halted.iter().filter(|(at, _)| is_here(at)).map(|(at, why)| (at.to_string(), why.clone()));
         self.settings.halted.send_replace(told.collect());
         match self.halted.iter().next() {
             Some((at, why)) => self.health.not_ready(format!("{at} halted: {why}")),

@@ -135,6 +135,7 @@ where
     };
     let result = supervisor.run().await;
     supervisor.stop_all().await;
+    supervisor.withdraw().await;
     result
 }
 
@@ -314,6 +315,7 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
             return;
         }
         self.told_at = Some(Instant::now());
+        self.are_halts_told |= !halted.is_empty();
         let (throttle, live) = throttled.unzip();
         let (process, live) = (self.process.clone(), live.flatten());
         let report = ProcessReport { process, at: now(), throttle, live, halted, ..ProcessReport::default() };
@@ -335,6 +337,14 @@ impl<P: Projection, S: GenerationStores<P>> Supervisor<P, S> {
         let live = self.live_side(catalogue).await;
         throttle.observe(P::NAME, self.pressure(catalogue, live).await);
         Some((throttle.status(), live))
+    }
+
+    /// At the end: what is halted here must not count against who goes on with it.
+    async fn withdraw(&self) {
+        if self.are_halts_told {
+            let report = ProcessReport { process: self.process.clone(), at: now(), ..ProcessReport::default() };
+            let _ = tokio::time::timeout(TELL_EVERY, self.stores.catalogue().note_report(&report)).await;
+        }
     }
 
     /// Of every generation that is fed here.

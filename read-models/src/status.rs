@@ -50,8 +50,12 @@ impl ReadModelStatus {
     /// As [`Self::lag_events`], but `None` also where a partition [has applied more than the log
     /// holds](PartitionStatus::is_beyond_log).
     pub fn known_lag(&self, halted: &Halted) -> Option<u64> {
-        let is_unknown = self.partitions.iter().any(|partition| partition.is_beyond_log(halted));
-        if is_unknown { None } else { self.lag_events() }
+        if self.is_beyond_log(halted) { None } else { self.lag_events() }
+    }
+
+    /// Whether any partition has applied more than the log holds.
+    pub fn is_beyond_log(&self, halted: &Halted) -> bool {
+        self.partitions.iter().any(|partition| partition.is_beyond_log(halted))
     }
 }
 

@@ -143,7 +143,10 @@ fn lag(observed: &Observed, entering: Entering<'_>, stage: &Stage) -> Option<Mis
             Some(Missing::new("not_caught_up", sentence))
         }
         None => {
-            let sentence = format!("it is not known how far {name}@{generation} is behind; is its projector running?");
+            let sentence = format!(
+                "it is not known how far {name}@{generation} is behind; is its projector running, and no partition of \
+                 it halted?"
+            );
             Some(Missing::new("not_caught_up", sentence))
         }
     }

@@ -197,6 +197,6 @@ pub(crate) fn clean(generation: u32, against: u32, at: i64) -> ParityEvidence {
 
 /// All generations stand at the log's end.
 pub(crate) fn level() -> Observed {
-    let level = ObservedGeneration { lag_events: Some(0), is_live: true };
+    let level = ObservedGeneration { lag_events: Some(0), is_live: true, ..ObservedGeneration::default() };
     Observed { generations: (1..=4).map(|number| (number, level)).collect(), reports: Vec::new() }
 }

@@ -21,6 +21,8 @@ pub struct ObservedGeneration {
     /// Events that it is behind the log; `None` where nobody has looked at the log's end lately: who feeds it may be
     /// gone. Also where it has applied more than the log holds.
     pub lag_events: Option<u64>,
+    /// Whether it has: the log lost records or was made anew, for every generation alike.
+    pub is_beyond_log: bool,
     /// Whether reads of all its partitions are answered.
     pub is_live: bool,
 }
@@ -39,10 +41,17 @@ pub const REPORT_MAX_AGE_MS: i64 = 15_000;
 /// The end of the log is noted by who feeds a generation, twice a second: one that is older is nobody's news.
 const HEAD_MAX_AGE_MS: i64 = 15_000;
 
-fn lag(status: &ReadModelStatus, reports: &[ProcessReport], now: i64) -> Option<u64> {
-    let is_known =
-        |partition: &PartitionStatus| partition.head.is_some_and(|head| is_of_late(head.seen_at, now, HEAD_MAX_AGE_MS));
-    if status.partitions.iter().all(is_known) { status.known_lag(&status.halted(reports)) } else { None }
+// === impl ObservedGeneration ===
+
+impl ObservedGeneration {
+    fn of(status: &ReadModelStatus, reports: &[ProcessReport], now: i64) -> Self {
+        let is_known = |partition: &PartitionStatus| {
+            partition.head.is_some_and(|head| is_of_late(head.seen_at, now, HEAD_MAX_AGE_MS))
+        };
+        let halted = status.halted(reports);
+        let lag_events = if status.partitions.iter().all(is_known) { status.known_lag(&halted) } else { None };
+        Self { lag_events, is_beyond_log: status.is_beyond_log(&halted), is_live: status.is_live() }
+    }
 }
 
 // === impl Observed ===
@@ -55,10 +64,7 @@ impl Observed {
         now: i64,
     ) -> Result<Self, ReplayError> {
         let reports = generations.reports(now, REPORT_MAX_AGE_MS).await?;
-        let observed = |status: &ReadModelStatus| {
-            let lag_events = lag(status, &reports, now);
-            (status.generation, ObservedGeneration { lag_events, is_live: status.is_live() })
-        };
+        let observed = |status: &ReadModelStatus| (status.generation, ObservedGeneration::of(status, &reports, now));
         Ok(Self { generations: statuses.iter().map(observed).collect(), reports })
     }
 

@@ -87,6 +87,8 @@ pub fn passed(watched: &Watched, observed: &Observed) -> Vec<Passed> {
             ),
             // While the log cannot be reached nobody tells it of any generation, and another one would be no better.
             None if observed.of(*instead).lag_events.is_none() => {}
+            // Nor is it while the log has lost what is applied: the other one has not halted yet.
+            None if observed.of(*generation).is_beyond_log => {}
             None => pass(
                 "max_lag_events",
                 "nobody tells how far it is behind: it seems that it is not fed".to_owned(),

@@ -102,7 +102,8 @@ pub struct ReplayView {
 pub struct ProgressView {
     /// Records of the log that were read.
     pub records: u64,
-    /// Records that are left; `None` while the log's end was not seen.
+    /// Records that are left; `None` while the log's end was not seen, or where a partition is halted whose topic ends
+    /// before what is applied.
     pub lag_events: Option<u64>,
     pub partitions: usize,
     /// Partitions whose reads are answered.

@@ -133,7 +133,10 @@ impl<P: Projection, S: GenerationStores<P>> Feed<P, S> {
             self.engine.read_model = Arc::default();
             self.running.spawn(self.engine.clone().run());
         }
-        let error = match self.running.try_join_next()? {
+        let ended = self.running.try_join_next()?;
+        // An engine that panicked did not say that it is over.
+        self.engine.settings.halted.send_replace(Halted::new());
+        let error = match ended {
             Ok(Ok(())) => return None,
             Ok(Err(error)) => {
                 self.component.not_ready(error.to_string());

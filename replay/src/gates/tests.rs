@@ -124,7 +124,7 @@ fn an_approval_counts_while_its_giver_is_an_approver_and_somebody_else() {
 fn the_candidate_must_have_caught_up_and_be_readable() {
     let at = |lag_events, is_live| {
         let mut observed = level();
-        observed.generations.insert(2, ObservedGeneration { lag_events, is_live });
+        observed.generations.insert(2, ObservedGeneration { lag_events, is_live, ..ObservedGeneration::default() });
         observed
     };
     assert_eq!(codes(&record(None), &at(Some(1_000), true), entering(0, 1)), NOTHING);

@@ -43,11 +43,15 @@ fn each_bound_is_passed_by_what_it_measures() {
     let watched = in_stage(0);
     assert_eq!(bounds(&watched, &level()), NOTHING);
     let mut late = level();
-    late.generations.insert(2, ObservedGeneration { lag_events: Some(5_001), is_live: true });
+    let behind = ObservedGeneration { lag_events: Some(5_001), is_live: true, ..ObservedGeneration::default() };
+    late.generations.insert(2, behind);
     assert_eq!(bounds(&watched, &late), ["max_lag_events"]);
-    let unknown = ObservedGeneration { lag_events: None, is_live: true };
+    let unknown = ObservedGeneration { is_live: true, ..ObservedGeneration::default() };
     late.generations.insert(2, unknown);
     assert_eq!(bounds(&watched, &late), ["max_lag_events"], "nobody feeds it");
+    late.generations.insert(2, ObservedGeneration { is_beyond_log: true, ..unknown });
+    assert_eq!(bounds(&watched, &late), NOTHING, "what it lost the other one lost as well");
+    late.generations.insert(2, unknown);
     late.generations.insert(1, unknown);
     assert_eq!(bounds(&watched, &late), NOTHING, "of none is it known while the log is away");
     let of_stage = |lately| mirrored(7, minute(lately));
