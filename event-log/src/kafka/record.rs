@@ -17,6 +17,7 @@ pub(super) fn list(places: &[(TopicPartition, u64)]) -> KafkaResult<TopicPartiti
     Ok(list)
 }
 
+/// The event store keeps digests of it (`RecordIdentity`): the same message must be the same record in every build.
 pub(super) fn record_of(message: &BorrowedMessage<'_>) -> Record {
     // A foreign client's header may be any bytes, or null.
     let headers = message.headers().map_or_else(Headers::default, |headers| {

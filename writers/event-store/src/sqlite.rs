@@ -230,7 +230,9 @@ fn fixed_topology(reader: &Transaction<'_>) -> rusqlite::Result<Option<Topology>
 }
 
 fn stored_offset(row: &rusqlite::Row<'_>) -> rusqlite::Result<(u32, StoredOffset)> {
-    let last = row.get::<_, Option<i64>>(2)?.zip(row.get::<_, Option<[u8; 32]>>(3)?);
+    // Only ever compared: one that cannot be is none.
+    let digest = row.get::<_, Option<Vec<u8>>>(3)?.and_then(|bytes| bytes.try_into().ok());
+    let last = row.get::<_, Option<i64>>(2)?.zip(digest);
     let last = last.map(|(offset, digest)| RecordIdentity { offset: offset as u64, digest });
     Ok((row.get(0)?, StoredOffset { next: row.get::<_, i64>(1)? as u64, last }))
 }

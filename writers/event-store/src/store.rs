@@ -149,7 +149,7 @@ pub struct OffsetAdvance {
     pub partition: u32,
     pub expected: u64,
     pub next: u64,
-    /// The last record that was taken; `None` where none was, as when the offset is set back.
+    /// The last record that was taken, or passed over; `None` where none was.
     pub last: Option<RecordIdentity>,
 }
 

@@ -1,10 +1,12 @@
 //! Where an assigned partition begins: at the offset that the event store says. A topic that does not have it, or that
 //! was made anew, sets it back.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use event_log::{EventLogError, PartitionEnds, Subscription, TopicPartition};
+use event_log::{EventLog, EventLogError, PartitionEnds, Subscription, TopicPartition};
 use event_store::{AppendBatch, OffsetAdvance, RecordIdentity, StoredOffset};
+use futures::{StreamExt, TryStreamExt, stream};
 use metrics::counter;
 
 use super::Intake;
@@ -15,6 +17,8 @@ use crate::metrics::SET_BACK;
 /// How long a topic is without the offset to go on from before that counts: a broker that has just come to lead may not
 /// know its end yet.
 const MISSED_FOR: Duration = Duration::from_secs(3);
+/// Partitions that are looked at side by side at a start.
+const READ_AT_ONCE: usize = 4;
 /// Records read at once.
 const PAGE: usize = 1_000;
 
@@ -27,6 +31,9 @@ impl Intake {
         subscription: &mut dyn Subscription,
         partitions: Vec<TopicPartition>,
     ) -> Result<(), HandlerError> {
+        for (at, stored) in self.others(&partitions).await? {
+            self.set_back(&at, stored, true).await?;
+        }
         let mut missing = Vec::new();
         for at in partitions {
             // What was held of it is read again.
@@ -61,13 +68,7 @@ impl Intake {
         subscription: &mut dyn Subscription,
         at: &TopicPartition,
     ) -> Result<bool, HandlerError> {
-        let mut stored = self.stored(at).await?;
-        if let Some(StoredOffset { next, last: Some(last) }) = stored
-            && self.is_another(at, last).await?
-        {
-            self.set_back(at, next, true).await?;
-            stored = self.stored(at).await?;
-        }
+        let stored = self.stored(at).await?;
         let offset = match stored {
             Some(stored) => stored.next,
             None => self.ends(at).await?.first,
@@ -90,35 +91,35 @@ impl Intake {
         Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
     }
 
-    /// Whether the topic was made anew and has grown past what was taken: another record stands where the last one did
-    /// that was taken.
-    async fn is_another(&mut self, at: &TopicPartition, last: RecordIdentity) -> Result<bool, HandlerError> {
-        match self.log.read(at, last.offset, 1).await {
-            // Where compaction took it, the next one is found.
-            Ok(records) => {
-                let found = records.first().map(identity_of);
-                Ok(found.is_some_and(|found| found.offset == last.offset && found != last))
+    /// Those that were made anew and have grown past what was taken, with their stored offsets.
+    async fn others(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, u64)>, HandlerError> {
+        let mut looks = Vec::new();
+        for at in partitions {
+            if let Some(StoredOffset { next, last: Some(last) }) = self.stored(at).await? {
+                let (log, at) = (Arc::clone(&self.log), at.clone());
+                looks.push(
+                    async move { Ok::<_, HandlerError>(is_another(&*log, &at, last).await?.then_some((at, next))) },
+                );
             }
-            Err(error) if error.is_transient() => Err(error.into()),
-            // Nobody needs that record any more.
-            Err(_) => Ok(false),
         }
+        let found: Vec<_> = stream::iter(looks).buffered(READ_AT_ONCE).try_collect().await?;
+        Ok(found.into_iter().flatten().collect())
     }
 
     /// Sets the stored offset to where the rest of the topic begins, which does not have it: retention was faster than
     /// the intake, or the topic lost its records or was made anew. Then records may come that were taken before; they
     /// are known by their ids for as long as outcomes are kept, and what is older is passed over. At once, and in the
     /// event store: once the topic has grown past the stored offset, only a record tells that it is another one, and
-    /// retention may have removed that by then. Of the rest nothing was taken yet: there is no last record.
+    /// retention may have removed that by then.
     async fn set_back(&mut self, at: &TopicPartition, stored: u64, is_another: bool) -> Result<(), HandlerError> {
         let ends = self.ends(at).await?;
         if ends.holds(stored) && !is_another {
             return Ok(());
         }
         let is_expired = stored < ends.first;
-        let to = if is_expired { ends.first } else { self.behind_the_old(at, ends).await? };
+        let (to, last) = if is_expired { (ends.first, None) } else { self.behind_the_old(at, ends).await? };
         let (topic, partition) = (at.topic.clone(), at.partition);
-        let back = OffsetAdvance { topic, partition, expected: stored, next: to, last: None };
+        let back = OffsetAdvance { topic, partition, expected: stored, next: to, last };
         self.store.append(&AppendBatch { offsets: vec![back], ..AppendBatch::default() }).await?;
         counter!(SET_BACK, "topic" => at.topic.clone()).increment(1);
         let PartitionEnds { first, next, .. } = ends;
@@ -130,25 +131,44 @@ impl Intake {
         Ok(())
     }
 
-    /// The first offset whose record came when outcomes that are still kept were decided, and may be known. With a
-    /// margin: outcomes go on being forgotten until it is taken.
-    async fn behind_the_old(&mut self, at: &TopicPartition, ends: PartitionEnds) -> Result<u64, HandlerError> {
+    /// The first offset whose record came when outcomes that are still kept were decided, and may be known, and the last
+    /// record that is passed over. With a margin: outcomes go on being forgotten until it is taken.
+    async fn behind_the_old(
+        &mut self,
+        at: &TopicPartition,
+        ends: PartitionEnds,
+    ) -> Result<(u64, Option<RecordIdentity>), HandlerError> {
         let retention = self.settings.outcome_retention;
         let known_since = (self.now)() - (retention - retention / 8).as_millis() as i64;
-        let mut next = ends.first;
+        let (mut next, mut passed) = (ends.first, None);
         while next < ends.next {
             let records = self.log.read(at, next, PAGE).await?;
-            let Some(last) = records.last() else { break };
-            if let Some(young) = records.iter().find(|record| record.timestamp >= known_since) {
-                return Ok(young.offset);
+            let Some(end) = records.last() else { break };
+            if let Some(young) = records.iter().position(|record| record.timestamp >= known_since) {
+                let before = records[..young].last().map(identity_of);
+                return Ok((records[young].offset, before.or(passed)));
             }
-            next = last.offset + 1;
+            (next, passed) = (end.offset + 1, Some(identity_of(end)));
         }
-        Ok(next)
+        Ok((next, passed))
     }
 
     async fn ends(&mut self, at: &TopicPartition) -> Result<PartitionEnds, HandlerError> {
         let ends = self.log.ends_of(at).await?;
         Ok(ends.ok_or_else(|| EventLogError::UnknownTopic { topic: at.topic.clone() })?)
+    }
+}
+
+/// Whether another record stands where the last one did that was taken.
+async fn is_another(log: &dyn EventLog, at: &TopicPartition, last: RecordIdentity) -> Result<bool, HandlerError> {
+    match log.read(at, last.offset, 1).await {
+        Ok(records) => match records.first().map(identity_of) {
+            Some(found) => Ok(found != last),
+            // No record from there on. Where the topic ends before, it is shorter, which `start` tells in time.
+            None => Ok(log.ends_of(at).await?.is_some_and(|ends| ends.next > last.offset)),
+        },
+        Err(error) if error.is_transient() => Err(error.into()),
+        // Nobody needs that record any more.
+        Err(_) => Ok(false),
     }
 }

@@ -45,12 +45,8 @@ pub(super) fn stored_outcome(row: &Row) -> Result<(Uuid, StoredOutcome), Failure
 /// A row of (partition, next offset, offset and digest of the last record).
 pub(super) fn stored_offset(row: &Row) -> Result<(u32, StoredOffset), Failure> {
     let partition = row.try_get::<_, i32>(0)? as u32;
-    let damaged = |problem: String| EventStoreError::Damaged {
-        what: format!("last record of partition {partition} of a command topic"),
-        problem,
-    };
-    let digest: Option<&[u8]> = row.try_get(3)?;
-    let digest = stored_digest(digest.unwrap_or_default()).map_err(damaged)?;
+    // Only ever compared: one that cannot be is none.
+    let digest = row.try_get::<_, Option<&[u8]>>(3)?.and_then(|bytes| bytes.try_into().ok());
     let last = row.try_get::<_, Option<i64>>(2)?.zip(digest);
     let last = last.map(|(offset, digest)| RecordIdentity { offset: offset as u64, digest });
     Ok((partition, StoredOffset { next: unsigned(row, 1)?, last }))
