@@ -127,8 +127,9 @@ impl Ahead {
         let max_age = Duration::from_millis(max_age_ms.unsigned_abs());
         let mut told = HashMap::new();
         reports.retain(|report| {
-            if report.at <= now {
-                return now - report.at <= max_age_ms;
+            let is_of_late = is_of_late(report.at, now, max_age_ms);
+            if is_of_late || report.at <= now {
+                return is_of_late;
             }
             let known = self.told.get(&report.process).filter(|(at, _)| *at == report.at);
             let (at, since) = known.copied().unwrap_or_else(|| (report.at, Instant::now()));
