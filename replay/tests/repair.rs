@@ -22,10 +22,16 @@ use schemas::{Contract, RegionId, SchemaRef, Sku, WriterSchema};
 const UNANSWERED: u32 = 5;
 
 /// The embedded registry, away at first.
-#[derive(Default)]
 struct AwayAtFirst {
     registry: EmbeddedRegistry,
     questions: AtomicU32,
+    unanswered: u32,
+}
+
+impl AwayAtFirst {
+    fn new(unanswered: u32) -> Self {
+        Self { registry: EmbeddedRegistry::default(), questions: AtomicU32::new(0), unanswered }
+    }
 }
 
 #[async_trait]
@@ -35,7 +41,7 @@ impl SchemaRegistry for AwayAtFirst {
     }
 
     async fn schema(&self, id: u32) -> Result<Arc<WriterSchema>, EventLogError> {
-        if self.questions.fetch_add(1, Ordering::Relaxed) < UNANSWERED {
+        if self.questions.fetch_add(1, Ordering::Relaxed) < self.unanswered {
             let (address, problem) = ("registry".to_owned(), "it is being started".to_owned());
             return Err(EventLogError::RegistryUnavailable { address, problem });
         }
@@ -139,12 +145,24 @@ async fn a_sku_that_the_log_has_no_event_of_is_named() {
 async fn no_key_is_passed_over_while_the_registry_is_away() {
     // Three events of each SKU: who passes five over has lost one.
     let fixture = Fixture::with_events(450).await;
-    let registry = Arc::new(AwayAtFirst::default());
+    let registry = Arc::new(AwayAtFirst::new(UNANSWERED));
     let decoder = Arc::new(EventDecoder::new(registry.clone()));
     let log = LogReader { decoder, ..fixture.log_reader() };
     let region = Selection { regions: vec![RegionId::new("eu").unwrap()], ..Selection::default() };
     assert_eq!(count(&log, &region).await, 150);
     assert!(registry.questions.load(Ordering::Relaxed) > UNANSWERED);
+}
+
+#[tokio::test]
+async fn a_registry_that_stays_away_ends_the_selection_and_is_told() {
+    let fixture = Fixture::with_events(3).await;
+    let decoder = Arc::new(EventDecoder::new(Arc::new(AwayAtFirst::new(u32::MAX))));
+    let log = LogReader { decoder, ..fixture.log_reader() };
+    let region = Selection { regions: vec![RegionId::new("eu").unwrap()], ..Selection::default() };
+    // Its patience is longer than a test may take.
+    tokio::time::pause();
+    let error = select::<StockProjection>(&log, PARTITIONS, &region, &Progress::default()).await.unwrap_err();
+    assert!(error.to_string().contains("it is being started"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

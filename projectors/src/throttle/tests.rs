@@ -44,22 +44,36 @@ fn the_first_yield_has_an_effect_however_high_the_bound_was() {
 
 #[test]
 fn it_grows_while_nothing_suffers_and_what_it_has_is_used() {
-    assert_eq!(stepped(Some(20_000.0), BUSY, 20_000.0).rate, Some(20_000.0 + GROWTH));
+    let growth = CEILING / STEPS_TO_THE_MOST;
+    assert_eq!(stepped(Some(80_000.0), BUSY, 80_000.0).rate, Some(80_000.0 + growth));
     assert_eq!(stepped(Some(20_000.0), BUSY, 3.0).rate, Some(20_000.0));
-    assert_eq!(stepped(None, BUSY, 80_000.0).rate, Some(80_000.0 + GROWTH));
+    assert_eq!(stepped(None, BUSY, 80_000.0).rate, Some(80_000.0 + growth));
     assert_eq!(stepped(Some(FLOOR), BUSY, FLOOR).rate, Some(2.0 * FLOOR));
+}
+
+#[test]
+fn a_build_begins_gently_beside_a_live_side() {
+    let settings = ThrottleSettings { rate_beside_live: 10_000.0, ..ThrottleSettings::default() };
+    let mut rates = vec![Throttle::new(settings).status().rate.unwrap()];
+    for last in 0..20 {
+        rates.push(step(&at(Some(rates[last])), &settings, BUSY, rates[last]).rate.unwrap());
+    }
+    assert_eq!(rates[..4], [500.0, 1_000.0, 1_500.0, 2_000.0]);
+    assert_eq!((rates[18], rates[19], rates[20]), (9_500.0, 10_000.0, 10_000.0), "within five seconds");
+    // After one that had nobody to disturb, too.
+    assert_eq!(step(&at(None), &settings, BUSY, 0.0).rate, Some(FLOOR));
 }
 
 #[test]
 fn beside_live_traffic_there_is_a_most_however_little_suffers() {
     let settings = ThrottleSettings { rate_beside_live: 12_000.0, ..ThrottleSettings::default() };
     let next = |last, used| step(&at(last), &settings, BUSY, used).rate;
-    assert_eq!(next(Some(11_000.0), 11_000.0), Some(12_000.0));
+    assert_eq!(next(Some(11_500.0), 11_500.0), Some(12_000.0));
     assert_eq!(next(Some(12_000.0), 12_000.0), Some(12_000.0));
     assert_eq!(next(None, 150_000.0), Some(12_000.0), "from the first look at somebody on");
     let lagging = Pressure { live_lag: 5_000, ..BUSY };
     assert_eq!(step(&at(None), &settings, lagging, 150_000.0).rate, Some(12_000.0), "all the more when it suffers");
-    assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 900.0, ..settings }).status().rate, Some(900.0));
+    assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 300.0, ..settings }).status().rate, Some(300.0));
     let idle = Pressure { live_lag: 3, ..Pressure::default() };
     assert_eq!(step(&at(Some(12_000.0)), &settings, idle, 12_000.0), at(None));
 }
@@ -78,15 +92,17 @@ fn with_nobody_to_disturb_there_is_no_bound() {
 fn what_is_let_through_keeps_to_the_rate_in_small_pieces() {
     let throttle = Throttle::new(ThrottleSettings::default());
     let mut shared = throttle.shared.lock().unwrap();
+    let rate = 10_000.0;
+    shared.status.rate = Some(rate);
     let begun = Instant::now();
     let (mut now, mut let_through) = (begun, 0);
     while now < begun + Duration::from_secs(10) {
         let (at, events) = shared.grant(10_000, now);
-        assert!((LEAST..=(FIRST / 20.0) as usize).contains(&events), "{events}");
+        assert!((LEAST..=(rate / 20.0) as usize).contains(&events), "{events}");
         now = at;
         let_through += events;
     }
-    let wanted = 10.0 * FIRST;
+    let wanted = 10.0 * rate;
     assert!((0.95 * wanted..1.05 * wanted).contains(&(let_through as f64)), "{let_through}");
     // Time that was not used is not made up for.
     let later = now + Duration::from_secs(60);

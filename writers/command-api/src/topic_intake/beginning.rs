@@ -1,6 +1,8 @@
 //! Where an assigned partition begins: at the offset that the event store says. A topic that does not have it, or that
 //! was made anew, sets it back.
 
+use std::collections::{BTreeSet, HashMap};
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,14 +33,19 @@ impl Intake {
         subscription: &mut dyn Subscription,
         partitions: Vec<TopicPartition>,
     ) -> Result<(), HandlerError> {
-        for (at, stored) in self.others(&partitions).await? {
-            self.set_back(&at, stored, true).await?;
+        let mut stored = self.stored(&partitions).await?;
+        let others = self.others(&stored).await?;
+        for (at, next) in &others {
+            self.set_back(at, *next, true).await?;
+        }
+        if !others.is_empty() {
+            stored = self.stored(&partitions).await?;
         }
         let mut missing = Vec::new();
         for at in partitions {
             // What was held of it is read again.
             self.waiting.remove(&at);
-            if !self.start_one(subscription, &at).await? {
+            if !self.start_one(subscription, &at, stored.get(&at)).await? {
                 missing.push(at);
             }
         }
@@ -48,13 +55,15 @@ impl Intake {
         }
         tokio::time::sleep(MISSED_FOR).await;
         for at in missing {
-            if self.start_one(subscription, &at).await? {
+            let stored = self.stored(slice::from_ref(&at)).await?;
+            if self.start_one(subscription, &at, stored.get(&at)).await? {
                 continue;
             }
-            if let Some(stored) = self.stored(&at).await? {
+            if let Some(stored) = stored.get(&at) {
                 self.set_back(&at, stored.next, false).await?;
             }
-            if !self.start_one(subscription, &at).await? {
+            let stored = self.stored(slice::from_ref(&at)).await?;
+            if !self.start_one(subscription, &at, stored.get(&at)).await? {
                 let problem = "it goes on losing records".to_owned();
                 return Err(EventLogError::Unavailable { address: at.to_string(), problem }.into());
             }
@@ -67,8 +76,8 @@ impl Intake {
         &mut self,
         subscription: &mut dyn Subscription,
         at: &TopicPartition,
+        stored: Option<&StoredOffset>,
     ) -> Result<bool, HandlerError> {
-        let stored = self.stored(at).await?;
         let offset = match stored {
             Some(stored) => stored.next,
             None => self.ends(at).await?.first,
@@ -87,20 +96,31 @@ impl Intake {
         Ok(true)
     }
 
-    async fn stored(&mut self, at: &TopicPartition) -> Result<Option<StoredOffset>, HandlerError> {
-        Ok(self.store.command_offsets(&at.topic).await?.get(&at.partition).copied())
+    /// Of those of `partitions` of which something was taken.
+    async fn stored(
+        &mut self,
+        partitions: &[TopicPartition],
+    ) -> Result<HashMap<TopicPartition, StoredOffset>, HandlerError> {
+        let mut stored = HashMap::new();
+        for topic in partitions.iter().map(|at| &at.topic).collect::<BTreeSet<_>>() {
+            let offsets = self.store.command_offsets(topic).await?;
+            stored
+                .extend(offsets.into_iter().map(|(partition, offset)| (TopicPartition::new(topic, partition), offset)));
+        }
+        stored.retain(|at, _| partitions.contains(at));
+        Ok(stored)
     }
 
     /// Those that were made anew and have grown past what was taken, with their stored offsets.
-    async fn others(&mut self, partitions: &[TopicPartition]) -> Result<Vec<(TopicPartition, u64)>, HandlerError> {
+    async fn others(
+        &mut self,
+        stored: &HashMap<TopicPartition, StoredOffset>,
+    ) -> Result<Vec<(TopicPartition, u64)>, HandlerError> {
         let mut looks = Vec::new();
-        for at in partitions {
-            if let Some(StoredOffset { next, last: Some(last) }) = self.stored(at).await? {
-                let (log, at) = (Arc::clone(&self.log), at.clone());
-                looks.push(
-                    async move { Ok::<_, HandlerError>(is_another(&*log, &at, last).await?.then_some((at, next))) },
-                );
-            }
+        for (at, &StoredOffset { next, last }) in stored {
+            let Some(last) = last else { continue };
+            let (log, at) = (Arc::clone(&self.log), at.clone());
+            looks.push(async move { Ok::<_, HandlerError>(is_another(&*log, &at, last).await?.then_some((at, next))) });
         }
         let found: Vec<_> = stream::iter(looks).buffered(READ_AT_ONCE).try_collect().await?;
         Ok(found.into_iter().flatten().collect())
