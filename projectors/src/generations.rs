@@ -88,6 +88,8 @@ const TELL_EVERY: Duration = Duration::from_secs(1);
 const QUIET_AFTER: Duration = Duration::from_secs(3);
 /// What comes is counted over so long: the log's ends are noted twice a second.
 const COUNTED_OVER: Duration = Duration::from_secs(3);
+/// And over so long at first, since nobody keeps up with what is not known.
+const COUNTED_FIRST: Duration = Duration::from_secs(1);
 
 impl Default for FeedSettings {
     fn default() -> Self {
@@ -417,7 +419,7 @@ impl LogEnd {
         // The first look, or the ends of others than before: nothing came, something else is counted.
         if partitions != self.partitions || end < from {
             (self.partitions, self.counted_from, self.arrivals) = (partitions, (end, now), 0);
-        } else if now - since >= COUNTED_OVER {
+        } else if now - since >= if self.arrivals == 0 { COUNTED_FIRST } else { COUNTED_OVER } {
             self.arrivals = ((end - from) as f64 / (now - since).as_secs_f64()) as u64;
             self.counted_from = (end, now);
         }

@@ -1,6 +1,6 @@
 //! How fast shadow generations may be built, so that those who are served do not notice.
 //!
-//! Beside a live side it begins with the least. The rate grows by steps while that side does not suffer, no faster than
+//! Beside a live side it begins with a part of the most. The rate grows by steps while that side does not suffer, no faster than
 //! it would be seen to, and is halved with each step that it does (its events wait, or its reads are slow): what is free
 //! is used, and given back at once. With nobody to disturb there is no bound; where it cannot be seen how the live side
 //! fares, shadows get the least. One throttle is shared by all shadow engines of a process: they stand in each other's
@@ -82,9 +82,12 @@ pub(crate) const STEP: Duration = Duration::from_millis(250);
 const FLOOR: f64 = 500.0;
 /// Times what comes anyway that shadows get while reads are slow and what serves is level: reads may be slow for other
 /// reasons for ever, and a shadow that gets less than what comes never catches up.
-const KEEPS_UP: f64 = 1.25;
+const KEEPS_UP: f64 = 1.5;
 /// Steps from nothing to the most beside a live side: five seconds, for what a rate costs is told a second later.
 const STEPS_TO_THE_MOST: f64 = 20.0;
+/// Share of the most that shadows get at first. No less: a process that is started again and again must not fall behind
+/// by that.
+const AT_FIRST: f64 = 0.25;
 /// Default of [`ThrottleSettings::rate_beside_live`] for each processor: measured on two, where three times as much
 /// made events visible 2.5 times as late.
 const BESIDE_LIVE: f64 = 5_000.0;
@@ -112,7 +115,7 @@ impl Throttle {
         let now = Instant::now();
         let shared = Shared {
             settings,
-            status: ThrottleStatus { rate: Some(FLOOR.min(settings.rate_beside_live)), yields_to: None },
+            status: ThrottleStatus { rate: Some(AT_FIRST * settings.rate_beside_live), yields_to: None },
             pressures: BTreeMap::new(),
             stepped_at: now,
             let_through: 0,
@@ -221,7 +224,7 @@ fn step(last: &ThrottleStatus, settings: &ThrottleSettings, pressure: Pressure, 
     } else {
         // A bound far above what is used holds nobody back when it is needed.
         let most = settings.rate_beside_live;
-        let rate = last.rate.unwrap_or(used.max(FLOOR));
+        let rate = last.rate.unwrap_or(used.max(AT_FIRST * most));
         Some((rate + most / STEPS_TO_THE_MOST).min((2.0 * used).max(rate)).min(most))
     };
     ThrottleStatus { rate, yields_to }

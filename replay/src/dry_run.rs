@@ -15,12 +15,14 @@ use tokio::time::Instant;
 
 use crate::error::ReplayError;
 use crate::log_reader::LogReader;
-use crate::parity::{self, Progress, Sides};
+use crate::parity::{self, Progress, Room, Sides};
 use crate::report::{KeyDifference, MOST_LISTED, PartitionParity};
 use crate::rules::Rules;
 use crate::sides::{Compared, GenerationRows};
 
 const PAGE: usize = 2_000;
+/// Events that may have come meanwhile for the comparison to catch up with.
+const CLOSE: u64 = 20_000;
 /// Failures that are listed; beyond them they are counted.
 const FAILURES_LISTED: usize = 1_000;
 
@@ -98,6 +100,7 @@ pub async fn dry_run<P: Compared>(
     let mut report =
         DryRunReport { projection: P::NAME.to_owned(), fold, live: status.generation, ..Default::default() };
     progress.expect(status.partitions.len());
+    let room = Room::new(MOST_LISTED);
     for partition in &status.partitions {
         let folding = Instant::now();
         let folded = Folded::<P>::of_log(partition.partition, fold, log, progress, &mut report).await?;
@@ -105,12 +108,13 @@ pub async fn dry_run<P: Compared>(
         report.rows += folded.rows.len() as u64;
         report.parked_keys += folded.parked.len() as u64;
         let sides = Sides { live, live_fold, candidate: &folded, candidate_fold: fold };
-        let found = parity::compare_partition(&sides, log, rules, progress, partition.partition).await?;
-        report.partitions.push(found.0);
-        report.differing += found.1.len() as u64;
-        let room = MOST_LISTED.saturating_sub(report.differences.len());
-        report.differences.extend(found.1.into_iter().take(room));
+        let mut found = parity::compare_partition(&sides, log, rules, progress, &room, partition.partition).await?;
+        report.differing += found.parity.differing;
+        report.partitions.push(found.parity);
+        found.listed.sort_by(|left, right| left.key.cmp(&right.key));
+        report.differences.append(&mut found.listed);
     }
+    report.differences.truncate(MOST_LISTED);
     report.events_per_second = report.events as f64 / report.fold_seconds.max(f64::EPSILON);
     report.seconds = begun.elapsed().as_secs_f64();
     Ok(report)
@@ -119,7 +123,7 @@ pub async fn dry_run<P: Compared>(
 // === impl Folded ===
 
 impl<P: Projection> Folded<P> {
-    /// Reads up to the log's end as it is now.
+    /// Reads up to the log's end, and what came meanwhile, until that is little: the comparison catches up with the rest.
     async fn of_log(
         partition: PartitionRef,
         fold: u32,
@@ -130,7 +134,7 @@ impl<P: Projection> Folded<P> {
         let at = TopicPartition::new(partition.context.events_topic(), partition.partition);
         // Without patience: a log that is away before a partition is begun is an error at once.
         let ends = log.log.ends_of(&at).await?;
-        let (first, end) = ends.map_or((0, 0), |ends| (ends.first, ends.next));
+        let (first, mut end) = ends.map_or((0, 0), |ends| (ends.first, ends.next));
         let mut folded = Self {
             partition,
             fold,
@@ -139,26 +143,33 @@ impl<P: Projection> Folded<P> {
             parked: HashSet::new(),
             page: Mutex::new(None),
         };
-        while folded.checkpoint.next_offset < end {
-            let records = log.read(&at, folded.checkpoint.next_offset, PAGE).await?;
-            if records.is_empty() {
+        loop {
+            while folded.checkpoint.next_offset < end {
+                let records = log.read(&at, folded.checkpoint.next_offset, PAGE).await?;
+                if records.is_empty() {
+                    break;
+                }
+                for record in &records {
+                    folded.checkpoint.next_offset = record.offset + 1;
+                    let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else {
+                        report.foreign += 1;
+                        continue;
+                    };
+                    // Retention may have taken the first ones: then the log itself begins later.
+                    let is_first = folded.checkpoint.sequence == 0;
+                    if !is_first && envelope.sequence != folded.checkpoint.sequence + 1 {
+                        report.duplicates += 1;
+                        continue;
+                    }
+                    folded.take(record, envelope, log, report).await?;
+                }
+                progress.rows(records.len());
+            }
+            let newest = log.log.ends_of(&at).await?.map_or(end, |ends| ends.next);
+            if newest.saturating_sub(end) < CLOSE {
                 break;
             }
-            for record in &records {
-                folded.checkpoint.next_offset = record.offset + 1;
-                let Ok(envelope) = EventEnvelope::from_headers(&record.headers) else {
-                    report.foreign += 1;
-                    continue;
-                };
-                // Retention may have taken the first ones: then the log itself begins later.
-                let is_first = folded.checkpoint.sequence == 0;
-                if !is_first && envelope.sequence != folded.checkpoint.sequence + 1 {
-                    report.duplicates += 1;
-                    continue;
-                }
-                folded.take(record, envelope, log, report).await?;
-            }
-            progress.rows(records.len());
+            end = newest;
         }
         Ok(folded)
     }

@@ -16,6 +16,9 @@ use crate::ownership::Ownership;
 use crate::plan::{QueryRule, Stage};
 use crate::record::{ReplayRecord, is_same_person};
 
+/// By so much the clocks of two machines may differ.
+const AHEAD_MS: i64 = 10_000;
+
 /// Something that a gate asks for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Missing {
@@ -179,6 +182,14 @@ fn parity(catalogue: &Catalogue, record: &ReplayRecord, entering: Entering<'_>) 
              the replay with `queries = \"optional\"` in its plan"
         );
         return Some(Missing::new("no_queries", sentence));
+    }
+    if evidence.at.saturating_sub(now) > AHEAD_MS {
+        let sentence = format!(
+            "the comparison is dated {} ahead of the clock here, so nobody knows how old it is; mend the clock that is \
+             wrong and run `replay verify {name}`",
+            whole_seconds(evidence.at.abs_diff(now))
+        );
+        return Some(Missing::new("parity_ahead", sentence));
     }
     let age = u64::try_from(now.saturating_sub(evidence.at)).unwrap_or(0);
     if u128::from(age) > record.plan.parity_max_age.as_millis() {

@@ -87,23 +87,50 @@ pub fn router(api: ReplaysApi) -> Router {
 /// What `GET /v1/replays` answers.
 #[derive(Serialize, ToSchema)]
 struct ReplayList {
+    /// Those that answer.
     read_models: Vec<ReplaysView>,
+    /// Those that do not; empty where all answer.
+    problems: Vec<ReadModelProblem>,
+}
+
+/// A read model that nothing can be told of.
+#[derive(Serialize, ToSchema)]
+struct ReadModelProblem {
+    /// `stock` or `search`.
+    projection: &'static str,
+    /// Why it gives no answer.
+    problem: String,
 }
 
 /// Every generation of each read model
+///
+/// A read model that gives no answer is under `problems`; only where none answers, neither does this.
 #[utoipa::path(
     get, path = "/v1/replays", tag = "replays",
     responses(
         (status = 200, body = ReplayList),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn list(State(api): State<Arc<Shared>>) -> Result<Response, Problem> {
-    let mut read_models = Vec::new();
+    let mut list = ReplayList { read_models: Vec::new(), problems: Vec::new() };
+    let mut unanswered = None;
     for replayed in &api.replayed {
-        read_models.push(ReplaysView::of(replayed, (api.now)()).await?);
+        match ReplaysView::of(replayed, (api.now)()).await {
+            Ok(view) => list.read_models.push(view),
+            // It does not hide the other one. The log gets what callers do not hear.
+            Err(error) => {
+                let (problem, _) = problem::outside(&error);
+                list.problems.push(ReadModelProblem { projection: replayed.name(), problem });
+                unanswered = Some(Problem::from(error));
+            }
+        }
     }
-    Ok(no_store(Json(ReplayList { read_models })))
+    match unanswered {
+        Some(problem) if list.read_models.is_empty() => Err(problem),
+        _ => Ok(no_store(Json(list))),
+    }
 }
 
 /// One generation: its progress, its gates, its replay
@@ -113,6 +140,8 @@ async fn list(State(api): State<Arc<Shared>>) -> Result<Response, Problem> {
     responses(
         (status = 200, body = GenerationView),
         (status = 404, body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Several replays are under way", body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -129,15 +158,24 @@ async fn show(State(api): State<Arc<Shared>>, Path(name): Path<String>) -> Resul
     post, path = "/v1/replays", tag = "replays", request_body = StartBody,
     responses(
         (status = 201, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn start(State(api): State<Arc<Shared>>, body: Body<StartBody>) -> Result<Response, Problem> {
     let body = taken(body)?;
     let by = body.by(api.now)?;
-    let (replayed, _) = api.find(&body.read_model)?;
+    let (replayed, target) = api.find(&body.read_model)?;
+    // Who names a generation means that one, and would get yet another.
+    if target.number.is_some() {
+        let name = replayed.name();
+        return Err(Problem::unprocessable(format!(
+            "read_model: {target} names a generation, and a new one gets its number by itself; use {name}"
+        )));
+    }
     let outcome = replayed.operations().start(&body.request(replayed.folds())?, &by).await?;
     respond(outcome, StatusCode::CREATED)
 }
@@ -153,7 +191,9 @@ async fn start(State(api): State<Arc<Shared>>, body: Body<StartBody>) -> Result<
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 501, description = "This process has no event log", body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn verify(
@@ -201,6 +241,9 @@ struct ParityParams {
     responses(
         (status = 200, body = ParityView),
         (status = 404, description = "It was not compared", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "Several replays are under way", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -227,7 +270,11 @@ async fn parity(
     request_body = ApproveBody,
     responses(
         (status = 200, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn approve(
@@ -248,7 +295,11 @@ async fn approve(
     request_body = CutoverBody,
     responses(
         (status = 200, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn cutover(
@@ -272,7 +323,11 @@ async fn cutover(
     request_body = DecideBody,
     responses(
         (status = 200, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn rollback(
@@ -291,7 +346,11 @@ async fn rollback(
     request_body = RetireBody,
     responses(
         (status = 200, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn retire(
@@ -312,7 +371,11 @@ async fn retire(
     request_body = DecideBody,
     responses(
         (status = 200, body = Done),
+        (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "Refused, with `missing`", body = Problem, content_type = "application/problem+json"),
+        (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
+        (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]
 async fn abort(
@@ -344,6 +407,7 @@ struct HistoryParams {
         (status = 200, description = "A list `read_models`, each with `decisions`, `tampered`, of this page, and `next`, the `after` of the next one", body = Object),
         (status = 404, body = Problem, content_type = "application/problem+json"),
         (status = 422, body = Problem, content_type = "application/problem+json"),
+        (status = 500, body = Problem, content_type = "application/problem+json"),
         (status = 503, body = Problem, content_type = "application/problem+json"),
     )
 )]

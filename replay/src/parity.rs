@@ -1,5 +1,6 @@
 //! Parity: two generations of a read model compared at one position vector, every key, while both go on.
 
+mod listed;
 mod partition;
 mod tail;
 
@@ -13,9 +14,11 @@ use tokio::time::Instant;
 
 use crate::error::ReplayError;
 use crate::log_reader::LogReader;
-use crate::report::{KeyDifference, MOST_LISTED, ParityReport, PartitionParity};
+use crate::report::{MOST_LISTED, ParityReport};
 use crate::rules::{Rule, Rules};
 use crate::sides::{Compared, GenerationRows};
+pub(crate) use listed::Room;
+pub(crate) use partition::Found;
 
 /// Partitions that are compared at once.
 const SIDE_BY_SIDE: usize = 2;
@@ -77,25 +80,25 @@ pub async fn compare<P: Compared>(
     check(&live, &candidate)?;
     let partitions: Vec<PartitionRef> = live.partitions.iter().map(|partition| partition.partition).collect();
     progress.expect(partitions.len());
+    let room = &Room::new(MOST_LISTED);
     let compared =
-        partitions.into_iter().map(|at| async move { compare_partition(sides, log, rules, progress, at).await });
-    let found: Vec<_> = stream::iter(compared).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
+        partitions.into_iter().map(|at| async move { compare_partition(sides, log, rules, progress, room, at).await });
+    let found: Vec<Found> = stream::iter(compared).buffer_unordered(SIDE_BY_SIDE).try_collect().await?;
 
     let mut vector = PositionToken::default();
-    let (mut partitions, mut differences) = (Vec::new(), Vec::new());
-    for (partition, of_partition) in found {
-        if partition.at.sequence > 0 {
-            vector.merge(&partition.partition.token(partition.at.position));
+    let (mut partitions, mut kinds, mut differences) = (Vec::new(), BTreeMap::new(), Vec::new());
+    for Found { parity, kinds: of_partition, listed } in found {
+        if parity.at.sequence > 0 {
+            vector.merge(&parity.partition.token(parity.at.position));
         }
-        partitions.push(partition);
-        differences.extend(of_partition);
+        partitions.push(parity);
+        for (kind, count) in of_partition {
+            *kinds.entry(kind).or_insert(0) += count;
+        }
+        differences.extend(listed);
     }
     partitions.sort_by_key(|partition| partition.partition);
     differences.sort_by(|left, right| left.key.cmp(&right.key));
-    let mut kinds = BTreeMap::new();
-    for difference in &differences {
-        *kinds.entry(difference.kind).or_insert(0) += 1;
-    }
     let rules_sha256 = rules.sha256();
     let rules = rules.iter().map(Rule::in_use);
     let mut report = ParityReport {
@@ -108,7 +111,7 @@ pub async fn compare<P: Compared>(
         partitions,
         rules: rules.collect(),
         rules_sha256,
-        differing: differences.len() as u64,
+        differing: kinds.values().sum(),
         kinds,
         differences,
         queries: None,
@@ -123,9 +126,10 @@ pub(crate) async fn compare_partition<P: Compared>(
     log: &LogReader,
     rules: &Rules,
     progress: &Progress,
+    room: &Room,
     at: PartitionRef,
-) -> Result<(PartitionParity, Vec<KeyDifference>), ReplayError> {
-    let found = partition::compare(sides, log, rules, progress, at).await?;
+) -> Result<Found, ReplayError> {
+    let found = partition::compare(sides, log, rules, progress, room, at).await?;
     progress.partition_done();
     Ok(found)
 }

@@ -4,6 +4,7 @@
 mod fixture;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 use axum::Router;
@@ -18,6 +19,12 @@ use tower::ServiceExt;
 
 const DEADLINE: Duration = Duration::from_secs(60);
 const NOW: i64 = 1_800_000_000_000;
+
+/// Later each time.
+fn ticking() -> i64 {
+    static TICKS: AtomicI64 = AtomicI64::new(NOW);
+    TICKS.fetch_add(1, Ordering::Relaxed)
+}
 
 async fn asked(routes: &Router, method: &str, path: &str, body: Value) -> (u16, Value) {
     let body = if body.is_null() { Body::empty() } else { Body::from(body.to_string()) };
@@ -52,7 +59,7 @@ async fn a_comparison_is_made_beside_its_request_noted_and_read_back() {
     let fixture = Fixture::with_events(2_000).await;
     fixture.build::<StockProjection>(1, 1).await;
     let replayed = Replayed::stock(fixture.stock().clone(), Arc::new(Ownership::embedded().unwrap()));
-    let api = ReplaysApi { replayed: vec![replayed], log: Some(fixture.log_reader()), now: || NOW };
+    let api = ReplaysApi { replayed: vec![replayed], log: Some(fixture.log_reader()), now: ticking };
     let routes = router(api);
 
     let start = json!({ "read_model": "stock", "by": "ann", "fold": 2 });
@@ -85,6 +92,11 @@ async fn a_comparison_is_made_beside_its_request_noted_and_read_back() {
     assert_eq!(clean["evidence"]["excused_keys"], json!(fixture.rows()));
     let (_, seen) = get(&routes, "/v1/replays/stock").await;
     assert_eq!(seen["replay"]["parity_clean"], true);
+    // Decided when it was over: else one that was asked for before could pass for a newer one.
+    let (_, history) = get(&routes, "/v1/replays/history?projection=stock").await;
+    let decisions = history["read_models"][0]["decisions"].as_array().unwrap();
+    let noted = decisions.iter().rfind(|decision| decision["action"] == "verified").unwrap();
+    assert!(noted["at"].as_i64().unwrap() > clean["evidence"]["at"].as_i64().unwrap(), "{noted}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -6,18 +6,28 @@ use serde_json::json;
 
 use super::args::ListArgs;
 use super::connect;
-use crate::exit::Exit;
+use crate::exit::{Exit, one_line};
 use crate::output;
 use crate::roles::process::now;
 
 pub async fn run(args: ListArgs) -> anyhow::Result<Exit> {
-    let mut views = Vec::new();
+    let (mut views, mut exit) = (Vec::new(), Exit::Done);
     for replayed in connect::read_models(&args.at, None).await? {
-        views.push(ReplaysView::of(&replayed, now()).await?);
+        match ReplaysView::of(&replayed, now()).await {
+            Ok(view) => views.push(view),
+            // It does not hide the other one.
+            Err(error) => {
+                eprintln!("millrace: {}: {}", replayed.name(), one_line(&anyhow::Error::from(error)));
+                exit = Exit::Failed;
+            }
+        }
+    }
+    if views.is_empty() {
+        return Ok(exit);
     }
     if args.at.json {
         output::json(&json!({ "read_models": views }))?;
-        return Ok(Exit::Done);
+        return Ok(exit);
     }
     let mut table = Table::new();
     table.set_header([
@@ -46,7 +56,7 @@ pub async fn run(args: ListArgs) -> anyhow::Result<Exit> {
             ))?;
         }
     }
-    Ok(Exit::Done)
+    Ok(exit)
 }
 
 fn row(generation: &GenerationView) -> [String; 10] {

@@ -1,5 +1,6 @@
 //! `millrace replay status`: how far generations are built, how fast, and what is next.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use anyhow::bail;
@@ -9,7 +10,7 @@ use serde::Serialize;
 
 use super::args::StatusArgs;
 use super::{connect, decide};
-use crate::exit::Exit;
+use crate::exit::{Exit, one_line};
 use crate::output;
 use crate::roles::process::now;
 
@@ -34,17 +35,43 @@ struct Seen {
 struct Look {
     at: Instant,
     views: Vec<ReplaysView>,
+    away: Vec<Away>,
+}
+
+/// A read model that gave no answer.
+struct Away {
+    name: &'static str,
+    error: anyhow::Error,
+    is_transient: bool,
+}
+
+/// Where a watch has come to.
+#[derive(Debug, PartialEq, Eq)]
+enum Watch {
+    GoesOn,
+    CaughtUp,
+    /// It never will: why.
+    GivenUp(String),
 }
 
 pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
     let replayed = connect::read_models(&args.at, args.target.as_ref().map(|target| target.name)).await?;
     let bars = Bars::new(args.at.json || !args.watch);
-    let mut before = Look::of(&replayed).await?;
+    let mut told = BTreeSet::new();
+    let mut before = Look::of(&replayed).await;
     loop {
         tokio::time::sleep(EVERY).await;
-        let look = Look::of(&replayed).await?;
+        let look = Look::of(&replayed).await;
+        // Once for as long as it is away: a watch would fill the screen with it.
+        told.retain(|name| look.away.iter().any(|away| away.name == *name));
+        for away in &look.away {
+            if told.insert(away.name) {
+                bars.tell(&format!("{}: {}", away.name, one_line(&away.error)));
+            }
+        }
         let seen = look.seen(&before, &args)?;
-        let is_over = !args.watch || seen.iter().all(|seen| seen.is_caught_up());
+        let watch = Watch::of(&seen, look.is_incomplete());
+        let is_over = !args.watch || watch != Watch::GoesOn;
         if args.at.json {
             output::json(&serde_json::json!({ "generations": seen }))?;
         } else if is_over {
@@ -54,7 +81,11 @@ pub async fn run(args: StatusArgs) -> anyhow::Result<Exit> {
             bars.show(&seen);
         }
         if is_over {
-            return Ok(Exit::Done);
+            return match watch {
+                Watch::GivenUp(why) if args.watch => Err(anyhow::Error::msg(why)),
+                _ if look.away.is_empty() => Ok(Exit::Done),
+                _ => Ok(Exit::Failed),
+            };
         }
         before = look;
     }
@@ -97,13 +128,25 @@ fn print(look: &Look, seen: &[Seen]) -> anyhow::Result<()> {
 // === impl Look ===
 
 impl Look {
-    async fn of(replayed: &[Replayed]) -> anyhow::Result<Self> {
+    /// One read model that gives no answer does not hide the other.
+    async fn of(replayed: &[Replayed]) -> Self {
         let at = Instant::now();
-        let mut views = Vec::new();
+        let (mut views, mut away) = (Vec::new(), Vec::new());
         for replayed in replayed {
-            views.push(ReplaysView::of(replayed, now()).await?);
+            match ReplaysView::of(replayed, now()).await {
+                Ok(view) => views.push(view),
+                Err(error) => {
+                    let is_transient = error.is_transient();
+                    away.push(Away { name: replayed.name(), error: error.into(), is_transient });
+                }
+            }
         }
-        Ok(Self { at, views })
+        Self { at, views, away }
+    }
+
+    /// Whether a later look may show more: what is damaged is not waited for.
+    fn is_incomplete(&self) -> bool {
+        self.away.iter().any(|away| away.is_transient)
     }
 
     /// The generations that are asked for, with their pace since the look before.
@@ -111,7 +154,8 @@ impl Look {
         let seconds = self.at.duration_since(before.at).as_secs_f64();
         let number = args.target.as_ref().and_then(|target| target.number);
         let mut seen = Vec::new();
-        for (view, was) in self.views.iter().zip(&before.views) {
+        for view in &self.views {
+            let was = before.views.iter().find(|was| was.projection == view.projection);
             for generation in &view.generations {
                 let is_wanted = match (number, &args.target) {
                     (Some(number), _) => generation.number == number,
@@ -119,14 +163,31 @@ impl Look {
                     (None, None) => generation.is_fed(),
                 };
                 if is_wanted {
-                    seen.push(Seen::new(generation.clone(), was.generation(generation.number), seconds));
+                    let was = was.and_then(|was| was.generation(generation.number));
+                    seen.push(Seen::new(generation.clone(), was, seconds));
                 }
             }
         }
-        if let (true, Some(target)) = (seen.is_empty(), &args.target) {
+        let is_none_there = seen.is_empty() && self.away.is_empty();
+        if let (true, Some(target)) = (is_none_there, &args.target) {
             bail!("there is no {target} under way; `millrace replay list` tells what there is");
         }
         Ok(seen)
+    }
+}
+
+// === impl Watch ===
+
+impl Watch {
+    /// Only who names a generation sees one that is not fed. `is_incomplete`: more may be seen later.
+    fn of(seen: &[Seen], is_incomplete: bool) -> Self {
+        if let Some(ended) = seen.iter().find(|seen| !seen.view.is_fed()) {
+            let (generation, role) = (&ended.view.generation, ended.view.role.as_str());
+            return Watch::GivenUp(format!(
+                "{generation} is {role}: it is fed no more and never catches up; see `millrace replay history`"
+            ));
+        }
+        if is_incomplete || !seen.iter().all(Seen::is_caught_up) { Watch::GoesOn } else { Watch::CaughtUp }
     }
 }
 
@@ -148,7 +209,11 @@ impl Seen {
 
     fn line(&self) -> String {
         let Some(progress) = &self.view.progress else {
-            let problem = self.view.problem.as_deref().unwrap_or("no projector has begun to build it");
+            let problem = match &self.view.problem {
+                Some(problem) => problem.as_str(),
+                None if self.view.is_fed() => "no projector has begun to build it",
+                None => "it is not fed any more",
+            };
             return format!("{} ({}): {problem}", self.view.generation, self.view.role.as_str());
         };
         let lag = progress.lag_events.map_or_else(|| "lag unknown".to_owned(), |lag| format!("{lag} events behind"));
@@ -235,6 +300,11 @@ impl Bars {
         }
     }
 
+    /// An error, on a line of its own above the bars.
+    fn tell(&self, error: &str) {
+        self.all.suspend(|| eprintln!("millrace: {error}"));
+    }
+
     fn clear(&self) {
         self.by_generation.borrow().iter().for_each(|(_, bar)| bar.finish_and_clear());
     }
@@ -242,10 +312,51 @@ impl Bars {
 
 #[cfg(test)]
 mod tests {
+    use replay::Role;
+
     use super::*;
 
     fn progress(records: u64, lag: u64) -> ProgressView {
         ProgressView { records, lag_events: Some(lag), partitions: 2, live: 2, parked_keys: 0, newest_event: 0 }
+    }
+
+    fn seen(role: Role, progress: Option<ProgressView>) -> Seen {
+        let view = GenerationView {
+            generation: "stock@2".to_owned(),
+            number: 2,
+            role,
+            fold: 2,
+            source: "log",
+            until: None,
+            answers: "nothing".to_owned(),
+            mirror_percent: 0,
+            replay: None,
+            progress,
+            problem: None,
+            throttle: None,
+            mirror: None,
+        };
+        Seen::new(view, None, 1.0)
+    }
+
+    #[test]
+    fn a_watch_ends_with_what_is_caught_up_and_with_what_never_will_be() {
+        let built = seen(Role::Beside, Some(progress(3_000, 0)));
+        let behind = seen(Role::Beside, Some(progress(3_000, 1)));
+        let unbegun = seen(Role::Beside, None);
+        assert_eq!(Watch::of(&[built], false), Watch::CaughtUp);
+        assert_eq!(Watch::of(&[behind], false), Watch::GoesOn);
+        assert_eq!(Watch::of(&[unbegun], false), Watch::GoesOn);
+        for role in [Role::Retired, Role::Removed] {
+            let Watch::GivenUp(why) = Watch::of(&[seen(role, None)], false) else { panic!("{role:?} is waited for") };
+            assert!(why.starts_with(&format!("stock@2 is {}: ", role.as_str())), "{why}");
+        }
+    }
+
+    #[test]
+    fn a_watch_waits_for_a_read_model_that_is_away() {
+        assert_eq!(Watch::of(&[seen(Role::Serving, Some(progress(3_000, 0)))], true), Watch::GoesOn);
+        assert_eq!(Watch::of(&[], true), Watch::GoesOn);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 use super::*;
 
 const BUSY: Pressure =
-    Pressure { live_lag: 10, events_come: true, arrivals: 400, reads: 100, read_p99_ms: 5.0, is_unseen: false };
+    Pressure { live_lag: 10, events_come: true, arrivals: 300, reads: 100, read_p99_ms: 5.0, is_unseen: false };
 
 fn at(rate: Option<f64>) -> ThrottleStatus {
     ThrottleStatus { rate, yields_to: None }
@@ -29,7 +29,7 @@ fn it_yields_to_events_that_wait_and_to_slow_reads_down_to_a_floor() {
 fn a_shadow_keeps_up_with_what_comes_though_reads_are_slow_but_not_when_the_live_side_is_behind() {
     let settled = |pressure| (0..20).fold(40_000.0, |rate, _| stepped(Some(rate), pressure, rate).rate.unwrap());
     let slow = Pressure { read_p99_ms: 90.0, arrivals: 2_000, ..BUSY };
-    assert_eq!(settled(slow), 2_500.0);
+    assert_eq!(settled(slow), 3_000.0);
     assert_eq!(settled(Pressure { live_lag: 5_000, ..slow }), FLOOR);
     let settings = ThrottleSettings { rate_beside_live: 1_000.0, ..ThrottleSettings::default() };
     assert_eq!(step(&at(Some(1_000.0)), &settings, slow, 1_000.0).rate, Some(1_000.0), "the operator's bound holds");
@@ -47,7 +47,7 @@ fn it_grows_while_nothing_suffers_and_what_it_has_is_used() {
     let growth = CEILING / STEPS_TO_THE_MOST;
     assert_eq!(stepped(Some(80_000.0), BUSY, 80_000.0).rate, Some(80_000.0 + growth));
     assert_eq!(stepped(Some(20_000.0), BUSY, 3.0).rate, Some(20_000.0));
-    assert_eq!(stepped(None, BUSY, 80_000.0).rate, Some(80_000.0 + growth));
+    assert_eq!(stepped(None, BUSY, 300_000.0).rate, Some(300_000.0 + growth));
     assert_eq!(stepped(Some(FLOOR), BUSY, FLOOR).rate, Some(2.0 * FLOOR));
 }
 
@@ -55,13 +55,13 @@ fn it_grows_while_nothing_suffers_and_what_it_has_is_used() {
 fn a_build_begins_gently_beside_a_live_side() {
     let settings = ThrottleSettings { rate_beside_live: 10_000.0, ..ThrottleSettings::default() };
     let mut rates = vec![Throttle::new(settings).status().rate.unwrap()];
-    for last in 0..20 {
+    for last in 0..16 {
         rates.push(step(&at(Some(rates[last])), &settings, BUSY, rates[last]).rate.unwrap());
     }
-    assert_eq!(rates[..4], [500.0, 1_000.0, 1_500.0, 2_000.0]);
-    assert_eq!((rates[18], rates[19], rates[20]), (9_500.0, 10_000.0, 10_000.0), "within five seconds");
+    assert_eq!(rates[..4], [2_500.0, 3_000.0, 3_500.0, 4_000.0]);
+    assert_eq!((rates[14], rates[15], rates[16]), (9_500.0, 10_000.0, 10_000.0), "within four seconds");
     // After one that had nobody to disturb, too.
-    assert_eq!(step(&at(None), &settings, BUSY, 0.0).rate, Some(FLOOR));
+    assert_eq!(step(&at(None), &settings, BUSY, 0.0).rate, Some(2_500.0));
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn beside_live_traffic_there_is_a_most_however_little_suffers() {
     assert_eq!(next(None, 150_000.0), Some(12_000.0), "from the first look at somebody on");
     let lagging = Pressure { live_lag: 5_000, ..BUSY };
     assert_eq!(step(&at(None), &settings, lagging, 150_000.0).rate, Some(12_000.0), "all the more when it suffers");
-    assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 300.0, ..settings }).status().rate, Some(300.0));
+    assert_eq!(Throttle::new(ThrottleSettings { rate_beside_live: 800.0, ..settings }).status().rate, Some(200.0));
     let idle = Pressure { live_lag: 3, ..Pressure::default() };
     assert_eq!(step(&at(Some(12_000.0)), &settings, idle, 12_000.0), at(None));
 }
@@ -135,7 +135,7 @@ fn the_worst_of_all_read_models_counts() {
         Pressure { live_lag: 9_000, events_come: false, arrivals: 2_000, reads: 1, read_p99_ms: 1.0, is_unseen: true };
     let worst = BUSY.worse(other);
     let expected =
-        Pressure { live_lag: 9_000, events_come: true, arrivals: 2_400, reads: 101, read_p99_ms: 5.0, is_unseen: true };
+        Pressure { live_lag: 9_000, events_come: true, arrivals: 2_300, reads: 101, read_p99_ms: 5.0, is_unseen: true };
     assert_eq!(worst, expected);
 }
 

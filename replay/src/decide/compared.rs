@@ -51,7 +51,7 @@ pub(crate) fn note_parity(
         evidence.compared_keys,
         if is_clean { "nothing differs but what rules cover" } else { "they differ" }
     );
-    let to = with_record(catalogue, number, &record)?;
+    let to = with_newest_rules(catalogue, number, &mut record)?;
     let answers = catalogue
         .candidate
         .as_ref()
@@ -60,6 +60,22 @@ pub(crate) fn note_parity(
         return taken_back(name, to, record, evidence, noted(evidence, rules), by, &done);
     }
     change(name, to, number, by, Action::Verified, noted(evidence, rules), done)
+}
+
+/// What the newest comparison excuses is excused in mirrored reads as well. Where that changes during a stage, its reads
+/// are counted anew: those before were judged by other rules.
+fn with_newest_rules(catalogue: &Catalogue, number: u32, record: &mut ReplayRecord) -> Result<Catalogue, ReplayError> {
+    let mut candidate = catalogue.candidate.clone();
+    let of_this = candidate.as_mut().filter(|candidate| candidate.generation == number);
+    if let Some(candidate) = of_this.filter(|candidate| candidate.meant != record.meant) {
+        let version = catalogue.version + 1;
+        candidate.meant.clone_from(&record.meant);
+        candidate.since = version;
+        if let Some(stage) = &mut record.stage {
+            stage.version = version;
+        }
+    }
+    Ok(Catalogue { candidate, ..with_record(catalogue, number, record)? })
 }
 
 /// The comparison as its decision keeps it.

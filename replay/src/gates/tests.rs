@@ -67,6 +67,13 @@ fn parity_must_be_clean_fresh_and_with_what_serves() {
     assert!(missing[0].sentence.contains("2 of 9 queries"), "{}", missing[0].sentence);
     assert_eq!(codes(&record(None), &level(), entering(0, HOUR)), NOTHING);
     assert_eq!(codes(&record(None), &level(), entering(0, HOUR + 1)), ["parity_old"]);
+    let of_a_clock_ahead = |by| {
+        let mut record = record(None);
+        record.parity.as_mut().unwrap().at = HOUR + by;
+        record
+    };
+    assert_eq!(codes(&of_a_clock_ahead(AHEAD_MS), &level(), entering(0, HOUR)), NOTHING);
+    assert_eq!(codes(&of_a_clock_ahead(AHEAD_MS + 1), &level(), entering(0, HOUR)), ["parity_ahead"]);
 }
 
 #[test]

@@ -14,6 +14,7 @@ use utoipa::ToSchema;
 
 use super::body::Comparing;
 use super::problem;
+use crate::by::By;
 use crate::error::ReplayError;
 use crate::evidence::ParityEvidence;
 use crate::log_reader::LogReader;
@@ -151,7 +152,11 @@ impl Comparison {
         let report = replayed.compare(catalogue, self.number, log, rules, queries, &self.progress, now()).await?;
         let noted = match by {
             None => None,
-            Some(by) => Some(replayed.operations().note_parity(&report.evidence(), rules, by).await?),
+            Some(by) => {
+                // It is decided now, not when it was asked for: a newer one may be known by now.
+                let by = By::new(by.who(), by.reason(), now())?;
+                Some(replayed.operations().note_parity(&report.evidence(), rules, &by).await?)
+            }
         };
         Ok(Ended::Compared { report: Box::new(report), noted })
     }

@@ -53,7 +53,7 @@ async fn a_replay_is_started_seen_refused_and_given_up() {
     assert_eq!(seen["replay"]["started_by"], "ann");
     let (_, listed) = given.get("/v1/replays").await;
     assert_eq!(listed["read_models"][0]["generations"].as_array().unwrap().len(), 2);
-    assert_eq!(listed["read_models"][0]["serving"], "stock@1");
+    assert_eq!((&listed["read_models"][0]["serving"], &listed["problems"]), (&json!("stock@1"), &json!([])));
 
     let (status, refused) = given.asked("POST", "/v1/replays/stock@2/cutover", json!({ "by": "ann" })).await;
     assert_eq!((status, &refused["title"]), (409, &json!("Refused")));
@@ -78,6 +78,7 @@ async fn what_cannot_be_taken_says_why() {
     for (body, why) in [
         (json!({ "read_model": "stock" }), "name the person"),
         (json!({ "by": "ann" }), "read_model"),
+        (json!({ "read_model": "stock@2", "by": "ann", "fold": 1 }), "names a generation"),
         (json!({ "read_model": "stock", "by": "ann", "until": "yesterday" }), "position token"),
         (json!({ "read_model": "stock", "by": "ann", "plan": { "stage": [] } }), "at least one"),
     ] {
@@ -85,6 +86,8 @@ async fn what_cannot_be_taken_says_why() {
         assert_eq!(status, 422, "{body} {problem}");
         assert!(problem["detail"].as_str().unwrap().contains(why), "{problem}");
     }
+    let (_, history) = given.get("/v1/replays/history?projection=stock").await;
+    assert_eq!(history["read_models"][0]["decisions"], json!([]), "nothing is begun");
     for path in ["/v1/replays/stock", "/v1/replays/stock@7", "/v1/replays/orders@1"] {
         let (status, problem) = given.get(path).await;
         assert_eq!((status, &problem["title"]), (404, &json!("Unknown generation")), "{path}");
@@ -134,4 +137,36 @@ async fn what_is_damaged_is_no_matter_of_trying_again() {
     let (status, problem) = given.get("/v1/replays/stock@2").await;
     assert_eq!((status, &problem["title"]), (500, &json!("Replay is damaged")), "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("trying again does not help"), "{problem}");
+
+    // The other read model is listed as it is.
+    let (status, listed) = given.get("/v1/replays").await;
+    assert_eq!((status, listed["read_models"].as_array().unwrap().len()), (200, 1), "{listed}");
+    assert_eq!(listed["read_models"][0]["projection"], "search");
+    let problems = listed["problems"].as_array().unwrap();
+    assert_eq!((problems.len(), &problems[0]["projection"]), (1, &json!("stock")), "{listed}");
+    assert!(problems[0]["problem"].as_str().unwrap().contains("trying again does not help"), "{listed}");
+    let stock = Replayed::stock(given.stock.clone(), Arc::new(Ownership::embedded().unwrap()));
+    let alone = ReplaysApi { replayed: vec![stock], log: None, now: || 1_800_000_000_000 };
+    let alone = Given { router: router(alone), ..given };
+    let (status, problem) = alone.get("/v1/replays").await;
+    assert_eq!((status, &problem["title"]), (500, &json!("Replay is damaged")), "none is left to list: {problem}");
+}
+
+#[test]
+fn every_step_declares_how_it_is_refused() {
+    let document = serde_json::to_value(ReplaysDoc::openapi()).unwrap();
+    let declares = |method: &str, path: &str, status: &str| {
+        let responses = document["paths"][path][method]["responses"].as_object().unwrap();
+        assert!(responses.contains_key(status), "{method} {path} declares no {status}");
+    };
+    let steps = ["verify", "approve", "cutover", "rollback", "retire", "abort"];
+    let steps = steps.map(|step| format!("/v1/replays/{{name}}/{step}"));
+    for path in steps.iter().map(String::as_str).chain(["/v1/replays"]) {
+        for status in ["404", "409", "422", "500", "503"] {
+            declares("post", path, status);
+        }
+    }
+    for status in ["404", "409", "422", "500", "503"] {
+        declares("get", "/v1/replays/{name}/parity", status);
+    }
 }

@@ -237,6 +237,27 @@ async fn stages_are_entered_one_after_the_other() {
 }
 
 #[tokio::test]
+async fn rules_of_a_newer_comparison_hold_for_the_running_stage_whose_reads_are_counted_anew() {
+    let given = given();
+    given.start(STAGES, 0).await;
+    let forced = CutoverRequest { generation: 2, stage: None, forced: true };
+    done(given.operations.cutover(&forced, &level(), &by("eve", 1)).await);
+    let before = given.catalogue().await.candidate.unwrap();
+    let rules = "[[difference]]\nprojection = \"stock\"\nfield = \"updated_at\"\nkind = \"new\"\nreason = \"fold 2\"\n";
+    let rules = Rules::parse(rules, "stock").unwrap();
+    let note = async |at| done(given.operations.note_parity(&clean(2, 1, at), &rules, &by("eve", at)).await);
+    note(2).await;
+    let catalogue = given.catalogue().await;
+    let after = catalogue.candidate.clone().unwrap();
+    assert_eq!((&after.meant, &after.share), (&rules.meant(), &before.share));
+    assert!(after.since > before.since);
+    let record = crate::ReplayRecord::in_catalogue(&catalogue, 2).unwrap().unwrap();
+    assert_eq!(record.stage.unwrap().version, after.since);
+    note(3).await;
+    assert_eq!(given.catalogue().await.candidate.unwrap(), after, "the same rules change nothing");
+}
+
+#[tokio::test]
 async fn only_a_stage_that_answers_nobody_may_be_forced_and_only_with_a_reason() {
     let given = given();
     given.start(STAGES, 0).await;

@@ -7,7 +7,7 @@
 //! was touched since the round before was among those read, everything that is known holds at that one checkpoint.
 //! Neither side waits for anything.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use event_log::TopicPartition;
@@ -15,6 +15,7 @@ use projectors::contained;
 use read_models::generations::meant::Kind;
 use read_models::{Checkpoint, PartitionRef};
 
+use super::listed::{Listed, Room};
 use super::tail::{Tail, TailEvent};
 use super::{Progress, Sides};
 use crate::error::ReplayError;
@@ -53,17 +54,25 @@ struct Scanned {
     known: Option<Known>,
 }
 
-/// What one partition's comparison found.
-pub(super) struct Compare<'a, P: Compared> {
+/// One partition while it is compared.
+struct Compare<'a, P: Compared> {
     sides: &'a Sides<'a, P>,
     rules: &'a Rules,
     progress: &'a Progress,
     partition: PartitionRef,
     known: HashMap<P::Key, Known>,
-    differences: HashMap<P::Key, KeyDifference>,
+    listed: Listed<'a, P::Key>,
     foreign: Vec<KeyDifference>,
     live_parked: HashSet<String>,
     candidate_parked: HashSet<String>,
+}
+
+/// What one partition's comparison found.
+pub(crate) struct Found {
+    pub(crate) parity: PartitionParity,
+    pub(crate) kinds: BTreeMap<DifferenceKind, u64>,
+    /// Those that there was room for, and those without a row.
+    pub(crate) listed: Vec<KeyDifference>,
 }
 
 pub(super) async fn compare<P: Compared>(
@@ -71,15 +80,16 @@ pub(super) async fn compare<P: Compared>(
     log: &LogReader,
     rules: &Rules,
     progress: &Progress,
+    room: &Room,
     partition: PartitionRef,
-) -> Result<(PartitionParity, Vec<KeyDifference>), ReplayError> {
+) -> Result<Found, ReplayError> {
     let mut compare = Compare {
         sides,
         rules,
         progress,
         partition,
         known: HashMap::new(),
-        differences: HashMap::new(),
+        listed: Listed::new(room),
         foreign: Vec::new(),
         live_parked: HashSet::new(),
         candidate_parked: HashSet::new(),
@@ -298,7 +308,7 @@ impl<P: Compared> Compare<'_, P> {
     }
 
     fn judge(&mut self, key: &P::Key, live: Option<P::Row>, candidate: Option<P::Row>) {
-        self.differences.remove(key);
+        self.listed.forget(key);
         let region = live.as_ref().or(candidate.as_ref()).and_then(|row| P::region(key, row)).cloned();
         let (live, candidate) = (live.map(|row| fields::of_row(&row)), candidate.map(|row| fields::of_row(&row)));
         let (kind, differing) = match (&live, &candidate) {
@@ -319,26 +329,27 @@ impl<P: Compared> Compare<'_, P> {
             (None, Some(_)) => (DifferenceKind::Extra, Vec::new()),
         };
         self.known.insert(key.clone(), Known::Differs);
-        let difference = KeyDifference {
+        let partition = self.partition.to_string();
+        self.listed.note(key, kind, || KeyDifference {
             key: P::shown(key),
             sku: Some(P::sku(key).clone()),
-            partition: self.partition.to_string(),
+            partition,
             kind,
             fields: differing,
             live,
             candidate,
             problem: None,
-        };
-        self.differences.insert(key.clone(), difference);
+        });
     }
 
-    fn finish(mut self, reached: Checkpoint, rounds: u32) -> (PartitionParity, Vec<KeyDifference>) {
-        let mut differences: Vec<KeyDifference> = self.differences.into_values().chain(self.foreign).collect();
+    fn finish(mut self, reached: Checkpoint, rounds: u32) -> Found {
+        let (mut kinds, mut listed) = self.listed.into_parts();
+        let mut without_row = self.foreign;
         for (mine, others, kind) in [
             (&self.live_parked, &self.candidate_parked, DifferenceKind::ParkedInLive),
             (&self.candidate_parked, &self.live_parked, DifferenceKind::ParkedInCandidate),
         ] {
-            differences.extend(mine.difference(others).map(|key| KeyDifference {
+            without_row.extend(mine.difference(others).map(|key| KeyDifference {
                 key: key.clone(),
                 sku: None,
                 partition: self.partition.to_string(),
@@ -349,7 +360,10 @@ impl<P: Compared> Compare<'_, P> {
                 problem: None,
             }));
         }
-        differences.sort_by(|left, right| left.key.cmp(&right.key));
+        for difference in &without_row {
+            *kinds.entry(difference.kind).or_insert(0) += 1;
+        }
+        listed.extend(without_row);
         self.known.retain(|_, known| *known != Known::Nowhere);
         let count = |wanted: Known| self.known.values().filter(|known| **known == wanted).count() as u64;
         let parity = PartitionParity {
@@ -358,10 +372,10 @@ impl<P: Compared> Compare<'_, P> {
             compared: self.known.len() as u64,
             equal: count(Known::Equal),
             excused: count(Known::Excused),
-            differing: differences.len() as u64,
+            differing: kinds.values().sum(),
             rounds,
         };
-        (parity, differences)
+        Found { parity, kinds, listed }
     }
 }
 

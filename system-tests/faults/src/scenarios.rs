@@ -1,6 +1,7 @@
 //! The faults, in the order of their list: what is done to the system, and what it must show beside being right.
 
 mod commands;
+mod damages;
 mod log;
 mod projectors;
 mod relay;
@@ -18,6 +19,7 @@ pub fn all() -> Vec<Scenario> {
     all.extend(stores::scenarios());
     all.extend(commands::scenarios());
     all.sort_by_key(|scenario| (scenario.number, !scenario.variant.is_empty()));
+    all.extend(damages::scenarios());
     all.extend(replay::scenarios());
     all
 }

@@ -15,7 +15,7 @@ use crate::scenario::{On, Scenario};
 use crate::system::Reach;
 use crate::trial::Trial;
 
-const NOTICED: Duration = Duration::from_secs(40);
+pub(super) const NOTICED: Duration = Duration::from_secs(40);
 
 pub fn scenarios() -> Vec<Scenario> {
     vec![
@@ -71,7 +71,7 @@ fn broker_unreachable<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow
 }
 
 /// Runs what the runbook says: the relay is stopped, reconciled, started.
-async fn reconcile(trial: &mut Trial<'_>, flags: &[&str]) -> anyhow::Result<()> {
+pub(super) async fn reconcile(trial: &mut Trial<'_>, flags: &[&str]) -> anyhow::Result<()> {
     trial.system.program("relay")?.kill()?;
     let (code, told) = trial.system.run(&[&["relay", "reconcile"], flags].concat())?;
     ensure!(code == 0, "relay reconcile {flags:?}: exit code {code}: {told}");

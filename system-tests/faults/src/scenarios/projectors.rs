@@ -279,7 +279,7 @@ fn index_damaged<'t>(trial: &'t mut Trial<'_>) -> LocalBoxFuture<'t, anyhow::Res
 }
 
 /// Of the build that is read.
-fn index_in(folder: &Path) -> PathBuf {
+pub(super) fn index_in(folder: &Path) -> PathBuf {
     let build = std::fs::read_to_string(folder.join("CURRENT")).unwrap_or_default();
     folder.join("builds").join(build.trim_end()).join("index")
 }
@@ -290,7 +290,7 @@ fn newest(folder: &Path) -> Option<std::time::SystemTime> {
 }
 
 /// In the middle of the largest segment file.
-fn flip_a_byte(folder: &Path) -> anyhow::Result<()> {
+pub(super) fn flip_a_byte(folder: &Path) -> anyhow::Result<()> {
     let files = std::fs::read_dir(folder)?.filter_map(Result::ok).map(|file| file.path());
     let segments = files.filter(|path| path.extension().is_some_and(|kind| kind != "json" && kind != "lock"));
     let largest = segments.max_by_key(|path| path.metadata().map_or(0, |file| file.len()));
